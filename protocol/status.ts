@@ -1,0 +1,46 @@
+// What an agent says of itself: once after the handshake and whenever it changes, on one stream that the agent opens.
+// NDJSON, newest wins, nothing is acknowledged: status is evidence with an age, not a record.
+import { z } from "zod";
+import { commandIdSchema, nameSchema, runIdSchema } from "./ids.ts";
+
+export const statusOpenSchema = z.object({ type: z.literal("status") });
+
+export const storeStatusSchema = z.object({
+  id: nameSchema,
+  kind: z.string(),
+  /** Where it is, in words that hold no credential: `s3://bucket/prefix` or `file`. */
+  label: z.string(),
+  /** What the policy grants somewhere in the store. */
+  grants: z.array(z.enum(["read", "write", "delete"])),
+});
+
+export const agentStatusSchema = z.object({
+  /** ms since the epoch, agent's clock. */
+  at: z.int().nonnegative(),
+  version: z.string(),
+  labels: z.record(z.string(), z.string()),
+  /** Null = intake open; otherwise why and until when (ms, null = until resumed). */
+  paused: z.object({ reason: z.string(), until: z.int().nullable() }).nullable(),
+  draining: z.boolean(),
+  stores: z.array(storeStatusSchema),
+  /** Names of programs that steps may start. */
+  programs: z.array(nameSchema),
+  engines: z.array(z.string()),
+  /** Hex sha-256 of the effective policy. The cloud can see that it changed, not what it says. */
+  policyDigest: z.string(),
+  /** Command kinds that the policy allows. */
+  commands: z.array(z.string()),
+  limits: z.object({ runs: z.int(), steps: z.int() }),
+  running: z.array(z.object({ command: commandIdSchema, run: runIdSchema.nullable(), kind: z.string() })),
+  host: z.object({
+    hostname: z.string(),
+    platform: z.string(),
+    cpus: z.int(),
+    cpuLoad: z.number().nullable(),
+    memoryTotalBytes: z.int(),
+    memoryFreeBytes: z.int(),
+    diskTotalBytes: z.int().nullable(),
+    diskFreeBytes: z.int().nullable(),
+  }),
+});
+export type AgentStatus = z.infer<typeof agentStatusSchema>;
