@@ -1,0 +1,47 @@
+// What a command kind is to the agent: its spec, and a function from input to result. Handlers return; they never send.
+import type { Clock, CommandId, CommandSpec } from "@sallyport/protocol";
+import type { Logger } from "pino";
+import type { z } from "zod";
+import type { PolicyGuard } from "../policy/action.ts";
+
+/** What every handler is given. Ports (stores, engine, journal) are given to the feature when it is made, in main.ts. */
+export interface CommandContext {
+  readonly command: CommandId;
+  readonly kind: string;
+  readonly resource: string;
+  /** Aborts on cancel, deadline, loss of the link (interactive kinds only) or shutdown. */
+  readonly signal: AbortSignal;
+  readonly log: Logger;
+  readonly clock: Clock;
+  readonly policy: PolicyGuard;
+  /** Bytes of an upload; empty for other kinds. */
+  readonly upload: AsyncIterable<Buffer>;
+}
+
+export interface CommandResult<O> {
+  /** Redacted by the runner before it is sent. */
+  result: O;
+  /** `download` kinds: raw bytes of the customer, sent as they are (policy `raw`). Closed by the runner. */
+  content?: AsyncIterable<Uint8Array>;
+  /** `records` kinds: values that become NDJSON lines; redacted already by whoever wrote them. */
+  records?: AsyncIterable<unknown>;
+}
+
+export interface CommandKind<I extends z.ZodType = z.ZodType, O extends z.ZodType = z.ZodType> {
+  readonly spec: CommandSpec<I, O>;
+  /**
+   * Further policy questions that the input raises, asked at acceptance, before anything is journaled (for a pipeline:
+   * the whole DAG). The runner has asked `{kind: "command"}` already. Throws POLICY_DENIED or INPUT_INVALID.
+   */
+  check?(input: z.output<I>, policy: PolicyGuard): void;
+  /**
+   * Interactive kinds: do it, return the result. Durable kinds: called after the journal's fsync, and again after a
+   * restart while the command has not ended (so it must find what it began: adopt, never repeat); the returned result
+   * becomes the report `command.succeeded`, a thrown error `command.failed`, CANCELLED `command.cancelled`.
+   */
+  run(input: z.output<I>, context: CommandContext): Promise<CommandResult<z.output<O>>>;
+}
+
+export const defineKind = <I extends z.ZodType, O extends z.ZodType>(kind: CommandKind<I, O>): CommandKind<I, O> => kind;
+/** As kept in the registry, where the schemas' types are no longer known. */
+export type AnyCommandKind = CommandKind<z.ZodType, z.ZodType>;

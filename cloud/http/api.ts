@@ -1,0 +1,249 @@
+// The HTTP API's types: what the page, the CLI and any client may rely on. Schemas only; OpenAPI is made from them.
+// `cloud/web` imports types from this file and nothing else of the cloud.
+//
+// All under /v1. JSON unless said. Errors are application/problem+json (`problemSchema`). The workspace is the
+// principal's: no path or body names it. Lists are `{items, nextCursor}` with `?limit&cursor`. A POST that makes
+// something takes `Idempotency-Key`. Times are ms since the epoch.
+//
+//   POST   /v1/session                        {signin} | {name, password} -> me, sets the cookie
+//   DELETE /v1/session                        signs out
+//   GET    /v1/me                             who am I
+//   PUT    /v1/me/password                    {password}
+//   GET    /v1/tokens        POST, DELETE /v1/tokens/{id}
+//   GET    /v1/enrollments   POST, GET /v1/enrollments/{id}, DELETE (withdraw)
+//   GET    /v1/pools         GET /v1/pools/{pool}
+//   GET    /v1/agents        GET, PATCH, DELETE /v1/agents/{id}, POST /v1/agents/{id}/revoke
+//   GET    /v1/pools/{pool}/stores/{store}/artifacts?path&cursor&limit   artifact.list
+//   GET    /v1/pools/{pool}/stores/{store}/stat?path&digest              artifact.stat
+//   GET    /v1/pools/{pool}/stores/{store}/preview?path&rows             artifact.preview
+//   GET    /v1/pools/{pool}/stores/{store}/content?path                  artifact.read; Range, If-Match, ETag; HEAD too
+//   PUT    /v1/pools/{pool}/stores/{store}/content?path                  artifact.write; If-Match, If-None-Match: *, Repr-Digest
+//   DELETE /v1/pools/{pool}/stores/{store}/content?path                  artifact.delete; If-Match
+//   GET    /v1/runs          POST, GET /v1/runs/{id}, POST /v1/runs/{id}/cancel
+//   GET    /v1/runs/{id}/steps/{step}/logs?attempt&after&tail&limit&follow     NDJSON of log records
+//   GET    /v1/commands      GET /v1/commands/{id}
+//   GET    /v1/changes       SSE: event `change`, data {entity, id, version, n}; Last-Event-ID or ?after=n replays
+//   GET    /openapi.json  /healthz  /readyz  /metrics
+import { agentStatusSchema, artifactEntrySchema, artifactStatOutputSchema, digestSchema, nameSchema, paramValueSchema, pipelineSchema, previewSchema, producedArtifactSchema, STEP_STATES } from "@sallyport/protocol";
+import { z } from "zod";
+
+export const page = <T extends z.ZodType>(item: T) => z.object({ items: z.array(item), nextCursor: z.string().nullable() });
+export const pageQuerySchema = z.object({ limit: z.coerce.number().int().min(1).max(500).default(50), cursor: z.string().max(512).optional() });
+
+/** RFC 9457, with our members. `fix` is a sentence about what to do. */
+export const problemSchema = z.object({
+  type: z.string(),
+  title: z.string(),
+  status: z.int(),
+  detail: z.string(),
+  instance: z.string(),
+  code: z.string(),
+  requestId: z.string(),
+  fix: z.string().optional(),
+  /** Field paths for INPUT_INVALID. */
+  errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+  details: z.record(z.string(), z.unknown()).optional(),
+});
+export type Problem = z.infer<typeof problemSchema>;
+
+// -- who ---------------------------------------------------------------------------------------------------------
+export const meSchema = z.object({
+  user: z.object({ id: z.string(), name: z.string(), role: z.enum(["admin"]) }),
+  workspace: z.object({ id: z.string(), name: z.string() }),
+  /** How this request was let in. */
+  via: z.enum(["session", "token"]),
+  hasPassword: z.boolean(),
+  version: z.string(),
+});
+export type Me = z.infer<typeof meSchema>;
+export const signInSchema = z.union([
+  /** The secret behind `#` in the one-time sign-in URL: `<url>/signin#<secret>`. */
+  z.strictObject({ signin: z.string().min(20).max(256) }),
+  z.strictObject({ name: z.string().min(1).max(128), password: z.string().min(1).max(1024) }),
+]);
+export const passwordSchema = z.strictObject({ password: z.string().min(12).max(1024) });
+
+export const tokenSchema = z.object({
+  id: z.string(),
+  label: z.string(),
+  /** First characters, to recognise it by. */
+  hint: z.string(),
+  createdAt: z.int(),
+  expiresAt: z.int(),
+  lastUsedAt: z.int().nullable(),
+  revokedAt: z.int().nullable(),
+});
+export type ApiToken = z.infer<typeof tokenSchema>;
+export const newTokenSchema = z.strictObject({ label: z.string().min(1).max(100), expiresInDays: z.int().min(1).max(90).default(30) });
+/** `token` is shown once. Format: `spt_` + 43 characters + 6 of checksum. */
+export const madeTokenSchema = tokenSchema.extend({ token: z.string() });
+
+// -- agents ------------------------------------------------------------------------------------------------------
+export const AGENT_STATES = ["waiting", "connected", "paused", "draining", "disconnected", "lost", "revoked"] as const;
+/** Derived when read, from the last evidence and its age. */
+export const agentSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  pool: z.object({ id: z.string(), name: z.string() }),
+  state: z.enum(AGENT_STATES),
+  /** A sentence: why this state, since when. */
+  stateReason: z.string(),
+  /** Last sign of life; null = none yet. */
+  lastSeenAt: z.int().nullable(),
+  connectedAt: z.int().nullable(),
+  remoteAddress: z.string().nullable(),
+  rttMs: z.number().nullable(),
+  version: z.string().nullable(),
+  fingerprint: z.string(),
+  createdAt: z.int(),
+  revokedAt: z.int().nullable(),
+  /** Newest that the agent said; its age is `statusAt`. Shown as unknown when not connected. */
+  status: agentStatusSchema.nullable(),
+  statusAt: z.int().nullable(),
+  /** Security events, newest first: a cloned identity, a wiped journal. */
+  alarms: z.array(z.object({ at: z.int(), code: z.string(), message: z.string() })),
+});
+export type Agent = z.infer<typeof agentSchema>;
+export const renameAgentSchema = z.strictObject({ name: nameSchema });
+
+export const storeSchema = z.object({ id: nameSchema, kind: z.string(), label: z.string(), grants: z.array(z.enum(["read", "write", "delete"])) });
+export const poolSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  agents: z.object({ total: z.int(), connected: z.int() }),
+  /** As the pool's replicas last said. */
+  stores: z.array(storeSchema),
+  programs: z.array(z.string()),
+  engines: z.array(z.string()),
+  /** True when no replica is connected: stores and programs are then from memory. */
+  stale: z.boolean(),
+});
+export type Pool = z.infer<typeof poolSchema>;
+
+export const newEnrollmentSchema = z.strictObject({
+  /** Joins this pool; made when it does not exist. */
+  pool: nameSchema,
+  /** Name for the replica; absent = the pool's name and a number. */
+  name: nameSchema.optional(),
+});
+export const enrollmentSchema = z.object({
+  id: z.string(),
+  pool: z.object({ id: z.string(), name: z.string() }),
+  name: z.string().nullable(),
+  state: z.enum(["waiting", "used", "expired", "withdrawn"]),
+  createdAt: z.int(),
+  expiresAt: z.int(),
+  usedAt: z.int().nullable(),
+  /** The agent replica that it became. */
+  agent: z.string().nullable(),
+  /** Joins that were refused with this secret, newest first. */
+  refusals: z.array(z.object({ at: z.int(), code: z.string(), message: z.string(), remoteAddress: z.string().nullable() })),
+});
+export type Enrollment = z.infer<typeof enrollmentSchema>;
+/** `secret` is shown once; `url` is what the agent dials; the commands are ready to copy. */
+export const madeEnrollmentSchema = enrollmentSchema.extend({
+  secret: z.string(),
+  url: z.string(),
+  commands: z.array(z.object({ title: z.string(), text: z.string() })),
+});
+export type MadeEnrollment = z.infer<typeof madeEnrollmentSchema>;
+
+// -- artifacts ---------------------------------------------------------------------------------------------------
+export const artifactListSchema = z.object({ entries: z.array(artifactEntrySchema), nextCursor: z.string().nullable() });
+export { artifactStatOutputSchema };
+export const artifactPreviewSchema = z.object({
+  path: z.string(),
+  sizeBytes: z.int(),
+  mediaType: z.string(),
+  modifiedAt: z.int().nullable(),
+  version: z.string().nullable(),
+  preview: previewSchema,
+  readBytes: z.int(),
+  /** The replica that made it. */
+  agent: z.object({ id: z.string(), name: z.string() }),
+  tookMs: z.number(),
+});
+export type ArtifactPreview = z.infer<typeof artifactPreviewSchema>;
+export const writtenArtifactSchema = z.object({ path: z.string(), sizeBytes: z.int(), version: z.string(), digest: digestSchema });
+
+// -- commands ----------------------------------------------------------------------------------------------------
+export const COMMAND_STATES = ["queued", "accepted", "running", "succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"] as const;
+export const WAITING_CODES = ["AGENT_OFFLINE", "AGENT_PAUSED", "AT_CAPACITY", "AGENT_DRAINING", "CAPABILITY_MISSING", "UPSTREAM_PENDING", "OFFERED"] as const;
+export const waitingSchema = z.object({ code: z.enum(WAITING_CODES), text: z.string(), fix: z.string() });
+export const commandErrorSchema = z.object({ code: z.string(), message: z.string(), fix: z.string().optional(), details: z.record(z.string(), z.unknown()).optional() });
+export const commandSchema = z.object({
+  id: z.string(),
+  kind: z.string(),
+  resource: z.string(),
+  pool: z.object({ id: z.string(), name: z.string() }),
+  state: z.enum(COMMAND_STATES),
+  /** True: accepted work whose agent is not connected; what became of it is not known until its journal answers. */
+  unknown: z.boolean(),
+  /** Exactly one for a queued command, else null. */
+  waiting: waitingSchema.nullable(),
+  agent: z.object({ id: z.string(), name: z.string() }).nullable(),
+  actor: z.object({ id: z.string(), name: z.string(), via: z.string() }),
+  createdAt: z.int(),
+  acceptedAt: z.int().nullable(),
+  startedAt: z.int().nullable(),
+  endedAt: z.int().nullable(),
+  expiresAt: z.int(),
+  offers: z.int(),
+  error: commandErrorSchema.nullable(),
+  result: z.unknown().nullable(),
+  run: z.string().nullable(),
+  bodyDigest: z.string(),
+});
+export type Command = z.infer<typeof commandSchema>;
+
+// -- runs --------------------------------------------------------------------------------------------------------
+export const RUN_STATES = ["queued", "running", "succeeded", "failed", "cancelled", "unknown"] as const;
+export const attemptSchema = z.object({
+  step: z.string(),
+  attempt: z.int(),
+  state: z.enum(STEP_STATES),
+  startedAt: z.int().nullable(),
+  endedAt: z.int().nullable(),
+  exitCode: z.int().nullable(),
+  error: commandErrorSchema.nullable(),
+  outputs: z.array(producedArtifactSchema),
+  logSeq: z.int(),
+  adopted: z.boolean(),
+});
+export const runSchema = z.object({
+  id: z.string(),
+  command: z.string(),
+  pool: z.object({ id: z.string(), name: z.string() }),
+  pipeline: z.string(),
+  /** `unknown`: its agent is silent. */
+  state: z.enum(RUN_STATES),
+  waiting: waitingSchema.nullable(),
+  error: commandErrorSchema.nullable(),
+  params: z.record(z.string(), paramValueSchema),
+  actor: z.object({ id: z.string(), name: z.string(), via: z.string() }),
+  agent: z.object({ id: z.string(), name: z.string() }).nullable(),
+  createdAt: z.int(),
+  startedAt: z.int().nullable(),
+  endedAt: z.int().nullable(),
+  stepsTotal: z.int(),
+  stepsDone: z.int(),
+});
+export type Run = z.infer<typeof runSchema>;
+export const runDetailSchema = runSchema.extend({
+  spec: pipelineSchema,
+  /** One for each step that has begun, newest attempt last; steps not begun have none. */
+  attempts: z.array(attemptSchema),
+});
+export type RunDetail = z.infer<typeof runDetailSchema>;
+export const newRunSchema = z.strictObject({
+  /** Name of the pool. */
+  pool: nameSchema,
+  pipeline: pipelineSchema,
+  params: z.record(nameSchema, paramValueSchema).default({}),
+  /** How long it may wait for an agent. */
+  expiresInMs: z.int().min(1000).max(7 * 24 * 3600_000).default(24 * 3600_000),
+});
+
+// -- changes -----------------------------------------------------------------------------------------------------
+export const changeSchema = z.object({ entity: z.enum(["agent", "pool", "enrollment", "command", "run", "token"]), id: z.string(), version: z.int(), n: z.int() });
+export type Change = z.infer<typeof changeSchema>;

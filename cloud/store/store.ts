@@ -1,0 +1,227 @@
+// The store's door: named operations over plain data. Each is re-runnable and its promise resolves after COMMIT. No
+// transaction, row object or SQL leaves it. `Scope` comes first and comes from the principal, never from a body.
+import type { AgentStatus, Body, CommandId, EnrollmentId, ErrorBody, Pipeline, PoolId, ProducedArtifact, ReplicaId, Report, RunId, SessionId, StepState, WorkspaceId, ParamValue } from "@sallyport/protocol";
+
+/** Who acts, where. */
+export interface Scope {
+  workspace: WorkspaceId;
+  actor: { id: string; name: string; via: "session" | "token" | "system" };
+}
+
+export type CommandState = "queued" | "accepted" | "running" | "succeeded" | "failed" | "cancelled" | "expired" | "superseded" | "refused" | "lost";
+export const TERMINAL_STATES: readonly CommandState[] = ["succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"];
+
+export interface Page<T> {
+  items: T[];
+  nextCursor: string | null;
+}
+export interface PageQuery {
+  limit: number;
+  cursor?: string | undefined;
+}
+
+export interface UserRow {
+  workspace: WorkspaceId;
+  workspaceName: string;
+  id: string;
+  name: string;
+  role: "admin";
+  passwordHash: string | null;
+}
+export interface TokenRow {
+  id: string;
+  label: string;
+  hint: string;
+  createdAt: number;
+  expiresAt: number;
+  lastUsedAt: number | null;
+  revokedAt: number | null;
+}
+export interface PoolRow {
+  id: PoolId;
+  name: string;
+  createdAt: number;
+}
+export interface ReplicaRow {
+  workspace: WorkspaceId;
+  id: ReplicaId;
+  name: string;
+  pool: PoolId;
+  poolName: string;
+  /** Raw Ed25519 public key, base64url. */
+  publicKey: string;
+  fingerprint: string;
+  createdAt: number;
+  revokedAt: number | null;
+  deletedAt: number | null;
+  /** Presence: the newest session, live or not. */
+  session: SessionId | null;
+  epoch: number;
+  process: string | null;
+  connectedAt: number | null;
+  disconnectedAt: number | null;
+  lastSeenAt: number | null;
+  remoteAddress: string | null;
+  journal: string | null;
+  status: AgentStatus | null;
+  statusAt: number | null;
+  alarms: { at: number; code: string; message: string }[];
+}
+export interface EnrollmentRow {
+  workspace: WorkspaceId;
+  id: EnrollmentId;
+  pool: PoolId;
+  poolName: string;
+  name: string | null;
+  createdAt: number;
+  expiresAt: number;
+  usedAt: number | null;
+  withdrawnAt: number | null;
+  replica: ReplicaId | null;
+  refusals: { at: number; code: string; message: string; remoteAddress: string | null }[];
+}
+export interface CommandRow {
+  workspace: WorkspaceId;
+  id: CommandId;
+  pool: PoolId;
+  poolName: string;
+  kind: string;
+  resource: string;
+  state: CommandState;
+  /** Exact text of the intent and the opaque body: what is offered. */
+  intent: string;
+  body: Body;
+  actor: Scope["actor"];
+  replica: ReplicaId | null;
+  replicaName: string | null;
+  run: RunId | null;
+  createdAt: number;
+  notBefore: number;
+  expires: number;
+  acceptedAt: number | null;
+  startedAt: number | null;
+  endedAt: number | null;
+  offers: number;
+  error: ErrorBody | null;
+  result: unknown;
+}
+export interface AttemptRow {
+  step: string;
+  attempt: number;
+  state: StepState;
+  startedAt: number | null;
+  endedAt: number | null;
+  exitCode: number | null;
+  error: ErrorBody | null;
+  outputs: ProducedArtifact[];
+  logSeq: number;
+  adopted: boolean;
+}
+export interface RunRow {
+  workspace: WorkspaceId;
+  id: RunId;
+  command: CommandId;
+  pool: PoolId;
+  pipeline: string;
+  spec: Pipeline;
+  params: Record<string, ParamValue>;
+  createdAt: number;
+}
+export interface ChangeRow {
+  n: number;
+  entity: "agent" | "pool" | "enrollment" | "command" | "run" | "token";
+  id: string;
+  version: number;
+}
+/** What an earlier request with the same key answered. */
+export interface IdempotentAnswer {
+  status: number;
+  body: unknown;
+}
+
+export interface Store {
+  // set-up and identity of this cloud
+  /** Made at first start, new after a restore. */
+  incarnation(): Promise<string>;
+  /** Makes organisation, workspace and admin when there are none; answers the admin. */
+  ensureAdmin(name: string, workspaceName: string): Promise<UserRow>;
+
+  // sign-in
+  addSignIn(user: string, secretHash: string, expiresAt: number): Promise<void>;
+  /** Once: the second call answers null. */
+  redeemSignIn(secretHash: string, now: number): Promise<UserRow | null>;
+  userByName(name: string): Promise<UserRow | null>;
+  setPassword(scope: Scope, user: string, passwordHash: string): Promise<void>;
+  addWebSession(user: UserRow, sessionHash: string, now: number, expiresAt: number): Promise<void>;
+  /** Extends the idle time. Null when unknown, idle too long or past its end. */
+  useWebSession(sessionHash: string, now: number, idleMs: number): Promise<UserRow | null>;
+  removeWebSession(sessionHash: string): Promise<void>;
+  addToken(scope: Scope, token: { id: string; label: string; hint: string; hash: string; createdAt: number; expiresAt: number }): Promise<TokenRow>;
+  tokens(scope: Scope): Promise<TokenRow[]>;
+  revokeToken(scope: Scope, id: string, now: number): Promise<boolean>;
+  useToken(hash: string, now: number): Promise<UserRow | null>;
+
+  // pools, enrolments, replicas
+  ensurePool(scope: Scope, name: string, now: number): Promise<PoolRow>;
+  pools(scope: Scope): Promise<PoolRow[]>;
+  poolByName(scope: Scope, name: string): Promise<PoolRow | null>;
+  addEnrollment(scope: Scope, enrollment: { id: EnrollmentId; pool: PoolId; name: string | null; secretHash: string; createdAt: number; expiresAt: number }): Promise<EnrollmentRow>;
+  enrollments(scope: Scope, query: PageQuery): Promise<Page<EnrollmentRow>>;
+  enrollment(scope: Scope, id: EnrollmentId): Promise<EnrollmentRow | null>;
+  withdrawEnrollment(scope: Scope, id: EnrollmentId, now: number): Promise<boolean>;
+  /** Single use: marks it used and adds the replica in one transaction, or answers the code and records the refusal. */
+  redeemEnrollment(input: { id: string; secretHash: string; publicKey: string; fingerprint: string; nameHint: string | null; remoteAddress: string | null; now: number }): Promise<{ replica: ReplicaRow } | { refused: "ENROLMENT_UNKNOWN" | "ENROLMENT_USED" | "ENROLMENT_EXPIRED" | "ENROLMENT_REVOKED" }>;
+  replicas(scope: Scope): Promise<ReplicaRow[]>;
+  replica(scope: Scope, id: ReplicaId): Promise<ReplicaRow | null>;
+  /** For the handshake, where the key is the only credential. */
+  replicaByKey(id: string): Promise<ReplicaRow | null>;
+  renameReplica(scope: Scope, id: ReplicaId, name: string): Promise<ReplicaRow | null>;
+  revokeReplica(scope: Scope, id: ReplicaId, now: number): Promise<ReplicaRow | null>;
+  /** Only when revoked or not connected; its commands keep its name. */
+  deleteReplica(scope: Scope, id: ReplicaId, now: number): Promise<boolean>;
+
+  // presence
+  /** Newest epoch wins; answers the new one. */
+  openSession(replica: ReplicaId, session: { id: SessionId; process: string; instance: string; journal: string; remoteAddress: string | null; now: number }): Promise<{ epoch: number; journalChanged: boolean }>;
+  closeSession(replica: ReplicaId, session: SessionId, now: number): Promise<void>;
+  seen(updates: { workspace: WorkspaceId; replica: ReplicaId; session: SessionId; at: number; status: AgentStatus | null }[]): Promise<void>;
+  addAlarm(workspace: WorkspaceId, replica: ReplicaId, alarm: { at: number; code: string; message: string }): Promise<void>;
+
+  // commands
+  /** Command, its run if it has one, event and change in one transaction; with an idempotency key also the answer. */
+  createCommand(
+    scope: Scope,
+    command: { id: CommandId; pool: PoolId; kind: string; resource: string; intent: string; body: Body; notBefore: number; expires: number; createdAt: number; run?: Omit<RunRow, "workspace" | "command"> },
+    idempotency?: { key: string; method: string; route: string; requestDigest: string; answer: IdempotentAnswer },
+  ): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }>;
+  /** Looks up a key before the work. Throws IDEMPOTENCY_MISMATCH for another request digest. */
+  idempotent(scope: Scope, key: { key: string; method: string; route: string; requestDigest: string }, now: number): Promise<IdempotentAnswer | null>;
+  command(scope: Scope, id: CommandId): Promise<CommandRow | null>;
+  commands(scope: Scope, query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId }): Promise<Page<CommandRow>>;
+  /** Queued, not expired, due; oldest first. Of one resource only the oldest. */
+  offerable(workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]>;
+  /** The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. */
+  nextDispatch(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number }>;
+  /** The agent has journaled it. No change when it was there already. */
+  markAccepted(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, now: number): Promise<void>;
+  markRefused(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, error: ErrorBody, now: number): Promise<void>;
+  /** A queued command that nobody accepted. False when it was not queued any more. */
+  cancelQueued(scope: Scope, command: CommandId, now: number): Promise<boolean>;
+  expireQueued(now: number): Promise<number>;
+  /**
+   * Applies the reports that are new (by journal and sequence) in one transaction: states never flip back, step rows,
+   * changes. Only for commands of that replica. Answers the highest sequence committed without a hole.
+   */
+  commitReports(workspace: WorkspaceId, replica: ReplicaId, journal: string, reports: Report[], now: number): Promise<{ committedThrough: number }>;
+
+  // runs
+  run(scope: Scope, id: RunId): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] } | null>;
+  runs(scope: Scope, query: PageQuery & { state?: CommandState; pipeline?: string }): Promise<Page<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }>>;
+
+  // changes
+  changesAfter(workspace: WorkspaceId, n: number, limit: number): Promise<{ items: ChangeRow[]; oldest: number; newest: number }>;
+  /** Called after the commit that made them, in order of n. Returns the unsubscription. */
+  onChange(listener: (workspace: WorkspaceId, changes: ChangeRow[]) => void): () => void;
+
+  close(): Promise<void>;
+}
