@@ -22,7 +22,10 @@ export interface Journal {
   /** Highest dispatch sequence accepted from this incarnation of the cloud; 0 = none. */
   dispatchSequence(incarnation: string): Promise<number>;
   /** Records the command unless its id is held; `known` says that it was. */
-  accept(command: Omit<JournaledCommand, "state">, dispatch: { incarnation: string; sequence: number }): Promise<{ known: boolean; state: JournaledCommand["state"] }>;
+  accept(
+    command: Omit<JournaledCommand, "state">,
+    dispatch: { incarnation: string; sequence: number },
+  ): Promise<{ known: boolean; state: JournaledCommand["state"] }>;
   /** Moves the state and appends the reports that go with it, in one commit. A terminal state never changes: then nothing is written and false is the answer. */
   advance(id: CommandId, state: JournaledCommand["state"], reports: ReportBody[]): Promise<boolean>;
   /** Appends reports without a change of state. */
@@ -39,7 +42,12 @@ export interface Journal {
   /** A feature's own records: key -> JSON, within a namespace. Same durability. */
   put(namespace: string, key: string, value: unknown): Promise<void>;
   /** Several at once, in one commit with reports: what was done and what is said of it never part. */
-  commit(change: { put?: { namespace: string; key: string; value: unknown }[]; remove?: { namespace: string; key: string }[]; command?: CommandId; reports?: ReportBody[] }): Promise<void>;
+  commit(change: {
+    put?: { namespace: string; key: string; value: unknown }[];
+    remove?: { namespace: string; key: string }[];
+    command?: CommandId;
+    reports?: ReportBody[];
+  }): Promise<void>;
   get(namespace: string, key: string): Promise<unknown>;
   entries(namespace: string, prefix?: string): Promise<{ key: string; value: unknown }[]>;
   close(): Promise<void>;
