@@ -1,0 +1,43 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { GetObjectCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import t from "tap";
+import { repository } from "./launcher.ts";
+import { startS3, startVault } from "./servers.ts";
+import { needs } from "./skip.ts";
+
+t.test("S3 over TLS: verifies signatures, keeps its state over a restart", { skip: needs("s3") }, async (t) => {
+  const s3 = await startS3(t, { tls: true });
+  const client = s3.client();
+  t.teardown(() => client.destroy());
+  const [Bucket, other] = [await s3.bucket(), await s3.bucket()];
+  t.not(Bucket, other);
+  await client.send(new PutObjectCommand({ Bucket, Key: "a/b.txt", Body: "hello" }));
+  t.equal(readFileSync(join(s3.dataDir, Bucket, "a/b.txt"), "utf8"), "hello", "an object is a plain file");
+  const impostor = new S3Client({
+    endpoint: s3.endpoint,
+    region: s3.region,
+    forcePathStyle: true,
+    credentials: { accessKeyId: s3.accessKeyId, secretAccessKey: "wrong" },
+    requestHandler: { httpsAgent: { ca: readFileSync(s3.caFile ?? "") } },
+  });
+  t.teardown(() => impostor.destroy());
+  await t.rejects(impostor.send(new GetObjectCommand({ Bucket, Key: "a/b.txt" })), { name: "SignatureDoesNotMatch" });
+  await s3.restart();
+  const found = await client.send(new GetObjectCommand({ Bucket, Key: "a/b.txt" }));
+  t.equal(await found.Body?.transformToString(), "hello");
+});
+
+t.test("Vault: a secret is there for its token alone, also after a restart", { skip: needs("vault") }, async (t) => {
+  const vault = await startVault(t, { persist: true });
+  await vault.writeSecret("ml/s3", { secret_key: "x" });
+  await vault.restart();
+  t.match(await vault.api("GET", "secret/data/ml/s3"), { data: { data: { secret_key: "x" } } });
+  const refused = await fetch(`${vault.address}/v1/secret/data/ml/s3`, { headers: { "X-Vault-Token": "wrong" } });
+  t.equal(refused.status, 403);
+});
+
+t.test("every server that a test can ask for has its recipe", async (t) => {
+  for (const name of ["s3", "vault", "chromium"])
+    t.ok(existsSync(join(repository, "test/support/servers", name)), name);
+});
