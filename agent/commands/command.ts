@@ -9,7 +9,11 @@ export interface CommandContext {
   readonly command: CommandId;
   readonly kind: string;
   readonly resource: string;
-  /** Aborts on cancel, deadline, loss of the link (interactive kinds only) or shutdown. */
+  /**
+   * Aborts on cancel, deadline, loss of the link (interactive kinds only) or shutdown. Its reason is a ConnectorError. A
+   * durable kind sees two: CANCELLED = stop the work; AGENT_DRAINING = leave the work as it is and return or throw
+   * soon: the command stays open and is run again (adopts) after the restart.
+   */
   readonly signal: AbortSignal;
   readonly log: Logger;
   readonly clock: Clock;
@@ -30,6 +34,11 @@ export interface CommandResult<O> {
 export interface CommandKind<I extends z.ZodType = z.ZodType, O extends z.ZodType = z.ZodType> {
   readonly spec: CommandSpec<I, O>;
   /**
+   * Durable kinds that have to reach another that runs (a cancel): they wait neither for earlier commands on the same
+   * resource nor for a free slot. Absent = false.
+   */
+  readonly overtakes?: boolean;
+  /**
    * Further policy questions that the input raises, asked at acceptance, before anything is journaled (for a pipeline:
    * the whole DAG). The runner has asked `{kind: "command"}` already. Throws POLICY_DENIED or INPUT_INVALID.
    */
@@ -42,6 +51,7 @@ export interface CommandKind<I extends z.ZodType = z.ZodType, O extends z.ZodTyp
   run(input: z.output<I>, context: CommandContext): Promise<CommandResult<z.output<O>>>;
 }
 
-export const defineKind = <I extends z.ZodType, O extends z.ZodType>(kind: CommandKind<I, O>): CommandKind<I, O> => kind;
+export const defineKind = <I extends z.ZodType, O extends z.ZodType>(kind: CommandKind<I, O>): CommandKind<I, O> =>
+  kind;
 /** As kept in the registry, where the schemas' types are no longer known. */
 export type AnyCommandKind = CommandKind<z.ZodType, z.ZodType>;
