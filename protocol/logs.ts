@@ -11,6 +11,8 @@ export const logRecordSchema = z.union([
     /** `system`: words of the agent about the step. */
     stream: z.enum(["stdout", "stderr", "system"]),
     body: bodySchema,
+    /** Present when the line goes on from the record of this stream before: it was too long, or came in pieces. */
+    continued: z.literal(true).optional(),
   }),
   z.object({
     /** The gap stands for the records `from`..`to`, both included. */

@@ -6,6 +6,8 @@ export interface RedactionStream {
   push(chunk: Uint8Array): Buffer;
   /** The rest. */
   flush(): Buffer;
+  /** Bytes held back now. At 0 all that was pushed is out, and what comes may as well go to a new stream. */
+  readonly heldBytes: number;
 }
 
 export interface Redactor {

@@ -116,6 +116,10 @@ class Stream implements RedactionStream {
     this.#matcher = matcher;
   }
 
+  get heldBytes(): number {
+    return this.#held.length;
+  }
+
   push(chunk: Uint8Array): Buffer {
     return this.#advance(chunk, false);
   }
