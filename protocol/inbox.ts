@@ -1,0 +1,133 @@
+// The receiving side of one stream: bytes that came and were not yet read, and the credit that reading grants.
+import type { ConnectorError } from "./errors.ts";
+
+/** Frames below this size are gathered into blocks, so that a peer's tiny frames cannot cost more memory than their bytes. */
+const SMALL_BYTES = 4 * 1024;
+const BLOCK_BYTES = 16 * 1024;
+
+export class Inbox implements AsyncIterable<Buffer> {
+  readonly #windowBytes: number;
+  readonly #onCredit: () => void;
+  readonly #onLeave: () => void;
+  #chunks: Buffer[] = [];
+  /** The last chunk is a block of ours with so many bytes used; 0 = it is not. */
+  #block: Buffer | null = null;
+  #receivedBytes = 0;
+  #consumedBytes = 0;
+  #lentBytes = 0;
+  #granted: number;
+  #ended = false;
+  #error: ConnectorError | null = null;
+  #waiting: { resolve: (result: IteratorResult<Buffer>) => void; reject: (error: unknown) => void } | null = null;
+
+  /** `onCredit`: enough was consumed to grant more. `onLeave`: the reader stopped before the end. */
+  constructor(windowBytes: number, onCredit: () => void, onLeave: () => void) {
+    this.#windowBytes = windowBytes;
+    this.#granted = windowBytes;
+    this.#onCredit = onCredit;
+    this.#onLeave = onLeave;
+  }
+
+  get receivedBytes(): number {
+    return this.#receivedBytes;
+  }
+
+  /** Bytes held here now. */
+  get heldBytes(): number {
+    return this.#receivedBytes - this.#consumedBytes;
+  }
+
+  /** False: more than was granted. */
+  push(bytes: Buffer): boolean {
+    this.#receivedBytes += bytes.length;
+    if (this.#receivedBytes > this.#granted) return false;
+    if (bytes.length === 0) return true;
+    if (this.#waiting !== null) {
+      const { resolve } = this.#waiting;
+      this.#waiting = null;
+      this.#lentBytes = bytes.length;
+      resolve({ done: false, value: bytes });
+    } else if (bytes.length >= SMALL_BYTES) {
+      this.#chunks.push(bytes);
+      this.#block = null;
+    } else this.#gather(bytes);
+    return true;
+  }
+
+  #gather(bytes: Buffer): void {
+    const last = this.#chunks.length - 1;
+    if (this.#block !== null && last >= 0) {
+      const used = this.#chunks[last]!.length;
+      if (used + bytes.length <= BLOCK_BYTES) {
+        bytes.copy(this.#block, used);
+        this.#chunks[last] = this.#block.subarray(0, used + bytes.length);
+        return;
+      }
+    }
+    this.#block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    bytes.copy(this.#block, 0);
+    this.#chunks.push(this.#block.subarray(0, bytes.length));
+  }
+
+  /** The peer's END was verified: nothing more comes. */
+  end(): void {
+    this.#ended = true;
+    if (this.#waiting !== null) {
+      this.#waiting.resolve({ done: true, value: undefined });
+      this.#waiting = null;
+    }
+  }
+
+  /** What was not read yet is dropped: a broken stream's bytes are not to be trusted. */
+  fail(error: ConnectorError): void {
+    if (this.#error !== null) return;
+    this.#error = error;
+    this.#chunks = [];
+    this.#block = null;
+    this.#waiting?.reject(error);
+    this.#waiting = null;
+  }
+
+  /** Is a grant due? A quarter of the window, so that the sender never waits for one while the reader keeps up. */
+  get creditDue(): boolean {
+    return !this.#ended && this.#consumedBytes + this.#windowBytes - this.#granted >= this.#windowBytes / 4;
+  }
+
+  /** The new limit to tell the peer. */
+  grant(): number {
+    this.#granted = this.#consumedBytes + this.#windowBytes;
+    return this.#granted;
+  }
+
+  #settleLoan(): void {
+    if (this.#lentBytes === 0) return;
+    this.#consumedBytes += this.#lentBytes;
+    this.#lentBytes = 0;
+    if (this.creditDue) this.#onCredit();
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<Buffer> {
+    return {
+      next: () => {
+        // Asking for the next chunk is what says that the last one was consumed.
+        this.#settleLoan();
+        const chunk = this.#chunks.shift();
+        if (chunk !== undefined) {
+          if (this.#chunks.length === 0) this.#block = null;
+          this.#lentBytes = chunk.length;
+          return Promise.resolve({ done: false, value: chunk });
+        }
+        if (this.#error !== null) return Promise.reject(this.#error);
+        if (this.#ended) return Promise.resolve({ done: true, value: undefined });
+        if (this.#waiting !== null) return Promise.reject(new Error("A stream has one reader at a time."));
+        return new Promise((resolve, reject) => {
+          this.#waiting = { resolve, reject };
+        });
+      },
+      return: () => {
+        if (!(this.#ended && this.#chunks.length === 0) && this.#error === null) this.#onLeave();
+        return Promise.resolve({ done: true, value: undefined });
+      },
+    };
+  }
+}

@@ -1,0 +1,135 @@
+// How much DATA may be on its way over one link in one direction: a window steered by delay.
+//
+// The window is what the path itself holds (its rate times its shortest round trip) and a small standing queue on top, so
+// the path never runs dry and a small frame never waits long behind bulk. The queue is at most 25 ms of the rate and at
+// most 1 MiB: on a fast path 25 ms would be megabytes, which buy nothing and make commands wait.
+import type { Clock } from "./clock.ts";
+
+/** Standing queue that is aimed at. */
+export const QUEUE_TARGET_MS = 25;
+const QUEUE_MAX_BYTES = 1024 * 1024;
+const START_BYTES = 256 * 1024;
+const MIN_BYTES = 64 * 1024;
+const MAX_BYTES = 16 * 1024 * 1024;
+/** The shortest round trip seen is believed for so long; then the queue is let run empty once to measure it anew. */
+const BASE_WINDOW_MS = 10_000;
+
+const PROBING = { no: 0, draining: 1, measuring: 2 } as const;
+
+export class InFlight {
+  readonly #clock: Clock;
+  #windowBytes = START_BYTES;
+  #sentBytes = 0;
+  #ackedBytes = 0;
+
+  #baseMs = Infinity;
+  #baseAtMs = 0;
+  /** Doubling each round trip until the queue is first felt. */
+  #starting = true;
+
+  // One epoch is about one round trip: from the sending of a byte to the ACK that covers it.
+  #epochEnd = 0;
+  #epochMinMs = Infinity;
+  /** Did the window hold anything back in this epoch? If not, its size says nothing about the path. */
+  #limited = false;
+
+  #probing: (typeof PROBING)[keyof typeof PROBING] = PROBING.no;
+  #probeEnd = 0;
+  #probeMinMs = Infinity;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  get windowBytes(): number {
+    return this.#probing === PROBING.no ? this.#windowBytes : MIN_BYTES;
+  }
+
+  get inFlightBytes(): number {
+    return this.#sentBytes - this.#ackedBytes;
+  }
+
+  /** Shortest round trip of the window, ms; null before the first ACK. */
+  get baseMs(): number | null {
+    return this.#baseMs === Infinity ? null : this.#baseMs;
+  }
+
+  /** May one more DATA frame leave? Marks the window as the limit when not. */
+  admits(): boolean {
+    if (this.#sentBytes - this.#ackedBytes < this.windowBytes) return true;
+    this.#limited = true;
+    return false;
+  }
+
+  /** The clock as it travels: µs modulo 2^32. */
+  timestampUs(): number {
+    return Math.floor(this.#clock.monotonic() * 1000) % 0x1_0000_0000;
+  }
+
+  sent(bytes: number): void {
+    if (this.#sentBytes === this.#ackedBytes) {
+      // After idling nothing is known of the next round trip: begin a fresh epoch.
+      this.#epochEnd = this.#sentBytes + bytes;
+      this.#epochMinMs = Infinity;
+      this.#limited = false;
+    }
+    this.#sentBytes += bytes;
+  }
+
+  /** `bytes` received by the peer in all, the timestamp it echoes, and how long it held that back. False: an impossible ACK. */
+  acked(bytes: number, echoUs: number, holdUs: number): boolean {
+    if (bytes < this.#ackedBytes || bytes > this.#sentBytes) return false;
+    this.#ackedBytes = bytes;
+    const elapsedUs = (this.timestampUs() - echoUs + 0x1_0000_0000) % 0x1_0000_0000;
+    const rttMs = Math.max(0.01, (elapsedUs - holdUs) / 1000);
+    const now = this.#clock.monotonic();
+
+    if (rttMs <= this.#baseMs) {
+      this.#baseMs = rttMs;
+      this.#baseAtMs = now;
+    }
+    this.#epochMinMs = Math.min(this.#epochMinMs, rttMs);
+
+    if (this.#probing === PROBING.no) {
+      if (now - this.#baseAtMs > BASE_WINDOW_MS) this.#probing = PROBING.draining;
+    } else if (this.#probing === PROBING.draining) {
+      if (this.inFlightBytes <= MIN_BYTES) {
+        this.#probing = PROBING.measuring;
+        this.#probeEnd = this.#sentBytes + MIN_BYTES / 2;
+        this.#probeMinMs = Infinity;
+      }
+    } else {
+      this.#probeMinMs = Math.min(this.#probeMinMs, rttMs);
+      if (this.#ackedBytes >= this.#probeEnd || this.inFlightBytes === 0) {
+        this.#baseMs = this.#probeMinMs;
+        this.#baseAtMs = now;
+        this.#probing = PROBING.no;
+        this.#beginEpoch();
+      }
+      return true;
+    }
+
+    if (this.#ackedBytes >= this.#epochEnd) {
+      if (this.#limited) this.#steer(this.#epochMinMs);
+      this.#beginEpoch();
+    }
+    return true;
+  }
+
+  #beginEpoch(): void {
+    this.#epochEnd = this.#sentBytes;
+    this.#epochMinMs = Infinity;
+    this.#limited = this.inFlightBytes >= this.#windowBytes;
+  }
+
+  #steer(rttMs: number): void {
+    const bytesPerMs = this.#windowBytes / rttMs;
+    const queueMs = rttMs - this.#baseMs;
+    const queueTargetBytes = Math.min(bytesPerMs * QUEUE_TARGET_MS, QUEUE_MAX_BYTES);
+    if (this.#starting && queueMs > QUEUE_TARGET_MS / 4 && queueMs * bytesPerMs > queueTargetBytes / 4) this.#starting = false;
+    const wanted = this.#starting ? this.#windowBytes * 2 : bytesPerMs * this.#baseMs + queueTargetBytes;
+    // At most doubled or halved per round trip, and half of the way when shrinking: one odd sample does not starve the link.
+    const next = wanted > this.#windowBytes ? Math.min(wanted, this.#windowBytes * 2) : (this.#windowBytes + Math.max(wanted, this.#windowBytes / 2)) / 2;
+    this.#windowBytes = Math.min(MAX_BYTES, Math.max(MIN_BYTES, Math.round(next)));
+  }
+}
