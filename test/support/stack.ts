@@ -1,0 +1,199 @@
+// A whole system for a test: control plane and agents as programs, each with a folder of its own, wired by nothing but
+// the link. Folders are kept until the test ends, so that it can look at what was left on disk.
+import { readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import type { Agent, MadeEnrollment } from "../../cloud/http/api.ts";
+import { TestApi } from "./api.ts";
+import { entryFile, startProgram, tempDir, waitFor, type Program, type Teardown } from "./launcher.ts";
+
+export async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === "string") throw new Error("no free port");
+  return address.port;
+}
+
+export interface CloudOptions {
+  /** Serve TLS from the control plane's own CA; default plain http on loopback. */
+  tls?: boolean;
+  args?: string[];
+  env?: Record<string, string>;
+  nodeArgs?: string[];
+}
+
+export class TestCloud {
+  readonly dir: string;
+  readonly port: number;
+  readonly url: string;
+  api: TestApi;
+  program!: Program;
+  /** Everything it printed, over all its starts. */
+  readonly programs: Program[] = [];
+  readonly #t: Teardown;
+  readonly #options: CloudOptions;
+
+  private constructor(t: Teardown, port: number, options: CloudOptions) {
+    this.#t = t;
+    this.#options = options;
+    this.port = port;
+    this.dir = tempDir(t, "cloud");
+    this.url = `${options.tls ? "https" : "http"}://127.0.0.1:${port}`;
+    this.api = new TestApi(this.url);
+  }
+
+  static async start(t: Teardown, options: CloudOptions = {}): Promise<TestCloud> {
+    const cloud = new TestCloud(t, await freePort(), options);
+    await cloud.start();
+    await cloud.api.signIn(readFileSync(join(cloud.dir, "sign-in-url"), "utf8").trim());
+    return cloud;
+  }
+
+  /** PEM of its own CA; undefined without TLS. */
+  get ca(): string | undefined {
+    return this.#options.tls ? readFileSync(join(this.dir, "tls/ca.pem"), "utf8") : undefined;
+  }
+
+  async start(): Promise<void> {
+    const tls = this.#options.tls ? ["--tls", "own-ca"] : [];
+    this.program = startProgram(this.#t, {
+      name: "cloud",
+      args: [
+        ...(this.#options.nodeArgs ?? []),
+        entryFile("cloud/main"),
+        "run",
+        "--data",
+        this.dir,
+        "--listen",
+        `127.0.0.1:${this.port}`,
+        ...tls,
+        ...(this.#options.args ?? []),
+      ],
+      env: this.#options.env ?? {},
+    });
+    this.programs.push(this.program);
+    await waitFor(
+      "the control plane to answer",
+      async () => {
+        if (this.program.exit) return true;
+        if (this.#options.tls && this.api.ca === undefined) {
+          const token = this.api.token;
+          this.api = new TestApi(this.url, this.ca);
+          this.api.token = token;
+        }
+        return (await this.api.call("/readyz")).status === 200;
+      },
+      { timeoutMs: 30_000 },
+    );
+    if (this.program.exit) throw new Error(`the control plane ended:\n${this.program.tail()}`);
+  }
+
+  enroll(pool: string): Promise<MadeEnrollment> {
+    return this.api.json<MadeEnrollment>("/v1/enrollments", {
+      json: { pool },
+      headers: { "idempotency-key": `enroll-${Math.random()}` },
+    });
+  }
+
+  async agents(): Promise<Agent[]> {
+    return (await this.api.json<{ items: Agent[] }>("/v1/agents")).items;
+  }
+
+  /** The only agent, or the one named. */
+  async agent(name?: string): Promise<Agent> {
+    const found = (await this.agents()).find((agent) => name === undefined || agent.name === name);
+    if (!found) throw new Error(`no agent ${name ?? "at all"}`);
+    return found;
+  }
+
+  connected(name?: string): Promise<Agent> {
+    return waitFor("an agent to be connected", async () => {
+      const agent = await this.agent(name);
+      return agent.state === "connected" && agent.status !== null && agent;
+    });
+  }
+}
+
+export interface AgentOptions {
+  /** YAML of everything but `cloud` and `state`. */
+  config: string;
+  /** Default: the control plane's own URL. */
+  url?: string;
+  /** PEM file that replaces the pinned CA. */
+  ca?: string;
+  env?: Record<string, string>;
+  nodeArgs?: string[];
+}
+
+export class TestAgent {
+  readonly dir: string;
+  readonly state: string;
+  readonly configFile: string;
+  program!: Program;
+  readonly programs: Program[] = [];
+  readonly #t: Teardown;
+  readonly #options: AgentOptions;
+
+  constructor(t: Teardown, cloud: TestCloud, options: AgentOptions) {
+    this.#t = t;
+    this.#options = options;
+    this.dir = tempDir(t, "agent");
+    this.state = join(this.dir, "state");
+    this.configFile = join(this.dir, "agent.yaml");
+    this.configure(options.config, options.url ?? cloud.url, options.ca);
+    // what runs a step outlives the agent by design; here nothing may outlive the test
+    t.teardown(async () => {
+      await this.program?.killHard();
+      await this.cli(["stop", "--all"]).exited;
+    });
+  }
+
+  configure(config: string, url: string, ca?: string): void {
+    const trust = ca === undefined ? "" : `, ca: ${JSON.stringify(ca)}`;
+    writeFileSync(
+      this.configFile,
+      `cloud: { url: ${JSON.stringify(url)}${trust} }\nstate: ${JSON.stringify(this.state)}\n${config}`,
+    );
+  }
+
+  start(secret?: string): Program {
+    this.program = startProgram(this.#t, {
+      name: "agent",
+      args: [...(this.#options.nodeArgs ?? []), entryFile("agent/main"), "run", "--config", this.configFile],
+      env: { ...this.#options.env, ...(secret === undefined ? {} : { SALLYPORT_ENROLL_SECRET: secret }) },
+    });
+    this.programs.push(this.program);
+    return this.program;
+  }
+
+  /** Another subcommand of the same program: `cli(["ps"])`. */
+  cli(args: string[]): Program {
+    return startProgram(this.#t, {
+      name: `agent ${args[0]}`,
+      args: [entryFile("agent/main"), ...args, "--config", this.configFile],
+    });
+  }
+}
+
+/** Enrols and connects an agent in `pool`. */
+export async function connectAgent(
+  t: Teardown,
+  cloud: TestCloud,
+  pool: string,
+  options: AgentOptions,
+): Promise<TestAgent> {
+  const agent = new TestAgent(t, cloud, options);
+  agent.start((await cloud.enroll(pool)).secret);
+  await waitFor("the agent to connect", async () => {
+    if (agent.program.exit) return true;
+    return (await cloud.agents()).some(
+      (row) => row.pool.name === pool && row.state === "connected" && row.status !== null,
+    );
+  });
+  if (agent.program.exit) throw new Error(`the agent ended:\n${agent.program.tail()}`);
+  return agent;
+}
+
+export const TERMINAL = ["succeeded", "failed", "cancelled"];
