@@ -1,0 +1,255 @@
+// Interactive commands: wanted now or not at all. Nothing is stored: metrics and one audit line say that they happened.
+import {
+  ConnectorError,
+  commandAnswerSchema,
+  jsonBody,
+  readJsonBody,
+  toConnectorError,
+  type Clock,
+  type CommandSpec,
+  type LinkStream,
+  type PoolId,
+  type ReplicaId,
+  type SessionId,
+  type Signer,
+} from "@sallyport/protocol";
+import type { Logger } from "pino";
+import type { z } from "zod";
+import type { CloudSession, Sessions } from "../link/sessions.ts";
+import type { Scope, Store } from "../store/store.ts";
+import { signOffer, writeIntent, type Sequences } from "./intents.ts";
+import type { DispatchMetrics } from "./metrics.ts";
+import { agentOffline } from "./waiting.ts";
+
+export interface PoolRef {
+  id: PoolId;
+  name: string;
+}
+
+export interface RelayOptions {
+  /** What it is about, for the intent and the audit line: `artifact:lake/a/b`. */
+  resource: string;
+  /** Cancels: the stream is reset. Also the way to give up `content` that is not read to its end. */
+  signal?: AbortSignal;
+  /** Bytes of an upload, sent with back-pressure. */
+  upload?: AsyncIterable<Uint8Array>;
+  /** Only this replica will do (it holds the run). Absent = any of the pool. */
+  replica?: ReplicaId;
+}
+
+export interface Relayed<O> {
+  result: O;
+  /** Null for kinds without content. Throws the error that cut it. */
+  content: AsyncIterable<Buffer> | null;
+  replica: ReplicaId;
+  session: SessionId;
+}
+
+export interface Interactive {
+  relay<I extends z.ZodType, O extends z.ZodType>(scope: Scope, pool: PoolRef, spec: CommandSpec<I, O>, input: z.input<I>, options: RelayOptions): Promise<Relayed<z.output<O>>>;
+}
+
+export interface InteractiveDeps {
+  store: Store;
+  sessions: Sessions;
+  sequences: Sequences;
+  signer: Signer;
+  incarnation: string;
+  clock: Clock;
+  /** The audit child of the log. */
+  audit: Logger;
+  metrics: DispatchMetrics;
+}
+
+/** An intent of this kind is stale after this: an agent that sees it later refuses. */
+const INTENT_LIFETIME_MS = 60_000;
+/** The agent keeps the deadline; this much later we stop believing that it will say so. */
+const GRACE_MS = 5_000;
+/** Kinds whose bytes come after their answer must answer within this. */
+const HEAD_DEADLINE_MS = 60_000;
+
+export function makeInteractive(deps: InteractiveDeps): Interactive {
+  const { clock, sessions, sequences } = deps;
+  let turn = 0;
+
+  /** A live session that takes new commands if there is one; any live one otherwise, to be told why not. */
+  function choose(scope: Scope, pool: PoolRef, replica: ReplicaId | undefined, except: ReadonlySet<CloudSession>): CloudSession | null {
+    const live = (replica === undefined ? sessions.ofPool(scope.workspace, pool.id) : [sessions.ofReplica(scope.workspace, replica)]).filter((s): s is CloudSession => s !== null && !except.has(s));
+    const open = live.filter((session) => {
+      const status = session.status();
+      return status === null || (status.paused === null && !status.draining);
+    });
+    const from = open.length > 0 ? open : live;
+    turn = (turn + 1) % 0x3fff_ffff;
+    return from[turn % from.length] ?? null;
+  }
+
+  return {
+    async relay(scope, pool, spec, input, options) {
+      const startedMs = clock.monotonic();
+      let sent = 0;
+      let received = 0;
+      let settled = false;
+      let on: CloudSession | null = null;
+      deps.metrics.inFlight(1);
+      const settle = (outcome: string): void => {
+        if (settled) return;
+        settled = true;
+        const ms = Math.round(clock.monotonic() - startedMs);
+        deps.metrics.inFlight(-1);
+        deps.metrics.interactive(spec.kind, outcome, ms, sent + received);
+        deps.audit.info(
+          {
+            workspace: scope.workspace,
+            actor: scope.actor.id,
+            actorName: scope.actor.name,
+            via: scope.actor.via,
+            kind: spec.kind,
+            pool: pool.name,
+            agent: on?.replica ?? null,
+            resource: options.resource,
+            outcome,
+            bytes: sent + received,
+            ms,
+          },
+          "interactive command",
+        );
+      };
+
+      let stream: LinkStream | null = null;
+      const onAbort = (): void => stream?.reset(cancelled(options.signal));
+      const release = (): void => options.signal?.removeEventListener("abort", onAbort);
+      try {
+        options.signal?.throwIfAborted();
+        const parsed = parseInput(spec, input);
+        const now = clock.now();
+        const body = jsonBody(parsed);
+        const { intent, text } = writeIntent({ workspace: scope.workspace, pool: pool.id, kind: spec.kind, resource: options.resource, body, expires: now + INTENT_LIFETIME_MS }, now);
+
+        const tried = new Set<CloudSession>();
+        while (stream === null) {
+          const session = choose(scope, pool, options.replica, tried);
+          if (session === null) throw await agentOffline(deps.store, scope, pool, options.replica ?? null);
+          tried.add(session);
+          const head = signOffer(deps.signer, { intentText: text, body, session, incarnation: deps.incarnation, sequence: sequences.next(session), attempt: 1, expires: intent.expires }, now);
+          try {
+            stream = session.open(head, { lane: spec.content === "download" || spec.content === "upload" ? "bulk" : "interactive", end: spec.content !== "upload" });
+            on = session;
+          } catch (error) {
+            // The session ended between its choice and this line; nothing was sent.
+            if (toConnectorError(error).code !== "LINK_LOST") throw error;
+          }
+        }
+        options.signal?.addEventListener("abort", onAbort, { once: true });
+        if (options.signal?.aborted === true) onAbort();
+
+        const opened = stream;
+        const pump = spec.content === "upload" ? sendUpload(opened, options.upload ?? [], (bytes) => (sent += bytes)) : null;
+        const withinMs = spec.content === "download" || spec.content === "records" ? Math.min(HEAD_DEADLINE_MS, spec.timeoutMs) : spec.timeoutMs;
+        const head = await answerWithin(clock, opened, withinMs + GRACE_MS, pump, `${spec.kind} on pool ${pool.name}`);
+        const result = readResult(spec, head);
+        const carrier = on!;
+        if (spec.content === "none" || spec.content === "upload") {
+          release();
+          settle("ok");
+          return { result, content: null, replica: carrier.replica, session: carrier.id };
+        }
+        const content = async function* (): AsyncGenerator<Buffer> {
+          let outcome = "CANCELLED";
+          try {
+            for await (const chunk of opened.bytes) {
+              received += chunk.length;
+              yield chunk;
+            }
+            outcome = "ok";
+          } catch (error) {
+            const failure = options.signal?.aborted === true ? cancelled(options.signal) : toConnectorError(error);
+            outcome = failure.code;
+            throw failure;
+          } finally {
+            release();
+            if (outcome !== "ok") opened.reset(cancelled(options.signal));
+            settle(outcome);
+          }
+        };
+        // An abort before the first read would otherwise never be accounted for.
+        opened.signal.addEventListener("abort", () => settle(toConnectorError(opened.signal.reason).code), { once: true });
+        return { result, content: content(), replica: carrier.replica, session: carrier.id };
+      } catch (error) {
+        release();
+        const failure = options.signal?.aborted === true ? cancelled(options.signal) : toConnectorError(error);
+        stream?.reset(failure);
+        settle(failure.code);
+        throw withFix(failure, pool);
+      }
+    },
+  };
+}
+
+const cancelled = (signal: AbortSignal | undefined): ConnectorError =>
+  signal?.reason instanceof ConnectorError ? signal.reason : new ConnectorError("CANCELLED", "The caller went away before the answer was complete.");
+
+export function parseInput<I extends z.ZodType>(spec: CommandSpec<I>, input: unknown): z.output<I> {
+  const parsed = spec.input.safeParse(input);
+  if (parsed.success) return parsed.data;
+  const errors = parsed.error.issues.map((issue) => ({ path: issue.path.join("."), message: issue.message }));
+  const first = errors[0]!;
+  throw new ConnectorError("INPUT_INVALID", `The input of ${spec.kind} is not valid${first.path === "" ? "" : ` at ${first.path}`}: ${first.message}.`, {
+    fix: "Mend the named fields and send it again.",
+    details: { errors },
+  });
+}
+
+function readResult<O extends z.ZodType>(spec: CommandSpec<z.ZodType, O>, head: unknown): z.output<O> {
+  const answer = commandAnswerSchema.safeParse(head);
+  if (!answer.success || answer.data.type !== "result") throw new ConnectorError("PROTOCOL_ERROR", `The agent answered ${spec.kind} with something that is not a result.`);
+  const result = spec.output.safeParse(readJsonBody(answer.data.body));
+  if (!result.success) {
+    throw new ConnectorError("PROTOCOL_ERROR", `The agent's result of ${spec.kind} has not the agreed shape at ${result.error.issues[0]!.path.join(".") || "its root"}.`, {
+      fix: "Update the agent or the control plane, whichever is older.",
+    });
+  }
+  return result.data;
+}
+
+/** Waits for the answer, the deadline, or an upload whose source failed. The agent's own word comes first. */
+async function answerWithin(clock: Clock, stream: LinkStream, withinMs: number, pump: Promise<void> | null, what: string): Promise<unknown> {
+  const timedOut = Promise.withResolvers<never>();
+  const timer = clock.after(withinMs, () => timedOut.reject(new ConnectorError("TIMED_OUT", `The agent did not answer ${what} within ${Math.round(withinMs / 1000)} s.`, { fix: "Try again; if it repeats, look at the agent's log." })), { keepAlive: true });
+  // Never "unhandled": whoever loses the race is still looked at.
+  timedOut.promise.catch(() => {});
+  stream.answer.catch(() => {});
+  try {
+    if (pump === null) return await Promise.race([stream.answer, timedOut.promise]);
+    const pumpFailed = pump.then(
+      () => new Promise<never>(() => {}),
+      (error: unknown) => {
+        // A write that fails because the agent reset the stream: its reason is in the answer.
+        if (stream.signal.aborted) return stream.answer.then(() => Promise.reject(toConnectorError(error)));
+        throw error;
+      },
+    );
+    return await Promise.race([stream.answer, pumpFailed, timedOut.promise]);
+  } finally {
+    timer.cancel();
+  }
+}
+
+async function sendUpload(stream: LinkStream, upload: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, count: (bytes: number) => void): Promise<void> {
+  for await (const chunk of upload) {
+    // The peer's answer or refusal came before the end of the bytes: no use in reading on.
+    if (stream.signal.aborted) throw toConnectorError(stream.signal.reason);
+    await stream.write(chunk);
+    count(chunk.length);
+  }
+  await stream.end();
+}
+
+/** Errors of the link say what happened; what to do depends on who asked. */
+function withFix(error: ConnectorError, pool: PoolRef): ConnectorError {
+  if (error.fix !== undefined || (error.code !== "LINK_LOST" && error.code !== "GOING_AWAY" && error.code !== "SESSION_SUPERSEDED")) return error;
+  return new ConnectorError("LINK_LOST", `The link to pool ${pool.name} broke while the answer was on its way.`, {
+    fix: "Try again: the agent redials by itself within seconds.",
+    cause: error,
+  });
+}

@@ -1,0 +1,125 @@
+// The reports' stream: what agents have done, committed in batches and acknowledged after the commit.
+import {
+  ConnectorError,
+  ndjsonLine,
+  readJsonBody,
+  readNdjson,
+  reportBodySchema,
+  reportSchema,
+  reportsOpenSchema,
+  toConnectorError,
+  type Clock,
+  type LinkStream,
+  type PoolId,
+  type Report,
+  type WorkspaceId,
+} from "@sallyport/protocol";
+import type { Logger } from "pino";
+import type { CloudSession, Sessions } from "../link/sessions.ts";
+import type { Store } from "../store/store.ts";
+import type { DispatchMetrics } from "./metrics.ts";
+
+export interface ReportsDeps {
+  store: Store;
+  sessions: Sessions;
+  clock: Clock;
+  log: Logger;
+  metrics: DispatchMetrics;
+  /** Work ended: there may be room for what waits. */
+  ended: (workspace: WorkspaceId, pool: PoolId) => void;
+}
+
+/** Reports in one transaction, and read ahead while it commits. Their bytes are bounded by the stream's credit. */
+const BATCH = 256;
+
+export function serveReports(deps: ReportsDeps): void {
+  deps.sessions.onStream("reports", (stream, session) => {
+    takeReports(deps, stream, session).catch((caught: unknown) => {
+      const error = toConnectorError(caught);
+      if (error.code === "INTERNAL") deps.log.error({ err: caught, agent: session.replica }, "committing reports failed; the agent sends them again");
+      else if (!stream.signal.aborted) deps.log.warn({ code: error.code, agent: session.replica }, `the reports' stream was refused: ${error.message}`);
+      stream.reset(error);
+    });
+  });
+}
+
+async function takeReports(deps: ReportsDeps, stream: LinkStream, session: CloudSession): Promise<void> {
+  const open = reportsOpenSchema.safeParse(stream.head);
+  if (!open.success) throw new ConnectorError("PROTOCOL_ERROR", "The head of the reports' stream does not name a journal.");
+  if (open.data.journal !== session.journal) throw new ConnectorError("PROTOCOL_ERROR", `The reports are of journal ${open.data.journal}, the session said ${session.journal}.`);
+  stream.respond({ type: "reports" });
+
+  let pending: Report[] = [];
+  let over = false;
+  let failure: unknown = null;
+  let wakeWriter: () => void = () => {};
+  let wakeReader: () => void = () => {};
+  /** Never acknowledge beyond what came on this stream: the agent would take that for a fault. */
+  let received = 0;
+
+  const reading = (async () => {
+    try {
+      for await (const line of readNdjson(stream.bytes)) {
+        const report = parseReport(line, session.journal);
+        received = Math.max(received, report.sequence);
+        pending.push(report);
+        wakeWriter();
+        if (pending.length >= BATCH) await new Promise<void>((resolve) => (wakeReader = resolve));
+      }
+    } catch (error) {
+      failure = error;
+    } finally {
+      over = true;
+      wakeWriter();
+    }
+  })();
+
+  try {
+    for (;;) {
+      if (pending.length === 0) {
+        if (over) break;
+        await new Promise<void>((resolve) => {
+          wakeWriter = resolve;
+          if (over || pending.length > 0) resolve();
+        });
+        continue;
+      }
+      const batch = pending;
+      pending = [];
+      wakeReader();
+      // What came whole is committed even if the stream broke after it.
+      const { committedThrough } = await deps.store.commitReports(session.workspace, session.replica, session.journal, batch, deps.clock.now());
+      deps.metrics.reports(batch.length);
+      if (batch.some((report) => endsCommand(report))) deps.ended(session.workspace, session.pool);
+      if (stream.signal.aborted) break;
+      const committed = Math.min(committedThrough, received);
+      if (committed > 0) await stream.write(ndjsonLine({ committedThrough: committed }));
+    }
+  } catch (error) {
+    stream.reset(toConnectorError(error));
+    wakeReader();
+    await reading;
+    throw error;
+  }
+  await reading;
+  if (failure !== null) throw failure;
+  await stream.end();
+}
+
+function parseReport(line: unknown, journal: string): Report {
+  const report = reportSchema.safeParse(line);
+  if (!report.success) throw malformed(report.error.issues[0]!, "report");
+  if (report.data.journal !== journal) throw new ConnectorError("PROTOCOL_ERROR", `Report ${report.data.sequence} is of another journal than its stream.`);
+  // A sealed body is opaque here; one in the clear must be what it says.
+  if (report.data.body.enc === "none") {
+    const body = reportBodySchema.safeParse(readJsonBody(report.data.body));
+    if (!body.success) throw malformed(body.error.issues[0]!, `body of report ${report.data.sequence}`);
+  }
+  return report.data;
+}
+
+const malformed = (issue: { path: PropertyKey[]; message: string }, what: string): ConnectorError =>
+  new ConnectorError("PROTOCOL_ERROR", `The ${what} is malformed at ${issue.path.join(".") || "its root"}: ${issue.message}.`, { fix: "Update the agent or the control plane, whichever is older." });
+
+const endsCommand = (report: Report): boolean =>
+  report.body.enc === "none" && /^\{"type":"command\.(succeeded|failed|cancelled)"/.test(report.body.data);
