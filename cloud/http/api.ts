@@ -168,7 +168,7 @@ export const writtenArtifactSchema = z.object({ path: z.string(), sizeBytes: z.i
 
 // -- commands ----------------------------------------------------------------------------------------------------
 export const COMMAND_STATES = ["queued", "accepted", "running", "succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"] as const;
-export const WAITING_CODES = ["AGENT_OFFLINE", "AGENT_PAUSED", "AT_CAPACITY", "AGENT_DRAINING", "CAPABILITY_MISSING", "UPSTREAM_PENDING", "OFFERED"] as const;
+export const WAITING_CODES = ["AGENT_OFFLINE", "AGENT_PAUSED", "AT_CAPACITY", "AGENT_DRAINING", "AGENT_UNREADY", "CAPABILITY_MISSING", "UPSTREAM_PENDING", "OFFERED"] as const;
 export const waitingSchema = z.object({ code: z.enum(WAITING_CODES), text: z.string(), fix: z.string() });
 export const commandErrorSchema = z.object({ code: z.string(), message: z.string(), fix: z.string().optional(), details: z.record(z.string(), z.unknown()).optional() });
 export const commandSchema = z.object({
