@@ -25,13 +25,15 @@ interface Waiting {
   reject?: (error: ConnectorError) => void;
 }
 
-/** The file that is written to. Closed ones are named `audit-<first seq>.ndjson`. */
+/** The file that is written to. Closed ones are named `audit-<last seq>.ndjson`. */
 export const CURRENT = "audit.ndjson";
 export const GENESIS = "0".repeat(64);
 const HASH = /,"hash":"([0-9a-f]{64})"\}$/;
 /** A write that takes longer than this counts as failed for whoever wants to begin something. */
 const STALLED_MS = 900;
 const RETRY_MS = 500;
+const DEFAULT_FILE_BYTES = 16 * 1024 ** 2;
+const DEFAULT_TOTAL_BYTES = 1024 ** 3;
 /** Records that are kept while the disk is away. New commands are refused then, so only ends of old ones come. */
 const MAX_WAITING = 10_000;
 /** Longest record; texts in it are cut before. */
@@ -65,7 +67,7 @@ export function readAuditLine(
 
 /** Names of the audit files, oldest first, the current one last. */
 export async function auditFiles(folder: string): Promise<string[]> {
-  const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
+  const names: string[] = await readdir(folder).catch((error: NodeJS.ErrnoException): string[] => {
     if (error.code === "ENOENT") return [];
     throw error;
   });
@@ -227,6 +229,12 @@ export class FileAudit implements Audit {
         return;
       }
       for (const waiting of batch) waiting.resolve?.();
+      try {
+        if (this.#goodBytes >= (this.#options.fileBytes ?? DEFAULT_FILE_BYTES)) await this.#rotate();
+      } catch (error) {
+        this.#failed([], error);
+        return;
+      }
     }
   }
 
@@ -252,7 +260,6 @@ export class FileAudit implements Audit {
     this.#dropped = 0;
     this.#goodBytes += bytes.length;
     this.#head = { seq, hash };
-    if (this.#goodBytes >= (this.#options.fileBytes ?? 16 * 1024 ** 2)) await this.#rotate();
   }
 
   #failed(batch: Waiting[], error: unknown): void {
@@ -260,11 +267,9 @@ export class FileAudit implements Audit {
     if (this.#fault === null) this.#options.onFault?.(fault);
     this.#fault = fault;
     // Who waits is told; the others are kept and written when the disk is back.
-    for (const waiting of batch) waiting.reject?.(fault);
-    this.#waiting = [...batch.filter((waiting) => waiting.reject === undefined), ...this.#waiting].slice(
-      0,
-      MAX_WAITING,
-    );
+    const all = [...batch, ...this.#waiting];
+    this.#waiting = all.filter((waiting) => waiting.reject === undefined).slice(0, MAX_WAITING);
+    for (const waiting of all) waiting.reject?.(fault);
     this.#options.clock.after(RETRY_MS, () => void this.#retry());
   }
 
@@ -290,7 +295,7 @@ export class FileAudit implements Audit {
   }
 
   async #rotate(): Promise<void> {
-    const { folder, fileBytes = 16 * 1024 ** 2, totalBytes = 1024 ** 3 } = this.#options;
+    const { folder, fileBytes = DEFAULT_FILE_BYTES, totalBytes = DEFAULT_TOTAL_BYTES } = this.#options;
     await this.#handle?.close();
     this.#handle = null;
     await rename(join(folder, CURRENT), join(folder, `audit-${String(this.#head.seq).padStart(12, "0")}.ndjson`));
@@ -301,9 +306,16 @@ export class FileAudit implements Audit {
     for (const [n, name] of closed.entries()) {
       if (total <= totalBytes) break;
       const last = await lastOf(join(folder, name));
+      // First the record, then the removal: a chain never begins in the middle without a word.
+      if (last !== null)
+        await this.#write([
+          {
+            at: this.#options.clock.now(),
+            entry: { event: "audit.removed", who: "agent", note: `${last.seq} ${last.hash}` },
+          },
+        ]);
       await rm(join(folder, name));
       total -= sizes[n]!;
-      if (last !== null) this.append({ event: "audit.removed", who: "agent", note: `${last.seq} ${last.hash}` });
     }
   }
 }
