@@ -209,6 +209,7 @@ export async function ensureWeb() {
     const code = await runNode24(join(root, "node_modules/vite/bin/vite.js"), args, {
       cwd: web,
       stdio: ["ignore", 2, "inherit"],
+      env: process.stderr.isTTY ? process.env : { ...process.env, NO_COLOR: "1" },
     });
     if (code !== 0)
       throw new LaunchError(`the page could not be built: vite ended with exit code ${code}. Its messages are above.`);

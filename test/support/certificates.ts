@@ -9,9 +9,37 @@ export function makeAuthority(dir: string): { caFile: string; certFile: string; 
   const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: dir, stdio: "ignore" });
   const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
   // numbered: two authorities of one name confuse OpenSSL
-  openssl("req", "-x509", ...key, "-days", "2", "-subj", `/CN=test authority ${Math.random()}`, "-keyout", "ca-key.pem", "-out", "ca.pem");
+  openssl(
+    "req",
+    "-x509",
+    ...key,
+    "-days",
+    "2",
+    "-subj",
+    `/CN=test authority ${Math.random()}`,
+    "-keyout",
+    "ca-key.pem",
+    "-out",
+    "ca.pem",
+  );
   openssl("req", ...key, "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem");
   writeFileSync(file("extensions"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n");
-  openssl("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2", "-extfile", "extensions", "-out", "cert.pem");
+  openssl(
+    "x509",
+    "-req",
+    "-in",
+    "request.pem",
+    "-CA",
+    "ca.pem",
+    "-CAkey",
+    "ca-key.pem",
+    "-CAcreateserial",
+    "-days",
+    "2",
+    "-extfile",
+    "extensions",
+    "-out",
+    "cert.pem",
+  );
   return { caFile: file("ca.pem"), certFile: file("cert.pem"), keyFile: file("key.pem") };
 }

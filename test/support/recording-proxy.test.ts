@@ -1,27 +1,21 @@
-import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { createServer as createHttpServer } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import t from "tap";
 import { WebSocket, WebSocketServer } from "ws";
 import { CanaryScanner, makeCanary, scanBytes } from "./canaries.ts";
+import { makeAuthority } from "./certificates.ts";
 import { tempDir, waitFor } from "./launcher.ts";
 import type { Teardown } from "./launcher.ts";
 import { startRecordingProxy } from "./recording-proxy.ts";
 import { WebSocketPayloadReader } from "./websocket-payload.ts";
 
-/** A self-signed certificate for localhost, made by openssl. */
 function certificate(t: Teardown) {
-  const dir = tempDir(t, "cert");
-  const [cert, key] = [join(dir, "cert.pem"), join(dir, "key.pem")];
-  const options = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-  const name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
-  execFileSync("openssl", ["req", ...options, ...name, "-keyout", key, "-out", cert], { stdio: "ignore" });
-  return { cert: readFileSync(cert), key: readFileSync(key) };
+  const { caFile, certFile, keyFile } = makeAuthority(tempDir(t, "authority"));
+  return { ca: readFileSync(caFile), cert: readFileSync(certFile), key: readFileSync(keyFile) };
 }
 
 async function startEcho(t: Teardown, tls?: { cert: Buffer; key: Buffer }) {
@@ -50,12 +44,12 @@ for (const secure of [true, false]) {
     const tls = secure ? certificate(t) : undefined;
     const echo = await startEcho(t, tls);
     const proxy = await startRecordingProxy(t, {
-      target: tls ? { port: echo.port, ca: tls.cert } : { port: echo.port },
+      target: tls ? { port: echo.port, ca: tls.ca } : { port: echo.port },
       ...(tls ? { tls } : {}),
     });
     const canary = makeCanary("sent");
     const url = `${secure ? "wss" : "ws"}://localhost:${proxy.port}/link`;
-    const client = new WebSocket(url, { perMessageDeflate: false, ...(tls ? { ca: tls.cert } : {}) });
+    const client = new WebSocket(url, { perMessageDeflate: false, ...(tls ? { ca: tls.ca } : {}) });
     t.teardown(() => client.terminate());
     await once(client, "open");
     const sizes = [0, 1, 125, 126, 65_535, 65_536, 3 << 20];
