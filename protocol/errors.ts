@@ -21,6 +21,7 @@ export const ERROR_CODES = {
   PROTOCOL_ERROR: { status: 502, retry: "later", meaning: "the peer sent bytes that do not follow the protocol" },
   FRAME_TOO_LARGE: { status: 502, retry: "never", meaning: "a frame or a control payload is over its limit" },
   HANDSHAKE_FAILED: { status: 502, retry: "later", meaning: "the handshake did not finish in time or in order" },
+  CLOUD_UNREACHABLE: { status: 502, retry: "later", meaning: "the agent reaches no control plane at the address it has" },
   CLOUD_UNTRUSTED: { status: 502, retry: "never", meaning: "the cloud did not prove the pinned identity key" },
   IDENTITY_UNKNOWN: { status: 401, retry: "never", meaning: "the cloud does not know this agent replica" },
   IDENTITY_REVOKED: { status: 401, retry: "never", meaning: "this agent replica was revoked" },
@@ -87,6 +88,7 @@ export const ERROR_CODES = {
   MEDIA_TYPE_UNSUPPORTED: { status: 415, retry: "never", meaning: "the request's content type is not accepted here" },
   CONFIG_INVALID: { status: 500, retry: "never", meaning: "the program's own configuration is wrong" },
   STORAGE_FULL: { status: 507, retry: "later", meaning: "no space left on the disk that holds the state" },
+  STORAGE_CORRUPT: { status: 500, retry: "never", meaning: "the program's own database is damaged or not its own" },
   INTERNAL: { status: 500, retry: "later", meaning: "a fault of ours; the request id finds it in the log" },
 } as const satisfies Record<string, CodeRow>;
 

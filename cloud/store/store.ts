@@ -28,6 +28,14 @@ export interface UserRow {
   role: "admin";
   passwordHash: string | null;
 }
+/** A credential that was found good, and whose it is. */
+export interface CredentialRow {
+  user: UserRow;
+  /** Of an API token; null for a web session. */
+  credential: { id: string; label: string } | null;
+  /** Last use that was written down, at most a minute behind; 0 = none. */
+  usedAt: number;
+}
 export interface TokenRow {
   id: string;
   label: string;
@@ -102,6 +110,8 @@ export interface CommandRow {
   startedAt: number | null;
   endedAt: number | null;
   offers: number;
+  /** The replica of the newest offer; it may have journaled the command even if its answer was lost. Absent or null: never offered. */
+  offeredTo?: ReplicaId | null;
   error: ErrorBody | null;
   result: unknown;
 }
@@ -131,7 +141,16 @@ export interface ChangeRow {
   n: number;
   entity: "agent" | "pool" | "enrollment" | "command" | "run" | "token";
   id: string;
+  /** Rises with each change of the thing; equal to `n` now. */
   version: number;
+}
+/** A key, the request that it stands for, and what a repetition is answered. */
+export interface IdempotencyEntry {
+  key: string;
+  method: string;
+  route: string;
+  requestDigest: string;
+  answer: IdempotentAnswer;
 }
 /** What an earlier request with the same key answered. */
 export interface IdempotentAnswer {
@@ -145,31 +164,44 @@ export interface Store {
   incarnation(): Promise<string>;
   /** Makes organisation, workspace and admin when there are none; answers the admin. */
   ensureAdmin(name: string, workspaceName: string): Promise<UserRow>;
+  /** A further workspace of the first organisation, with its admin. CONFLICT when the admin's name is taken. */
+  makeWorkspace(workspaceName: string, adminName: string, now: number): Promise<UserRow>;
+  /** Public halves of the key rings; known kids are left alone. */
+  putCloudKeys(keys: { kid: string; purpose: string; publicKey: string; createdAt: number }[]): Promise<void>;
 
   // sign-in
   addSignIn(user: string, secretHash: string, expiresAt: number): Promise<void>;
   /** Once: the second call answers null. */
   redeemSignIn(secretHash: string, now: number): Promise<UserRow | null>;
   userByName(name: string): Promise<UserRow | null>;
+  /** Ends the user's web sessions too. */
   setPassword(scope: Scope, user: string, passwordHash: string): Promise<void>;
   addWebSession(user: UserRow, sessionHash: string, now: number, expiresAt: number): Promise<void>;
   /** Extends the idle time. Null when unknown, idle too long or past its end. */
-  useWebSession(sessionHash: string, now: number, idleMs: number): Promise<UserRow | null>;
+  useWebSession(sessionHash: string, now: number, idleMs: number): Promise<CredentialRow | null>;
+  /** As `useWebSession` and `useToken`, without counting as a use: for streams that check whether they may go on. */
+  peekWebSession(sessionHash: string, now: number, idleMs: number): Promise<CredentialRow | null>;
+  peekToken(hash: string, now: number): Promise<CredentialRow | null>;
   removeWebSession(sessionHash: string): Promise<void>;
-  addToken(scope: Scope, token: { id: string; label: string; hint: string; hash: string; createdAt: number; expiresAt: number }): Promise<TokenRow>;
+  /** `idempotency`: its answer must not hold the token itself. */
+  addToken(scope: Scope, token: { id: string; user: string; label: string; hint: string; hash: string; createdAt: number; expiresAt: number }, idempotency?: IdempotencyEntry): Promise<TokenRow>;
   tokens(scope: Scope): Promise<TokenRow[]>;
   revokeToken(scope: Scope, id: string, now: number): Promise<boolean>;
-  useToken(hash: string, now: number): Promise<UserRow | null>;
+  useToken(hash: string, now: number): Promise<CredentialRow | null>;
 
   // pools, enrolments, replicas
   ensurePool(scope: Scope, name: string, now: number): Promise<PoolRow>;
   pools(scope: Scope): Promise<PoolRow[]>;
   poolByName(scope: Scope, name: string): Promise<PoolRow | null>;
-  addEnrollment(scope: Scope, enrollment: { id: EnrollmentId; pool: PoolId; name: string | null; secretHash: string; createdAt: number; expiresAt: number }): Promise<EnrollmentRow>;
+  /** `idempotency`: its answer must not hold the secret. */
+  addEnrollment(scope: Scope, enrollment: { id: EnrollmentId; pool: PoolId; name: string | null; secretHash: string; createdAt: number; expiresAt: number }, idempotency?: IdempotencyEntry): Promise<EnrollmentRow>;
   enrollments(scope: Scope, query: PageQuery): Promise<Page<EnrollmentRow>>;
   enrollment(scope: Scope, id: EnrollmentId): Promise<EnrollmentRow | null>;
   withdrawEnrollment(scope: Scope, id: EnrollmentId, now: number): Promise<boolean>;
-  /** Single use: marks it used and adds the replica in one transaction, or answers the code and records the refusal. */
+  /**
+   * Single use: marks it used and adds the replica in one transaction, or answers the code and records the refusal. The same key
+   * again is the same join (its answer was lost on the way) and answers the same replica while it is not revoked.
+   */
   redeemEnrollment(input: { id: string; secretHash: string; publicKey: string; fingerprint: string; nameHint: string | null; remoteAddress: string | null; now: number }): Promise<{ replica: ReplicaRow } | { refused: "ENROLMENT_UNKNOWN" | "ENROLMENT_USED" | "ENROLMENT_EXPIRED" | "ENROLMENT_REVOKED" }>;
   replicas(scope: Scope): Promise<ReplicaRow[]>;
   replica(scope: Scope, id: ReplicaId): Promise<ReplicaRow | null>;
@@ -184,6 +216,9 @@ export interface Store {
   /** Newest epoch wins; answers the new one. */
   openSession(replica: ReplicaId, session: { id: SessionId; process: string; instance: string; journal: string; remoteAddress: string | null; now: number }): Promise<{ epoch: number; journalChanged: boolean }>;
   closeSession(replica: ReplicaId, session: SessionId, now: number): Promise<void>;
+  /** At start: sessions that a process which is gone left open are over. `process` is the one that lives. */
+  releaseSessions(process: string, now: number): Promise<number>;
+  /** A change is numbered only when what the agent says of itself changed, not for its host's figures. */
   seen(updates: { workspace: WorkspaceId; replica: ReplicaId; session: SessionId; at: number; status: AgentStatus | null }[]): Promise<void>;
   addAlarm(workspace: WorkspaceId, replica: ReplicaId, alarm: { at: number; code: string; message: string }): Promise<void>;
 
@@ -202,17 +237,26 @@ export interface Store {
   offerable(workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]>;
   /** The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. */
   nextDispatch(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number }>;
-  /** The agent has journaled it. No change when it was there already. */
-  markAccepted(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, now: number): Promise<void>;
+  /** `count` numbers for offers of commands that are not stored (interactive ones); answers the first. */
+  reserveDispatches(workspace: WorkspaceId, replica: ReplicaId, floor: number, count: number): Promise<number>;
+  /**
+   * The agent has journaled it. No change when that was known. Answers the state that holds: a command that ended while
+   * the offer was on its way (cancelled, expired) stays ended, and the agent must be told to stop it.
+   */
+  markAccepted(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, now: number): Promise<CommandState | null>;
   markRefused(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, error: ErrorBody, now: number): Promise<void>;
   /** A queued command that nobody accepted. False when it was not queued any more. */
   cancelQueued(scope: Scope, command: CommandId, now: number): Promise<boolean>;
+  /** An operator's word that an accepted or running command will never answer. False when it has ended or is queued. */
+  declareLost(scope: Scope, command: CommandId, now: number): Promise<boolean>;
   expireQueued(now: number): Promise<number>;
   /**
    * Applies the reports that are new (by journal and sequence) in one transaction: states never flip back, step rows,
-   * changes. Only for commands of that replica. Answers the highest sequence committed without a hole.
+   * changes. Only for commands of that replica. Answers the highest sequence committed without a hole; what lies behind
+   * a hole is not applied, the agent repeats it. `lowestHeld`: the agent no longer has reports below this number, so a
+   * cloud that was restored from a backup need not wait for them.
    */
-  commitReports(workspace: WorkspaceId, replica: ReplicaId, journal: string, reports: Report[], now: number): Promise<{ committedThrough: number }>;
+  commitReports(workspace: WorkspaceId, replica: ReplicaId, journal: string, reports: Report[], now: number, lowestHeld?: number): Promise<{ committedThrough: number }>;
 
   // runs
   run(scope: Scope, id: RunId): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] } | null>;

@@ -1,0 +1,424 @@
+// Commands, their offers and events, reports, and runs. States move forward only; an end never flips.
+import { ConnectorError, readJsonBody, reportBodySchema, type Body, type CommandId, type ErrorBody, type ParamValue, type Pipeline, type PoolId, type ProducedArtifact, type ReplicaId, type Report, type ReportBody, type RunId, type StepState, type WorkspaceId } from "@sallyport/protocol";
+import { sql } from "kysely";
+import type { AttemptRow, CommandRow, CommandState, IdempotencyEntry, IdempotentAnswer, Page, PageQuery, RunRow, Scope } from "../store.ts";
+import type { Tables } from "../tables.ts";
+import { findKey, rememberKey } from "./changes.ts";
+import { afterCursor, nextNumber, pageOf, parseJson, toJson, ws, type Tx } from "./tx.ts";
+
+const ENDS: ReadonlySet<string> = new Set<CommandState>(["succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"]);
+const STEP_ENDS: ReadonlySet<string> = new Set<StepState>(["succeeded", "failed", "cancelled", "skipped"]);
+
+const commandRows = (tx: Tx, workspace: string) =>
+  tx.db
+    .selectFrom("commands as c")
+    .innerJoin("pools as p", (join) => join.onRef("p.workspace_id", "=", "c.workspace_id").onRef("p.pool_id", "=", "c.pool_id"))
+    .leftJoin("replicas as r", (join) => join.onRef("r.workspace_id", "=", "c.workspace_id").onRef("r.replica_id", "=", "c.replica_id"))
+    .selectAll("c")
+    .select(["p.name as pool_name", "r.name as replica_name"])
+    .where("c.workspace_id", "=", workspace);
+
+type Joined = Tables["commands"] & { pool_name: string; replica_name: string | null };
+const toCommand = (row: Joined): CommandRow => ({
+  workspace: ws(row.workspace_id),
+  id: row.command_id as CommandId,
+  pool: row.pool_id as PoolId,
+  poolName: row.pool_name,
+  kind: row.kind,
+  resource: row.resource,
+  state: row.state as CommandState,
+  intent: row.intent,
+  body: JSON.parse(row.body) as Body,
+  actor: { id: row.actor_id, name: row.actor_name, via: row.actor_via as Scope["actor"]["via"] },
+  replica: row.replica_id as ReplicaId | null,
+  replicaName: row.replica_name,
+  run: row.run_id as RunId | null,
+  createdAt: row.created_at,
+  notBefore: row.not_before,
+  expires: row.expires_at,
+  acceptedAt: row.accepted_at,
+  startedAt: row.started_at,
+  endedAt: row.ended_at,
+  offers: row.offers,
+  error: parseJson<ErrorBody>(row.error),
+  result: parseJson<unknown>(row.result),
+});
+
+function touch(tx: Tx, row: { workspace_id: string; command_id: string; run_id: string | null }): void {
+  tx.touch(row.workspace_id, "command", row.command_id);
+  if (row.run_id !== null) tx.touch(row.workspace_id, "run", row.run_id);
+}
+
+async function addEvent(tx: Tx, workspace: string, command: string, event: { at: number; type: string; replica?: string | null; applied?: boolean; detail?: unknown }): Promise<void> {
+  const n = await nextNumber(
+    tx.db
+      .selectFrom("command_events")
+      .select((eb) => eb.fn.max("event_no").as("n"))
+      .where("workspace_id", "=", workspace)
+      .where("command_id", "=", command)
+      .executeTakeFirst(),
+  );
+  await tx.db
+    .insertInto("command_events")
+    .values({
+      workspace_id: workspace,
+      command_id: command,
+      event_no: n,
+      at: event.at,
+      type: event.type,
+      replica_id: event.replica ?? null,
+      applied: event.applied === false ? 0 : 1,
+      detail: toJson(event.detail),
+    })
+    .execute();
+}
+
+const bare = (tx: Tx, workspace: string, id: string) => tx.db.selectFrom("commands").selectAll().where("workspace_id", "=", workspace).where("command_id", "=", id).executeTakeFirst();
+
+async function move(tx: Tx, row: Tables["commands"], set: Partial<Tables["commands"]>): Promise<void> {
+  await tx.db.updateTable("commands").set(set).where("workspace_id", "=", row.workspace_id).where("command_id", "=", row.command_id).execute();
+  touch(tx, row);
+}
+
+// -- life
+export async function createCommand(
+  tx: Tx,
+  scope: Scope,
+  input: { id: CommandId; pool: PoolId; kind: string; resource: string; intent: string; body: Body; notBefore: number; expires: number; createdAt: number; run?: Omit<RunRow, "workspace" | "command"> },
+  idempotency?: IdempotencyEntry,
+): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }> {
+  if (idempotency !== undefined) {
+    const earlier = await findKey(tx, scope, idempotency, input.createdAt);
+    if (earlier !== null) {
+      const first = earlier.command === null ? null : await command(tx, scope, earlier.command as CommandId);
+      if (first === null) throw new ConnectorError("CONFLICT", "This Idempotency-Key was used for a request that made no command.", { fix: "Use a new key." });
+      return { command: first, replayed: earlier.answer };
+    }
+  }
+  const known = await command(tx, scope, input.id);
+  if (known !== null) {
+    if (known.intent !== input.intent) throw new ConnectorError("CONFLICT", `Command ${input.id} exists already and asks for something else.`, { fix: "Choose a new command id." });
+    return { command: known, replayed: null };
+  }
+  const run = input.run?.id ?? /^run:(run_[0-9a-f]{32})$/.exec(input.resource)?.[1] ?? null;
+  const row: Tables["commands"] = {
+    workspace_id: scope.workspace,
+    command_id: input.id,
+    pool_id: input.pool,
+    kind: input.kind,
+    resource: input.resource,
+    state: "queued",
+    intent: input.intent,
+    body: JSON.stringify(input.body),
+    actor_id: scope.actor.id,
+    actor_name: scope.actor.name,
+    actor_via: scope.actor.via,
+    replica_id: null,
+    run_id: run,
+    created_at: input.createdAt,
+    not_before: input.notBefore,
+    expires_at: input.expires,
+    accepted_at: null,
+    started_at: null,
+    ended_at: null,
+    offers: 0,
+    error: null,
+    result: null,
+  };
+  await tx.db.insertInto("commands").values(row).execute();
+  if (input.run !== undefined) {
+    await tx.db
+      .insertInto("runs")
+      .values({
+        workspace_id: scope.workspace,
+        run_id: input.run.id,
+        command_id: input.id,
+        pool_id: input.run.pool,
+        pipeline: input.run.pipeline,
+        spec: JSON.stringify(input.run.spec),
+        params: JSON.stringify(input.run.params),
+        created_at: input.run.createdAt,
+      })
+      .execute();
+  }
+  await addEvent(tx, scope.workspace, input.id, { at: input.createdAt, type: "queued", detail: scope.actor });
+  if (idempotency !== undefined) await rememberKey(tx, scope, idempotency, input.createdAt, input.id);
+  touch(tx, row);
+  return { command: (await command(tx, scope, input.id))!, replayed: null };
+}
+
+export async function command(tx: Tx, scope: Scope, id: CommandId): Promise<CommandRow | null> {
+  const row = await commandRows(tx, scope.workspace).where("c.command_id", "=", id).executeTakeFirst();
+  return row === undefined ? null : toCommand(row);
+}
+
+export async function commands(tx: Tx, scope: Scope, query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId }): Promise<Page<CommandRow>> {
+  let select = commandRows(tx, scope.workspace).where(afterCursor("c.created_at", "c.command_id", query.cursor));
+  if (query.state !== undefined) select = select.where("c.state", "=", query.state);
+  if (query.kind !== undefined) select = select.where("c.kind", "=", query.kind);
+  if (query.pool !== undefined) select = select.where("c.pool_id", "=", query.pool);
+  if (query.run !== undefined) select = select.where("c.run_id", "=", query.run);
+  const rows = await select.orderBy("c.created_at", "desc").orderBy("c.command_id", "desc").limit(query.limit + 1).execute();
+  return pageOf(rows, query, (row) => [row.created_at, row.command_id], toCommand);
+}
+
+export async function offerable(tx: Tx, workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]> {
+  const firstOfResource = tx.db
+    .selectFrom("commands")
+    .select(["command_id", sql<number>`row_number() over (partition by resource order by created_at, command_id)`.as("place")])
+    .where("workspace_id", "=", workspace)
+    .where("pool_id", "=", pool)
+    .where("state", "=", "queued")
+    .where("expires_at", ">", now)
+    .as("q");
+  const rows = await commandRows(tx, workspace)
+    .innerJoin(firstOfResource, "q.command_id", "c.command_id")
+    .where("q.place", "=", 1)
+    .where("c.not_before", "<=", now)
+    .orderBy("c.created_at")
+    .orderBy("c.command_id")
+    .limit(limit)
+    .execute();
+  return rows.map(toCommand);
+}
+
+export async function nextDispatch(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number }> {
+  const sequence = await reserveDispatches(tx, workspace, replica, floor, 1);
+  const row = await tx.db
+    .updateTable("commands")
+    .set((eb) => ({ offers: eb("offers", "+", 1) }))
+    .where("workspace_id", "=", workspace)
+    .where("command_id", "=", id)
+    .returning("offers")
+    .executeTakeFirst();
+  if (row === undefined) return { sequence, attempt: 1 };
+  await tx.db.insertInto("offers").values({ workspace_id: workspace, command_id: id, attempt: row.offers, replica_id: replica, sequence }).execute();
+  return { sequence, attempt: row.offers };
+}
+
+export async function reserveDispatches(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, floor: number, count: number): Promise<number> {
+  const counter = await tx.db
+    .updateTable("dispatch_counters")
+    .set({ sequence: sql<number>`case when sequence > ${floor} then sequence else ${floor} end + ${count}` })
+    .where("workspace_id", "=", workspace)
+    .where("replica_id", "=", replica)
+    .returning("sequence")
+    .executeTakeFirst();
+  if (counter === undefined) throw new ConnectorError("IDENTITY_UNKNOWN", `Replica ${replica} is not of this workspace.`);
+  return counter.sequence - count + 1;
+}
+
+export async function markAccepted(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, now: number): Promise<CommandState | null> {
+  const row = await bare(tx, workspace, id);
+  if (row === undefined) return null;
+  if (row.state !== "queued") {
+    if (row.replica_id !== replica) await addEvent(tx, workspace, id, { at: now, type: "accepted", replica, applied: false });
+    return row.state as CommandState;
+  }
+  await move(tx, row, { state: "accepted", replica_id: replica, accepted_at: now });
+  await addEvent(tx, workspace, id, { at: now, type: "accepted", replica });
+  return "accepted";
+}
+
+export async function markRefused(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, error: ErrorBody, now: number): Promise<void> {
+  const row = await bare(tx, workspace, id);
+  if (row === undefined) return;
+  const applies = row.state === "queued";
+  if (applies) await move(tx, row, { state: "refused", replica_id: replica, ended_at: now, error: JSON.stringify(error) });
+  await addEvent(tx, workspace, id, { at: now, type: "refused", replica, applied: applies, detail: error });
+}
+
+export async function cancelQueued(tx: Tx, scope: Scope, id: CommandId, now: number): Promise<boolean> {
+  const row = await bare(tx, scope.workspace, id);
+  if (row?.state !== "queued") return false;
+  const error: ErrorBody = { code: "CANCELLED", message: `Cancelled by ${scope.actor.name} before an agent took it.` };
+  await move(tx, row, { state: "cancelled", ended_at: now, error: JSON.stringify(error) });
+  await addEvent(tx, scope.workspace, id, { at: now, type: "cancelled", detail: scope.actor });
+  return true;
+}
+
+export async function declareLost(tx: Tx, scope: Scope, id: CommandId, now: number): Promise<boolean> {
+  const row = await bare(tx, scope.workspace, id);
+  if (row === undefined || (row.state !== "accepted" && row.state !== "running")) return false;
+  await move(tx, row, { state: "lost", ended_at: now });
+  await addEvent(tx, scope.workspace, id, { at: now, type: "lost", detail: scope.actor });
+  return true;
+}
+
+export async function expireQueued(tx: Tx, now: number): Promise<number> {
+  const rows = await tx.db.selectFrom("commands").selectAll().where("state", "=", "queued").where("expires_at", "<=", now).limit(500).execute();
+  for (const row of rows) {
+    const error: ErrorBody = { code: "COMMAND_EXPIRED", message: "No agent of the pool took it before it expired.", fix: "Start it again when an agent of the pool is connected." };
+    await move(tx, row, { state: "expired", ended_at: now, error: JSON.stringify(error) });
+    await addEvent(tx, row.workspace_id, row.command_id, { at: now, type: "expired" });
+  }
+  return rows.length;
+}
+
+// -- reports
+export async function commitReports(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, journal: string, reports: Report[], now: number, lowestHeld = 1): Promise<{ committedThrough: number }> {
+  const known = await tx.db.selectFrom("journals").selectAll().where("workspace_id", "=", workspace).where("replica_id", "=", replica).where("journal_id", "=", journal).executeTakeFirst();
+  if (known === undefined) {
+    await tx.db.insertInto("journals").values({ workspace_id: workspace, replica_id: replica, journal_id: journal, committed_through: 0, ignored: 0, first_seen_at: now }).execute();
+  }
+  let through = Math.max(known?.committed_through ?? 0, lowestHeld - 1);
+  let ignored = known?.ignored ?? 0;
+  for (const report of reports.filter((r) => r.journal === journal).sort((a, b) => a.sequence - b.sequence)) {
+    if (report.sequence <= through) continue;
+    if (report.sequence !== through + 1) break;
+    if (!(await applyReport(tx, workspace, replica, report, now))) ignored++;
+    through = report.sequence;
+  }
+  await tx.db
+    .updateTable("journals")
+    .set({ committed_through: through, ignored })
+    .where("workspace_id", "=", workspace)
+    .where("replica_id", "=", replica)
+    .where("journal_id", "=", journal)
+    .execute();
+  return { committedThrough: through };
+}
+
+/** False when the report is not for a command of this replica, or not understood: it is counted and goes no further. */
+async function applyReport(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, report: Report, now: number): Promise<boolean> {
+  let row = await bare(tx, workspace, report.command);
+  if (row === undefined) return false;
+  if (row.replica_id !== replica) {
+    // The acceptance itself may have been lost on the way: an offer to this replica that nobody else took is proof enough.
+    if (row.replica_id !== null) return false;
+    const offer = await tx.db.selectFrom("offers").select("attempt").where("workspace_id", "=", workspace).where("command_id", "=", report.command).where("replica_id", "=", replica).executeTakeFirst();
+    if (offer === undefined) return false;
+    if (row.state === "queued") {
+      await markAccepted(tx, workspace, report.command, replica, now);
+      row = (await bare(tx, workspace, report.command))!;
+    }
+  }
+  let body: ReportBody;
+  try {
+    body = reportBodySchema.parse(readJsonBody(report.body));
+  } catch {
+    return false;
+  }
+  // The agent's clock, kept between the asking and now: shown times never run backwards or ahead.
+  const at = Math.min(Math.max(report.at, row.created_at), now);
+  if (body.type === "step") return applyStep(tx, row, replica, body, at);
+
+  const ended = ENDS.has(row.state);
+  const applies = !ended && !(body.type === "command.running" && row.state === "running");
+  if (applies) {
+    const started = row.started_at ?? at;
+    switch (body.type) {
+      case "command.running":
+        await move(tx, row, { state: "running", started_at: started });
+        break;
+      case "command.succeeded":
+        await move(tx, row, { state: "succeeded", started_at: started, ended_at: at, result: toJson(body.result) });
+        break;
+      case "command.failed":
+        await move(tx, row, { state: "failed", started_at: started, ended_at: at, error: JSON.stringify(body.error) });
+        break;
+      case "command.cancelled":
+        await move(tx, row, { state: "cancelled", started_at: started, ended_at: at, result: JSON.stringify({ stopped: body.stopped }) });
+        break;
+    }
+  }
+  const detail = body.type === "command.failed" ? body.error : body.type === "command.cancelled" ? { stopped: body.stopped } : body.type === "command.succeeded" && !applies ? { result: body.result } : undefined;
+  await addEvent(tx, workspace, report.command, { at: now, type: body.type.slice("command.".length), replica, applied: applies, detail });
+  if (ended) touch(tx, row);
+  return true;
+}
+
+async function applyStep(tx: Tx, row: Tables["commands"], replica: string, body: Extract<ReportBody, { type: "step" }>, at: number): Promise<boolean> {
+  if (row.run_id !== body.run) return false;
+  if (row.state === "lost") {
+    await addEvent(tx, row.workspace_id, row.command_id, { at, type: "step", replica, applied: false, detail: { step: body.step, attempt: body.attempt, state: body.state, exitCode: body.exitCode } });
+    touch(tx, row);
+    return true;
+  }
+  const run = await tx.db.selectFrom("runs").select("command_id").where("workspace_id", "=", row.workspace_id).where("run_id", "=", body.run).executeTakeFirst();
+  if (run?.command_id !== row.command_id) return false;
+  const before = await tx.db
+    .selectFrom("attempts")
+    .selectAll()
+    .where("workspace_id", "=", row.workspace_id)
+    .where("run_id", "=", body.run)
+    .where("step", "=", body.step)
+    .where("attempt", "=", body.attempt)
+    .executeTakeFirst();
+  if (before !== undefined && STEP_ENDS.has(before.state)) return true;
+  const ended = STEP_ENDS.has(body.state);
+  const begun = body.state !== "pending" && body.state !== "skipped";
+  const values = {
+    state: body.state,
+    started_at: before?.started_at ?? (begun ? at : null),
+    ended_at: ended ? at : null,
+    exit_code: body.exitCode,
+    error: toJson(body.error),
+    outputs: JSON.stringify(body.outputs),
+    log_seq: Math.max(before?.log_seq ?? 0, body.logSeq),
+    adopted: body.adopted || before?.adopted === 1 ? 1 : 0,
+  };
+  await tx.db
+    .insertInto("attempts")
+    .values({ workspace_id: row.workspace_id, run_id: body.run, step: body.step, attempt: body.attempt, ...values })
+    .onConflict((conflict) => conflict.columns(["workspace_id", "run_id", "step", "attempt"]).doUpdateSet(values))
+    .execute();
+  tx.touch(row.workspace_id, "run", body.run);
+  return true;
+}
+
+// -- runs
+const toRun = (row: Tables["runs"]): RunRow => ({
+  workspace: ws(row.workspace_id),
+  id: row.run_id as RunId,
+  command: row.command_id as CommandId,
+  pool: row.pool_id as PoolId,
+  pipeline: row.pipeline,
+  spec: JSON.parse(row.spec) as Pipeline,
+  params: JSON.parse(row.params) as Record<string, ParamValue>,
+  createdAt: row.created_at,
+});
+
+async function whole(tx: Tx, scope: Scope, row: Tables["runs"]): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }> {
+  const attempts = await tx.db.selectFrom("attempts").selectAll().where("workspace_id", "=", scope.workspace).where("run_id", "=", row.run_id).execute();
+  const order = new Map((JSON.parse(row.spec) as Pipeline).steps.map((step, index) => [step.name, index]));
+  const place = (step: string) => order.get(step) ?? order.size;
+  attempts.sort((a, b) => place(a.step) - place(b.step) || (a.step < b.step ? -1 : a.step > b.step ? 1 : 0) || a.attempt - b.attempt);
+  return {
+    run: toRun(row),
+    command: (await command(tx, scope, row.command_id as CommandId))!,
+    attempts: attempts.map((a) => ({
+      step: a.step,
+      attempt: a.attempt,
+      state: a.state as StepState,
+      startedAt: a.started_at,
+      endedAt: a.ended_at,
+      exitCode: a.exit_code,
+      error: parseJson<ErrorBody>(a.error),
+      outputs: JSON.parse(a.outputs) as ProducedArtifact[],
+      logSeq: a.log_seq,
+      adopted: a.adopted === 1,
+    })),
+  };
+}
+
+export async function run(tx: Tx, scope: Scope, id: RunId): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] } | null> {
+  const row = await tx.db.selectFrom("runs").selectAll().where("workspace_id", "=", scope.workspace).where("run_id", "=", id).executeTakeFirst();
+  return row === undefined ? null : whole(tx, scope, row);
+}
+
+export async function runs(tx: Tx, scope: Scope, query: PageQuery & { state?: CommandState; pipeline?: string }): Promise<Page<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }>> {
+  let select = tx.db
+    .selectFrom("runs as r")
+    .innerJoin("commands as c", (join) => join.onRef("c.workspace_id", "=", "r.workspace_id").onRef("c.command_id", "=", "r.command_id"))
+    .selectAll("r")
+    .where("r.workspace_id", "=", scope.workspace)
+    .where(afterCursor("r.created_at", "r.run_id", query.cursor));
+  if (query.state !== undefined) select = select.where("c.state", "=", query.state);
+  if (query.pipeline !== undefined) select = select.where("r.pipeline", "=", query.pipeline);
+  const rows = await select.orderBy("r.created_at", "desc").orderBy("r.run_id", "desc").limit(query.limit + 1).execute();
+  const page = pageOf(rows, query, (row) => [row.created_at, row.run_id], (row) => row);
+  const items: { run: RunRow; command: CommandRow; attempts: AttemptRow[] }[] = [];
+  for (const row of page.items) items.push(await whole(tx, scope, row));
+  return { items, nextCursor: page.nextCursor };
+}

@@ -1,0 +1,63 @@
+// All operations by name, split by which worker runs them. Reads never write; writes may read.
+import * as changes from "./changes.ts";
+import * as commands from "./commands.ts";
+import * as fleet from "./fleet.ts";
+import * as signIn from "./sign-in.ts";
+
+export const WRITES = {
+  incarnation: signIn.incarnation,
+  ensureAdmin: signIn.ensureAdmin,
+  makeWorkspace: signIn.makeWorkspace,
+  putCloudKeys: signIn.putCloudKeys,
+  addSignIn: signIn.addSignIn,
+  redeemSignIn: signIn.redeemSignIn,
+  setPassword: signIn.setPassword,
+  addWebSession: signIn.addWebSession,
+  touchWebSession: signIn.touchWebSession,
+  removeWebSession: signIn.removeWebSession,
+  addToken: signIn.addToken,
+  revokeToken: signIn.revokeToken,
+  touchToken: signIn.touchToken,
+  ensurePool: fleet.ensurePool,
+  addEnrollment: fleet.addEnrollment,
+  withdrawEnrollment: fleet.withdrawEnrollment,
+  redeemEnrollment: fleet.redeemEnrollment,
+  renameReplica: fleet.renameReplica,
+  revokeReplica: fleet.revokeReplica,
+  deleteReplica: fleet.deleteReplica,
+  openSession: fleet.openSession,
+  closeSession: fleet.closeSession,
+  releaseSessions: fleet.releaseSessions,
+  seen: fleet.seen,
+  addAlarm: fleet.addAlarm,
+  createCommand: commands.createCommand,
+  nextDispatch: commands.nextDispatch,
+  reserveDispatches: commands.reserveDispatches,
+  markAccepted: commands.markAccepted,
+  markRefused: commands.markRefused,
+  cancelQueued: commands.cancelQueued,
+  declareLost: commands.declareLost,
+  expireQueued: commands.expireQueued,
+  commitReports: commands.commitReports,
+} as const;
+
+export const READS = {
+  userByName: signIn.userByName,
+  peekWebSession: signIn.peekWebSession,
+  peekToken: signIn.peekToken,
+  tokens: signIn.tokens,
+  pools: fleet.pools,
+  poolByName: fleet.poolByName,
+  enrollments: fleet.enrollments,
+  enrollment: fleet.enrollmentOf,
+  replicas: fleet.replicas,
+  replica: fleet.replica,
+  replicaByKey: fleet.replicaByKey,
+  idempotent: changes.idempotent,
+  command: commands.command,
+  commands: commands.commands,
+  offerable: commands.offerable,
+  run: commands.run,
+  runs: commands.runs,
+  changesAfter: changes.changesAfter,
+} as const;

@@ -1,0 +1,170 @@
+// The store over SQLite, as the rest of the cloud sees it: starts the writer and the reader, hands each operation to its
+// worker and its answer back. No SQL here, and no fsync on the caller's event loop.
+import { chmodSync, closeSync, mkdirSync, openSync } from "node:fs";
+import { join } from "node:path";
+import { Worker } from "node:worker_threads";
+import { ConnectorError, entryUrl, type WorkspaceId } from "@sallyport/protocol";
+import type { READS, WRITES } from "./operations/index.ts";
+import type { ChangeRow, CredentialRow, Store } from "./store.ts";
+import type { FromWorker, ToWorker, WorkerInput } from "./store-worker.ts";
+
+/** A use of a credential is written down at most this often: reads do not wait for a disk. */
+const USE_GRANULARITY_MS = 60_000;
+
+const WRITE_NAMES = [
+  "incarnation", "ensureAdmin", "makeWorkspace", "putCloudKeys", "addSignIn", "redeemSignIn", "setPassword", "addWebSession", "touchWebSession",
+  "removeWebSession", "addToken", "revokeToken", "touchToken", "ensurePool", "addEnrollment", "withdrawEnrollment", "redeemEnrollment", "renameReplica",
+  "revokeReplica", "deleteReplica", "openSession", "closeSession", "releaseSessions", "seen", "addAlarm", "createCommand", "nextDispatch",
+  "reserveDispatches", "markAccepted", "markRefused", "cancelQueued", "declareLost", "expireQueued", "commitReports",
+] as const satisfies readonly (keyof typeof WRITES)[];
+const READ_NAMES = [
+  "userByName", "peekWebSession", "peekToken", "tokens", "pools", "poolByName", "enrollments", "enrollment", "replicas", "replica", "replicaByKey",
+  "idempotent", "command", "commands", "offerable", "run", "runs", "changesAfter",
+] as const satisfies readonly (keyof typeof READS)[];
+
+type Drop<F> = F extends (tx: never, ...args: infer A) => infer R ? (...args: A) => R : never;
+type Named = { [K in keyof typeof WRITES]: Drop<(typeof WRITES)[K]> } & { [K in keyof typeof READS]: Drop<(typeof READS)[K]> };
+
+class WorkerCalls {
+  readonly #worker: Worker;
+  readonly #waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
+  readonly #closed: Promise<void>;
+  readonly ready: Promise<void>;
+  #next = 1;
+  #ended: ConnectorError | null = null;
+
+  constructor(input: WorkerInput, onChanges: (workspace: string, changes: ChangeRow[]) => void, onDeath: (error: ConnectorError) => void) {
+    this.#worker = new Worker(entryUrl(import.meta.url, "./store-worker"), { workerData: input, name: `store-${input.role}` });
+    let ready!: () => void;
+    let failed!: (error: Error) => void;
+    this.ready = new Promise((resolve, reject) => {
+      ready = resolve;
+      failed = reject;
+    });
+    this.ready.catch(() => {});
+    this.#worker.on("message", (message: FromWorker) => {
+      switch (message.type) {
+        case "ready":
+          this.#worker.unref();
+          return ready();
+        case "failed":
+          return failed(errorOf(message));
+        case "closed":
+          return;
+        case "answers":
+          // Changes first: whoever awaits the write finds that listeners were told already.
+          for (const { workspace, changes } of message.changes) onChanges(workspace, changes);
+          for (const answer of message.answers) {
+            const caller = this.#waiting.get(answer.id);
+            this.#waiting.delete(answer.id);
+            if ("error" in answer) caller?.reject(errorOf(answer));
+            else caller?.resolve(answer.value);
+          }
+          if (this.#waiting.size === 0) this.#worker.unref();
+      }
+    });
+    let fault: unknown;
+    this.#worker.on("error", (error) => (fault = error));
+    this.#closed = new Promise((resolve) => {
+      this.#worker.on("exit", () => {
+        const wanted = this.#ended !== null;
+        const error = this.#ended ?? new ConnectorError("INTERNAL", "The store's worker ended by itself.", { fix: "Start the program again; its log says why.", cause: fault });
+        this.#ended = error;
+        failed(error);
+        for (const caller of this.#waiting.values()) caller.reject(error);
+        this.#waiting.clear();
+        resolve();
+        if (!wanted) onDeath(error);
+      });
+    });
+  }
+
+  call(operation: string, args: unknown[]): Promise<unknown> {
+    if (this.#ended !== null) return Promise.reject(this.#ended);
+    return new Promise((resolve, reject) => {
+      const id = this.#next++;
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.ref();
+      this.#post({ type: "call", call: { id, operation, args } });
+    });
+  }
+
+  close(): Promise<void> {
+    if (this.#ended === null) {
+      this.#post({ type: "close" });
+      this.#ended = new ConnectorError("GOING_AWAY", "The store is closed: the control plane is stopping.");
+      this.#worker.ref();
+    }
+    return this.#closed;
+  }
+
+  #post(message: ToWorker): void {
+    this.#worker.postMessage(message);
+  }
+}
+
+const errorOf = ({ error, trace }: { error: { code: string; message: string; fix?: string; details?: Record<string, unknown> }; trace: string }): ConnectorError => {
+  const known = ConnectorError.fromBody(error);
+  known.cause = Object.assign(new Error(error.message), { stack: trace });
+  return known;
+};
+
+export interface SqliteStoreOptions {
+  /** The data directory; made when missing, with rights for its owner alone. */
+  dir: string;
+  /** A worker died by itself: nothing can be stored any more. Absent = pending and later calls reject, nothing else. */
+  onDeath?: (error: ConnectorError) => void;
+}
+
+/** Name of the database's file in the data directory. */
+export const DATABASE_FILE = "sallyport.db";
+
+export async function openSqliteStore(options: SqliteStoreOptions): Promise<Store> {
+  const path = join(options.dir, DATABASE_FILE);
+  try {
+    mkdirSync(options.dir, { recursive: true, mode: 0o700 });
+    // Made before SQLite does, which gives its -wal and -shm files the same rights.
+    closeSync(openSync(path, "a", 0o600));
+    chmodSync(path, 0o600);
+  } catch (cause) {
+    throw new ConnectorError("CONFIG_INVALID", `The database ${path} cannot be opened for writing.`, { fix: "Give the program's user rights on the data directory, or choose another by --data-dir.", cause });
+  }
+
+  const listeners = new Set<(workspace: WorkspaceId, changes: ChangeRow[]) => void>();
+  const onChanges = (workspace: string, changes: ChangeRow[]) => {
+    for (const listener of listeners) listener(workspace as WorkspaceId, changes);
+  };
+  const onDeath = options.onDeath ?? (() => {});
+  const writer = new WorkerCalls({ role: "write", path }, onChanges, onDeath);
+  await writer.ready;
+  const reader = new WorkerCalls({ role: "read", path }, () => {}, onDeath);
+  try {
+    await reader.ready;
+  } catch (error) {
+    await writer.close();
+    throw error;
+  }
+
+  const operations = Object.fromEntries([
+    ...WRITE_NAMES.map((name) => [name, (...args: unknown[]) => writer.call(name, args)]),
+    ...READ_NAMES.map((name) => [name, (...args: unknown[]) => reader.call(name, args)]),
+  ]) as Named;
+
+  const used = async (found: CredentialRow | null, now: number, write: () => Promise<void>): Promise<CredentialRow | null> => {
+    if (found !== null && now - found.usedAt >= USE_GRANULARITY_MS) await write();
+    return found;
+  };
+
+  return {
+    ...operations,
+    useWebSession: async (hash, now, idleMs) => used(await operations.peekWebSession(hash, now, idleMs), now, () => operations.touchWebSession(hash, now)),
+    useToken: async (hash, now) => used(await operations.peekToken(hash, now), now, () => operations.touchToken(hash, now)),
+    onChange(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    async close() {
+      await Promise.all([reader.close(), writer.close()]);
+    },
+  } satisfies Store;
+}

@@ -1,0 +1,192 @@
+// Entry of the store's two workers: the writer (one transaction a batch, one savepoint an operation, answers after
+// COMMIT) and the reader (one snapshot an operation). Nothing imports this file; sqlite-store.ts starts it.
+import { DatabaseSync } from "node:sqlite";
+import { parentPort, workerData } from "node:worker_threads";
+import { ConnectorError, toConnectorError, type ErrorBody } from "@sallyport/protocol";
+import { MIGRATIONS } from "./migrations.ts";
+import { numberChanges } from "./operations/changes.ts";
+import { READS, WRITES } from "./operations/index.ts";
+import type { Tx } from "./operations/tx.ts";
+import { kyselyOver } from "./sqlite-dialect.ts";
+import type { ChangeRow } from "./store.ts";
+
+export interface WorkerInput {
+  role: "write" | "read";
+  path: string;
+}
+export interface Call {
+  id: number;
+  operation: string;
+  args: unknown[];
+}
+export type Answer = { id: number; value: unknown } | { id: number; error: ErrorBody; trace: string };
+export type FromWorker =
+  | { type: "ready" }
+  | { type: "failed"; error: ErrorBody; trace: string }
+  | { type: "answers"; answers: Answer[]; changes: { workspace: string; changes: ChangeRow[] }[] }
+  | { type: "closed" };
+export type ToWorker = { type: "call"; call: Call } | { type: "close" };
+
+type Operation = (tx: Tx, ...args: unknown[]) => Promise<unknown>;
+const { role, path } = workerData as WorkerInput;
+const port = parentPort!;
+/** Operations of one transaction: bounds how long the first of them waits for the last. */
+const MAX_BATCH = 256;
+/** Primary result codes of SQLite that have an answer of their own. */
+const SQLITE_CORRUPT = 11;
+const SQLITE_FULL = 13;
+const SQLITE_NOTADB = 26;
+
+/** A database's failure in our words; everything else by the common entrance. */
+function toError(value: unknown): ConnectorError {
+  const code = (value as { errcode?: number } | null)?.errcode;
+  const primary = code === undefined ? undefined : code & 0xff;
+  if (primary === SQLITE_FULL) return new ConnectorError("STORAGE_FULL", `No space is left for the database ${path}.`, { fix: "Free space on that disk; work goes on by itself.", cause: value });
+  if (primary === SQLITE_CORRUPT || primary === SQLITE_NOTADB) return damaged(value);
+  return toConnectorError(value);
+}
+const damaged = (cause: unknown) =>
+  new ConnectorError("STORAGE_CORRUPT", `The database ${path} cannot be read: it is damaged or not a database of Sallyport.`, { fix: "Put a backup in its place, or move the file away to begin with an empty one.", cause });
+const traceOf = (error: ConnectorError): string => (error.cause instanceof Error ? (error.cause.stack ?? String(error.cause)) : (error.stack ?? ""));
+
+function migrate(database: DatabaseSync): void {
+  database.exec("create table if not exists schema_migrations (id bigint primary key, name text not null, applied_at bigint not null)");
+  const applied = new Set(database.prepare("select id from schema_migrations").all().map((row) => row["id"] as number));
+  const newest = Math.max(0, ...applied);
+  if (newest > MIGRATIONS.at(-1)!.id) {
+    throw new ConnectorError("CONFIG_INVALID", `The database ${path} was written by a newer version (schema ${newest}, this program knows ${MIGRATIONS.at(-1)!.id}).`, { fix: "Start the newer version, or restore the backup that was made before the upgrade." });
+  }
+  for (const migration of MIGRATIONS) {
+    if (applied.has(migration.id)) continue;
+    database.exec("begin immediate");
+    try {
+      for (const statement of migration.statements) database.exec(statement);
+      database.prepare("insert into schema_migrations (id, name, applied_at) values (?, ?, ?)").run(migration.id, migration.name, Date.now());
+      database.exec("commit");
+    } catch (error) {
+      database.exec("rollback");
+      throw error;
+    }
+  }
+}
+
+function open(): DatabaseSync {
+  const database = new DatabaseSync(path, { readOnly: role === "read", enableForeignKeyConstraints: true, timeout: 10_000 });
+  try {
+    if (role === "write") {
+      database.exec("pragma journal_mode = wal");
+      database.exec("pragma synchronous = full");
+      const check = database.prepare("pragma quick_check(1)").get()?.["quick_check"];
+      if (check !== "ok") throw damaged(new Error(String(check)));
+      migrate(database);
+    } else {
+      database.exec("pragma query_only = on");
+    }
+    return database;
+  } catch (error) {
+    database.close();
+    throw error;
+  }
+}
+
+const queue: Call[] = [];
+let scheduled = false;
+let closing = false;
+
+function start(database: DatabaseSync): void {
+  const db = kyselyOver(database);
+
+  const failedAnswer = (call: Call, value: unknown): Answer => {
+    const error = toError(value);
+    return { id: call.id, error: error.toBody(), trace: traceOf(error) };
+  };
+
+  const write = async (calls: Call[]): Promise<void> => {
+    const answers: Answer[] = [];
+    const changed: { workspace: string; changes: ChangeRow[] }[] = [];
+    try {
+      database.exec("begin immediate");
+      for (const call of calls) {
+        const touched = new Map<string, Map<string, { entity: ChangeRow["entity"]; id: string }>>();
+        const tx: Tx = {
+          db,
+          touch(workspace, entity, id) {
+            let of = touched.get(workspace);
+            if (of === undefined) touched.set(workspace, (of = new Map()));
+            of.set(`${entity} ${id}`, { entity, id });
+          },
+        };
+        database.exec("savepoint operation");
+        try {
+          const value = await (WRITES as Record<string, unknown> as Record<string, Operation>)[call.operation]!(tx, ...call.args);
+          const numbered: typeof changed = [];
+          for (const [workspace, things] of touched) numbered.push({ workspace, changes: await numberChanges(tx, workspace, [...things.values()]) });
+          database.exec("release operation");
+          answers.push({ id: call.id, value });
+          changed.push(...numbered);
+        } catch (error) {
+          // A full disk may have rolled the whole transaction back by itself: then nothing of the batch holds.
+          if (!database.isTransaction) throw error;
+          database.exec("rollback to operation");
+          database.exec("release operation");
+          answers.push(failedAnswer(call, error));
+        }
+      }
+      database.exec("commit");
+      post({ type: "answers", answers, changes: changed });
+    } catch (error) {
+      if (database.isTransaction) database.exec("rollback");
+      post({ type: "answers", answers: calls.map((call) => failedAnswer(call, error)), changes: [] });
+    }
+  };
+
+  const read = async (calls: Call[]): Promise<void> => {
+    const tx: Tx = { db, touch: () => {} };
+    for (const call of calls) {
+      let answer: Answer;
+      try {
+        database.exec("begin");
+        answer = { id: call.id, value: await (READS as Record<string, unknown> as Record<string, Operation>)[call.operation]!(tx, ...call.args) };
+      } catch (error) {
+        answer = failedAnswer(call, error);
+      }
+      if (database.isTransaction) database.exec("commit");
+      post({ type: "answers", answers: [answer], changes: [] });
+    }
+  };
+
+  const drain = async (): Promise<void> => {
+    scheduled = false;
+    const calls = queue.splice(0, MAX_BATCH);
+    // Operations await nothing but microtasks, so no message comes in between and batches do not overlap.
+    if (calls.length > 0) await (role === "write" ? write(calls) : read(calls));
+    if (queue.length > 0) return schedule();
+    if (!closing) return;
+    if (role === "write") database.exec("pragma wal_checkpoint(truncate)");
+    database.close();
+    post({ type: "closed" });
+    port.close();
+  };
+  const schedule = (): void => {
+    if (scheduled) return;
+    scheduled = true;
+    setImmediate(() => void drain());
+  };
+
+  port.on("message", (message: ToWorker) => {
+    if (message.type === "close") closing = true;
+    else queue.push(message.call);
+    schedule();
+  });
+}
+
+const post = (message: FromWorker): void => port.postMessage(message);
+
+try {
+  start(open());
+  post({ type: "ready" });
+} catch (error) {
+  const known = toError(error);
+  post({ type: "failed", error: known.toBody(), trace: traceOf(known) });
+  port.close();
+}
