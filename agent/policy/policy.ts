@@ -114,11 +114,21 @@ export function decide(policy: Policy, action: PolicyAction): Verdict {
         allowed: false,
         rule: limit === 0 ? `${rule} (default)` : rule,
         reason: `The agent's policy allows ${action.ceiling} of at most ${limit}${unit}; ${action.value}${unit} were asked for.`,
-        fix: fixOf(`policy: { ceilings: { ${action.ceiling}: ${action.value} } }`),
+        fix: fixOf(`policy: { ceilings: { ${action.ceiling}: ${Math.max(action.value, limit === 0 ? USUAL[action.ceiling] : 0)} } }`),
       };
     }
   }
 }
+
+/** Proposed where nothing is set, so that mending one refusal does not lead to the next. */
+const USUAL: Record<Ceiling, number> = {
+  concurrentRuns: 2,
+  concurrentSteps: 2,
+  stepTimeoutMs: 3_600_000,
+  stepsPerRun: 100,
+  uploadBytes: 1_073_741_824,
+  streams: 32,
+};
 
 const allow = (rule: string): Verdict => ({ allowed: true, rule, reason: "", fix: "" });
 const quote = (text: string): string => JSON.stringify(text);
