@@ -23,7 +23,7 @@ import type { Clock, Timer } from "./clock.ts";
 import { ConnectorError, toConnectorError } from "./errors.ts";
 import { InFlight } from "./inflight.ts";
 import { MuxStream, type StreamHost } from "./mux-stream.ts";
-import type { Lane, LinkSession, LinkStream } from "./stream.ts";
+import type { Lane, LinkSession, LinkStream, OpenOptions } from "./stream.ts";
 import type { Transport } from "./transport.ts";
 
 /** A beat this often from both ends. */
@@ -70,6 +70,8 @@ export interface MuxOptions {
   readonly checksums: boolean;
   /** A stream that the peer opened. Not called while draining. */
   readonly onStream: (stream: LinkStream) => void;
+  /** True: streams that the peer opens live as long as the session; a drain does not wait for them. */
+  readonly peerBackground?: boolean;
   /** The peer drains: it takes no new streams. */
   readonly onGoAway?: (reason: ConnectorError, retryAfterMs: number | null) => void;
 }
@@ -107,6 +109,8 @@ export class Mux implements LinkSession {
   readonly #host: StreamHost;
 
   readonly #streams = new Map<number, MuxStream>();
+  /** Those that a drain waits for. */
+  readonly #awaited = new Set<number>();
   #nextId: number;
   #highestPeerId = 0;
   #ownStreams = 0;
@@ -194,7 +198,7 @@ export class Mux implements LinkSession {
     return { windowBytes: this.#inFlight.windowBytes, inFlightBytes: this.#inFlight.inFlightBytes, baseMs: this.#inFlight.baseMs };
   }
 
-  open(head: unknown, options: { lane: Lane; end?: boolean; signal?: AbortSignal }): LinkStream {
+  open(head: unknown, options: OpenOptions): LinkStream {
     if (this.#closedBy !== null) throw linkLost(this.#closedBy);
     if (this.#peerDraining !== null) throw this.#peerDraining;
     if (this.#ownStreams >= this.#options.peerMaxStreams) {
@@ -215,6 +219,7 @@ export class Mux implements LinkSession {
     this.#nextId += 2;
     this.#ownStreams++;
     this.#streams.set(id, stream);
+    if (options.background !== true) this.#awaited.add(id);
     const { signal } = options;
     if (signal !== undefined) {
       const onAbort = () => stream.reset(toConnectorError(signal.reason));
@@ -229,13 +234,13 @@ export class Mux implements LinkSession {
     return new Promise((resolve) => this.#sendPing(resolve));
   }
 
-  /** Takes and opens no new streams; resolves when those open have ended, or the session is over. */
+  /** Takes no new streams; resolves when those open, background ones aside, have ended, or the session is over. */
   drain(reason: ConnectorError, retryAfterMs?: number): Promise<void> {
     if (!this.#draining && this.#closedBy === null) {
       this.#draining = true;
       this.#sendFailure(FRAME.goAway, 0, { ...reason.toBody(), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) });
     }
-    if (this.#streams.size === 0 || this.#closedBy !== null) return Promise.resolve();
+    if (this.#awaited.size === 0 || this.#closedBy !== null) return Promise.resolve();
     return new Promise((resolve) => this.#idleWaiters.push(resolve));
   }
 
@@ -512,6 +517,7 @@ export class Mux implements LinkSession {
     });
     this.#streams.set(id, stream);
     this.#peerStreams++;
+    if (this.#options.peerBackground !== true) this.#awaited.add(id);
     try {
       this.#options.onStream(stream);
     } catch (caught) {
@@ -537,7 +543,7 @@ export class Mux implements LinkSession {
     stream.release?.();
     if (this.#isOwn(stream.id)) this.#ownStreams--;
     else this.#peerStreams--;
-    if (this.#streams.size === 0) this.#idle();
+    if (this.#awaited.delete(stream.id) && this.#awaited.size === 0) this.#idle();
   }
 
   #idle(): void {

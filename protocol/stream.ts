@@ -20,7 +20,7 @@ export interface LinkStream {
   readonly answer: Promise<unknown>;
   /** Sends the acceptor's head, once. `end`: nothing follows. Only for the side that accepted. */
   respond(head: unknown, options?: { end?: boolean }): void;
-  /** Resolves when the bytes were taken within credit and the link's limit; the buffer must not be changed until then. */
+  /** Resolves when the bytes were taken within credit and the link's limit. The buffer is given away: never change it after. */
   write(chunk: Uint8Array): Promise<void>;
   /** No more bytes from this side. Resolves when END was handed to the link. */
   end(): Promise<void>;
@@ -30,11 +30,22 @@ export interface LinkStream {
   readonly bytes: AsyncIterable<Buffer>;
 }
 
+export interface OpenOptions {
+  lane: Lane;
+  end?: boolean;
+  signal?: AbortSignal;
+  background?: boolean;
+}
+
 /** A live, authenticated session on a link, seen from either end. */
 export interface LinkSession {
   readonly id: string;
-  /** Opens a stream. Throws LINK_LOST when the session is closed. `end`: no bytes follow from this side. */
-  open(head: unknown, options: { lane: Lane; end?: boolean; signal?: AbortSignal }): LinkStream;
+  /**
+   * Opens a stream. Throws LINK_LOST when the session is closed, GOING_AWAY while the peer drains, STREAM_REFUSED when too
+   * many are open. `end`: no bytes follow from this side. `background`: it lives as long as the session does (status,
+   * reports), so a drain of this side does not wait for it.
+   */
+  open(head: unknown, options: OpenOptions): LinkStream;
   /** Round trip time of the last beat in ms; null before the first. */
   readonly rttMs: number | null;
   /** Resolves when the session is over, with the reason. Never rejects. */

@@ -96,7 +96,7 @@ export class ReportOutbox {
 
   async #serveStream(session: AgentSession, sessionOver: AbortSignal): Promise<void> {
     const { journal } = this.#options;
-    const stream = session.open({ type: "reports", journal: journal.id }, { lane: "interactive" });
+    const stream = session.open({ type: "reports", journal: journal.id }, { lane: "interactive", background: true });
     stream.answer.catch(() => undefined);
     const stop = new AbortController();
     const signal = AbortSignal.any([sessionOver, stream.signal, stop.signal]);

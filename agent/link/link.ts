@@ -38,4 +38,6 @@ export interface HelloSource {
   /** Highest generation held per deployment. */
   generations(): Record<string, number>;
   status(): AgentStatus;
+  /** Calls `listener` whenever `status()` would say something new. Absent: it is only sent every 15 s. */
+  onStatusChange?(listener: () => void): void;
 }

@@ -1,0 +1,39 @@
+// When to dial again. A link that was stable comes back at once (and all its neighbours do not, thanks to the spread);
+// anything else waits longer and longer, at random within a doubling window.
+import type { RetryClass } from "./retry-table.ts";
+
+/** A link that lived so long was good: the next dial is quick, once. */
+export const STABLE_MS = 60_000;
+const QUICK_MS = 200;
+const FIRST_WINDOW_MS = 1_000;
+const LAST_WINDOW_MS = 60_000;
+
+export class Backoff {
+  readonly #random: () => number;
+  #windowMs = FIRST_WINDOW_MS;
+
+  /** `random`: uniform in [0, 1). */
+  constructor(random: () => number) {
+    this.#random = random;
+  }
+
+  /**
+   * Ms until the next dial. `onlineMs`: how long the link that ended was online; 0 when the attempt never got there.
+   * `retryAfterMs`: what the server asked for; null when nothing.
+   */
+  next(ended: { onlineMs: number; retry: RetryClass; retryAfterMs: number | null }): number {
+    if (ended.retry === "never") {
+      // Slowly, for ever: an operator may put it right at the other end, and the agent must not need a restart then.
+      this.#windowMs = LAST_WINDOW_MS;
+      return Math.max(ended.retryAfterMs ?? 0, LAST_WINDOW_MS / 2 + this.#random() * (LAST_WINDOW_MS / 2));
+    }
+    if (ended.onlineMs >= STABLE_MS) {
+      this.#windowMs = FIRST_WINDOW_MS;
+      if (ended.retryAfterMs === null && ended.retry === "retry") return this.#random() * QUICK_MS;
+    }
+    const windowMs = this.#windowMs;
+    this.#windowMs = Math.min(LAST_WINDOW_MS, windowMs * 2);
+    // On top of the server's wish, so that those it asked together do not come back together.
+    return (ended.retryAfterMs ?? 0) + this.#random() * windowMs;
+  }
+}

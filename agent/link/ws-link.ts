@@ -1,0 +1,380 @@
+// The link over WebSocket: one state object at a time, each owning its timers and its part of the connection, and one
+// setter. It never gives up and never ends the process; what it says of itself it says by events.
+import { randomUUID } from "node:crypto";
+import {
+  AgentHandshake,
+  ConnectorError,
+  DEFAULT_MAX_STREAMS,
+  DEFAULT_WINDOWS,
+  Mux,
+  type AgentGreeted,
+  type AgentHello,
+  type Clock,
+  type EnrolmentSecret,
+  type LinkStream,
+  type SessionId,
+  type Transport,
+} from "@sallyport/protocol";
+import { Backoff } from "./backoff.ts";
+import type { IdentityStore } from "./identity.ts";
+import { LinkFailure, toLinkFailure } from "./link-failure.ts";
+import type { AgentLink, AgentSession, HelloSource, LinkEvent, LinkStateKind } from "./link.ts";
+import { retryClass } from "./retry-table.ts";
+import { sendStatus, type StatusStream } from "./status-stream.ts";
+import { dial, findPinnedCa, linkUrl } from "./ws-dial.ts";
+
+/** Until the cloud has proved itself. */
+export const GREETING_MS = 4_000;
+/** After our proof: the cloud may first have to find out whether an older session of ours still lives (5 s). */
+export const READY_MS = 8_000;
+/** How long streams may go on after the cloud said goodbye. */
+const GOODBYE_MS = 30_000;
+
+export interface WsLinkOptions {
+  /** Base URL of the control plane; null: the one of the identity. */
+  readonly cloudUrl: string | null;
+  readonly identity: IdentityStore;
+  /** Only looked at while there is no identity. */
+  readonly enrolment: EnrolmentSecret | null;
+  /** What to be called; the cloud makes it unique. Null: the cloud chooses. */
+  readonly nameHint: string | null;
+  /** PEM of a CA from the configuration; wins over the pinned one. */
+  readonly ca: string | null;
+  /** False switches the MAC of frames off, which both ends allow on loopback only. */
+  readonly mac: boolean;
+  /** Version of the agent program. */
+  readonly version: string;
+  readonly hello: HelloSource;
+  readonly clock: Clock;
+  /** Uniform in [0, 1). */
+  readonly random: () => number;
+}
+
+/** Waiting for `retryAtMs` (monotonic) to dial again. */
+interface Offline {
+  readonly kind: "offline";
+  leave(): void;
+}
+/** A connection is being made. */
+interface Dialling {
+  readonly kind: "dialling";
+  leave(): void;
+}
+/** Connected; both ends prove who they are. */
+interface Greeting {
+  readonly kind: "greeting";
+  leave(): void;
+}
+/** A session lives. */
+interface Online {
+  readonly kind: "online";
+  readonly session: AgentSession;
+  readonly mux: Mux;
+  readonly sinceMs: number;
+  readonly status: StatusStream;
+  leave(): void;
+}
+/** No new streams; what is open ends. By our own wish (`final`), or the cloud's: then the link dials again after. */
+interface Draining {
+  readonly kind: "draining";
+  readonly session: AgentSession;
+  readonly mux: Mux;
+  readonly sinceMs: number;
+  readonly final: boolean;
+  leave(): void;
+}
+/** Over for good. */
+interface Closed {
+  readonly kind: "closed";
+  leave(): void;
+}
+type State = Offline | Dialling | Greeting | Online | Draining | Closed;
+
+const nothing = (): void => {};
+
+export class WsLink implements AgentLink {
+  readonly #options: WsLinkOptions;
+  readonly #clock: Clock;
+  readonly #backoff: Backoff;
+  /** Per start of this process: how the cloud tells a redial from a second agent with the same identity. */
+  readonly #instance = randomUUID();
+  #state: State = { kind: "offline", leave: nothing };
+  #started = false;
+  #lastSession: SessionId | null = null;
+  /** Found for this enrolment; kept in the identity once it is won. */
+  #pinnedCa: string | null = null;
+  #onStream: ((stream: LinkStream, session: AgentSession) => void) | null = null;
+  readonly #listeners: ((event: LinkEvent) => void)[] = [];
+  #drained: Promise<void> | null = null;
+
+  constructor(options: WsLinkOptions) {
+    this.#options = options;
+    this.#clock = options.clock;
+    this.#backoff = new Backoff(options.random);
+    options.hello.onStatusChange?.(() => {
+      if (this.#state.kind === "online") this.#state.status.changed();
+    });
+  }
+
+  get state(): LinkStateKind {
+    return this.#state.kind;
+  }
+  get session(): AgentSession | null {
+    return this.#state.kind === "online" || this.#state.kind === "draining" ? this.#state.session : null;
+  }
+
+  onStream(handler: (stream: LinkStream, session: AgentSession) => void): void {
+    this.#onStream = handler;
+  }
+  observe(listener: (event: LinkEvent) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  start(): void {
+    if (this.#started) return;
+    this.#started = true;
+    this.#dial();
+  }
+
+  drain(deadlineMs: number): Promise<void> {
+    this.#drained ??= this.#drainOnce(deadlineMs);
+    return this.#drained;
+  }
+
+  abort(reason: ConnectorError): void {
+    const state = this.#state;
+    if (state.kind === "closed") return;
+    if (state.kind === "online" || state.kind === "draining") state.mux.close(reason);
+    this.#moveTo({ kind: "closed", leave: nothing }, reason, null);
+  }
+
+  async #drainOnce(deadlineMs: number): Promise<void> {
+    const reason = new ConnectorError("GOING_AWAY", "The agent is stopping.");
+    const state = this.#state;
+    if (state.kind === "online" || state.kind === "draining") {
+      if (state.kind === "online") state.status.stop();
+      await this.#goodbye(state.mux, state.session, state.sinceMs, true, reason, deadlineMs);
+    }
+    this.abort(reason);
+  }
+
+  #moveTo(next: State, error: ConnectorError | null, retryInMs: number | null): void {
+    const from = this.#state.kind;
+    this.#state.leave();
+    this.#state = next;
+    this.#emit({ type: "state", from, to: next.kind, error, retryInMs });
+  }
+
+  #emit(event: LinkEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+
+  // offline
+
+  /** An attempt or a link ended: wait, then dial. */
+  #rest(failure: LinkFailure, onlineMs: number): void {
+    if (this.#state.kind === "closed") return;
+    const delayMs = Math.round(this.#backoff.next({ onlineMs, retry: retryClass(failure.reason.code), retryAfterMs: failure.retryAfterMs }));
+    const timer = this.#clock.after(delayMs, () => this.#dial(), { keepAlive: true });
+    this.#moveTo({ kind: "offline", leave: () => timer.cancel() }, failure.reason, delayMs);
+  }
+
+  // dialling
+
+  #dial(): void {
+    const controller = new AbortController();
+    const state: Dialling = { kind: "dialling", leave: () => controller.abort() };
+    this.#moveTo(state, null, null);
+    this.#connect(controller.signal).then(
+      ({ transport, hello, cloudUrl }) => {
+        if (this.#state === state) this.#greet(transport, hello, cloudUrl);
+        else transport.destroy();
+      },
+      (caught: unknown) => {
+        if (this.#state === state) this.#rest(toLinkFailure(caught), 0);
+      },
+    );
+  }
+
+  async #connect(signal: AbortSignal): Promise<{ transport: Transport; hello: AgentHello; cloudUrl: string }> {
+    const options = this.#options;
+    const held = options.identity.load();
+    const cloudUrl = options.cloudUrl ?? held?.identity.cloudUrl ?? null;
+    if (cloudUrl === null) {
+      throw new ConnectorError("CONFIG_INVALID", "The agent does not know the address of its control plane.", { fix: "Set cloud.url in the configuration." });
+    }
+    const { secure, loopback } = linkUrl(cloudUrl);
+    const base = {
+      windows: DEFAULT_WINDOWS,
+      maxStreams: DEFAULT_MAX_STREAMS,
+      mac: options.mac || !loopback,
+      peerOnLoopback: loopback,
+      proof: () => this.#proof(),
+    };
+    let hello: AgentHello;
+    let ca = options.ca;
+    if (held !== null) {
+      ca ??= held.identity.ca;
+      hello = { ...base, key: held.key, who: { type: "replica", replica: held.identity.replica }, pins: held.identity.identityFingerprints };
+    } else if (options.enrolment !== null) {
+      const { enrolment } = options;
+      if (ca === null && secure && enrolment.caFingerprint !== null) {
+        this.#pinnedCa ??= await findPinnedCa({ cloudUrl, ca: null, clock: this.#clock, signal }, enrolment.caFingerprint);
+        ca = this.#pinnedCa;
+      }
+      hello = {
+        ...base,
+        key: options.identity.enrolmentKey(),
+        who: { type: "enrol", enrollment: enrolment.id, secret: enrolment.secret, nameHint: options.nameHint },
+        pins: [enrolment.identityFingerprint],
+      };
+    } else {
+      throw new ConnectorError("CONFIG_INVALID", "This agent has not joined a control plane yet, and has no enrolment secret.", {
+        fix: "Make one on the page Add agent and start the agent with it.",
+      });
+    }
+    return { transport: await dial({ cloudUrl, ca, clock: this.#clock, signal }), hello, cloudUrl };
+  }
+
+  #proof(): ReturnType<AgentHello["proof"]> {
+    const { hello, version } = this.#options;
+    const journal = hello.journal();
+    return {
+      version,
+      instance: this.#instance,
+      startCounter: journal.startCounter,
+      journal: journal.id as ReturnType<AgentHello["proof"]>["journal"],
+      lastSession: this.#lastSession,
+      dispatchSequence: journal.dispatchSequence,
+      generations: hello.generations(),
+    };
+  }
+
+  // greeting
+
+  #greet(transport: Transport, hello: AgentHello, cloudUrl: string): void {
+    const fail = (failure: LinkFailure) => {
+      if (this.#state === state) this.#rest(failure, 0);
+    };
+    const late = () => fail(new LinkFailure(new ConnectorError("HANDSHAKE_FAILED", "The control plane did not finish the handshake in time.")));
+    let deadline = this.#clock.after(GREETING_MS, late, { keepAlive: true });
+    let challengedAtMs = 0;
+    let done = false;
+    const state: Greeting = {
+      kind: "greeting",
+      leave: () => {
+        deadline.cancel();
+        transport.onMessage(null);
+        if (!done) transport.destroy();
+      },
+    };
+    this.#moveTo(state, null, null);
+    transport.onClose((cause) => fail(new LinkFailure(new ConnectorError("HANDSHAKE_FAILED", "The connection broke during the handshake.", { cause }))));
+    try {
+      const handshake = new AgentHandshake(hello);
+      transport.onMessage((message) => {
+        try {
+          const step = handshake.receive(message);
+          if ("send" in step) {
+            challengedAtMs = this.#clock.monotonic();
+            deadline.cancel();
+            deadline = this.#clock.after(READY_MS, late, { keepAlive: true });
+            transport.send(step.send);
+          } else {
+            if (hello.who.type === "enrol") this.#keep(step.greeted, hello, cloudUrl);
+            done = true;
+            this.#goOnline(transport, step.greeted, challengedAtMs);
+          }
+        } catch (caught) {
+          fail(toLinkFailure(caught));
+        }
+      });
+      transport.send(handshake.hello());
+    } catch (caught) {
+      fail(toLinkFailure(caught));
+    }
+  }
+
+  #keep(greeted: AgentGreeted, hello: AgentHello, cloudUrl: string): void {
+    const { ready } = greeted;
+    this.#options.identity.save({
+      version: 1,
+      replica: ready.replica,
+      workspace: ready.workspace,
+      pool: ready.pool,
+      names: ready.names,
+      cloudUrl,
+      identityFingerprints: [...hello.pins],
+      ca: this.#pinnedCa,
+    });
+  }
+
+  // online
+
+  /** `challengedAtMs`: monotonic time at which the cloud's own time came. */
+  #goOnline(transport: Transport, greeted: AgentGreeted, challengedAtMs: number): void {
+    const { challenge, ready } = greeted;
+    const sinceMs = this.#clock.monotonic();
+    const mux = new Mux({
+      id: ready.session,
+      transport,
+      clock: this.#clock,
+      side: "agent",
+      writer: greeted.writer,
+      reader: greeted.reader,
+      windows: DEFAULT_WINDOWS,
+      maxStreams: DEFAULT_MAX_STREAMS,
+      peerWindows: greeted.peerWindows,
+      peerMaxStreams: greeted.peerMaxStreams,
+      checksums: greeted.checksums,
+      onStream: (stream) => {
+        if (this.#onStream === null) stream.reset(new ConnectorError("KIND_UNKNOWN", "This agent takes no streams."));
+        else this.#onStream(stream, session);
+      },
+      onGoAway: (reason, retryAfterMs) => {
+        if (this.#state.kind !== "online" || this.#state.mux !== mux) return;
+        this.#state.status.stop();
+        goneRetryAfterMs = retryAfterMs;
+        void this.#goodbye(mux, session, sinceMs, false, reason, GOODBYE_MS);
+      },
+    });
+    let goneRetryAfterMs: number | null = null;
+    const session: AgentSession = {
+      id: ready.session,
+      epoch: ready.epoch,
+      incarnation: challenge.incarnation,
+      workspace: ready.workspace,
+      pool: ready.pool,
+      replica: ready.replica,
+      commandKeys: greeted.commandKeys,
+      cloudNow: () => challenge.timeMs + (this.#clock.monotonic() - challengedAtMs),
+      open: (head, options) => mux.open(head, options),
+      get rttMs() {
+        return mux.rttMs;
+      },
+      closed: mux.closed,
+    };
+    this.#lastSession = ready.session;
+    const status = sendStatus(session, this.#options.hello, this.#clock);
+    this.#moveTo({ kind: "online", session, mux, sinceMs, status, leave: () => status.stop() }, null, null);
+    void mux.closed.then((reason) => {
+      const state = this.#state;
+      if ((state.kind !== "online" && state.kind !== "draining") || state.mux !== mux) return;
+      if (state.kind === "draining" && state.final) return;
+      this.#rest(new LinkFailure(reason, goneRetryAfterMs), this.#clock.monotonic() - sinceMs);
+    });
+    this.#emit({ type: "online", session });
+  }
+
+  // draining
+
+  async #goodbye(mux: Mux, session: AgentSession, sinceMs: number, final: boolean, reason: ConnectorError, deadlineMs: number): Promise<void> {
+    const over = new Promise<void>((resolve) => {
+      const timer = this.#clock.after(deadlineMs, resolve, { keepAlive: true });
+      this.#moveTo({ kind: "draining", session, mux, sinceMs, final, leave: () => timer.cancel() }, final ? null : reason, null);
+      void mux.drain(reason).then(resolve);
+    });
+    await over;
+    mux.close(reason);
+  }
+}
