@@ -19,4 +19,6 @@ export interface Secrets {
   resolve(text: string, signal?: AbortSignal): Promise<SecretValue>;
   /** A secret that a step may be given, by its name under `secrets.named` of the configuration. */
   named(name: string, signal?: AbortSignal): Promise<SecretValue>;
+  /** Drops what is held for this text, so that the next `resolve` asks the provider again: after a refusal. */
+  forget?(text: string): void;
 }
