@@ -29,7 +29,7 @@ import { FrameMac, FrameReader, FrameWriter, parseControl } from "./codec.ts";
 import { DOMAIN, keyFingerprint, signatureSchema, type KeyRing, type Signer } from "./envelope.ts";
 import { ConnectorError } from "./errors.ts";
 import { FRAME, FRAME_NAMES, MAX_HELLO_BYTES, MAX_PROOF_BYTES, failureSchema, type Failure, type Frame, type FrameType } from "./frames.ts";
-import { enrollmentIdSchema, journalIdSchema, poolIdSchema, replicaIdSchema, sessionIdSchema, workspaceIdSchema } from "./ids.ts";
+import { enrollmentIdSchema, journalIdSchema, poolIdSchema, replicaIdSchema, sessionIdSchema, workspaceIdSchema, type SessionId } from "./ids.ts";
 import type { StreamWindows } from "./mux.ts";
 import { PROTOCOL_MIN, PROTOCOL_VERSION } from "./version.ts";
 
@@ -362,7 +362,7 @@ export interface CloudHello extends HelloLimits {
   /** The identity key. */
   readonly identity: Signer;
   readonly identityPublicKey: KeyObject;
-  readonly session: string;
+  readonly session: SessionId;
   readonly incarnation: string;
   readonly nowMs: number;
   /** kid -> public key of the command key ring. */
@@ -395,6 +395,10 @@ export class CloudHandshake {
     this.#options = options;
   }
 
+  get session(): SessionId {
+    return this.#options.session;
+  }
+
   /** Takes HELLO, gives CHALLENGE. */
   onHello(message: Buffer): Buffer {
     const frame = this.#read(message, FRAME.hello);
@@ -407,7 +411,7 @@ export class CloudHandshake {
       nonce: randomBytes(32).toString("base64url"),
       ephemeral: rawPublicKey(this.#ephemeral.publicKey),
       identity: { kid: this.#options.identity.kid, publicKey: rawPublicKey(this.#options.identityPublicKey) },
-      session: this.#options.session as Challenge["session"],
+      session: this.#options.session,
       incarnation: this.#options.incarnation,
       timeMs: this.#options.nowMs,
       commandKeys: Object.fromEntries([...this.#options.commandKeys].map(([kid, key]) => [kid, rawPublicKey(key)])),

@@ -1,0 +1,49 @@
+// What the gateway asks of the rest: who is known, who may join, and where presence is written down. The store's
+// adapter implements it; tests hold it in memory.
+import type { AgentStatus, ConnectorError, EnrollmentId, JournalId, PoolId, ReplicaId, SessionId, WorkspaceId } from "@sallyport/protocol";
+
+export interface LinkReplica {
+  readonly workspace: WorkspaceId;
+  readonly pool: PoolId;
+  readonly id: ReplicaId;
+  /** Raw Ed25519 key, base64url. */
+  readonly publicKey: string;
+  readonly names: { readonly replica: string; readonly pool: string; readonly workspace: string };
+  readonly revoked: boolean;
+}
+
+export interface LinkDirectory {
+  /** Null: never known, or deleted. */
+  findReplica(id: ReplicaId): Promise<LinkReplica | null>;
+  /**
+   * Single use, in one transaction. The same secret with the same key again is the same replica: its first answer was
+   * lost. Throws ConnectorError ENROLMENT_UNKNOWN, _USED, _EXPIRED, _REVOKED. Only called once the key was proved.
+   */
+  redeemEnrollment(request: {
+    readonly id: EnrollmentId;
+    /** Hex sha-256 of the secret's bytes. */
+    readonly secretHash: string;
+    readonly publicKey: string;
+    readonly nameHint: string | null;
+    readonly remoteAddress: string;
+  }): Promise<LinkReplica>;
+  /** Before READY. Answers the session's epoch, which rises with each session of the replica. */
+  opened(session: {
+    readonly id: SessionId;
+    readonly workspace: WorkspaceId;
+    readonly replica: ReplicaId;
+    readonly instance: string;
+    readonly journal: JournalId;
+    readonly remoteAddress: string;
+    readonly version: string;
+    readonly startCounter: number;
+    readonly lastSession: SessionId | null;
+    readonly dispatchSequence: Readonly<Record<string, number>>;
+    readonly generations: Readonly<Record<string, number>>;
+  }): Promise<{ readonly epoch: number }>;
+  closed(session: { readonly id: SessionId; readonly workspace: WorkspaceId; readonly replica: ReplicaId }, reason: ConnectorError): Promise<void>;
+  /** Signs of life since the last call, gathered; `status` null = unchanged. */
+  seen(updates: readonly { readonly session: SessionId; readonly workspace: WorkspaceId; readonly replica: ReplicaId; readonly status: AgentStatus | null }[]): Promise<void>;
+  /** Something that a person should look at, such as IDENTITY_CLONED. */
+  alarm(workspace: WorkspaceId, replica: ReplicaId, error: ConnectorError): Promise<void>;
+}

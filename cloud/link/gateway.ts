@@ -1,0 +1,444 @@
+// Where agents' links end: takes the upgrade of /link on the API's own server, greets, and keeps the sessions.
+import type { KeyObject } from "node:crypto";
+import type { IncomingMessage, Server } from "node:http";
+import { isIPv4 } from "node:net";
+import type { Duplex } from "node:stream";
+import { WebSocketServer, type ServerOptions } from "ws";
+import {
+  CloudHandshake,
+  ConnectorError,
+  DEFAULT_MAX_STREAMS,
+  DEFAULT_WINDOWS,
+  MAX_GREETING_BYTES,
+  MAX_MESSAGE_BYTES,
+  Mux,
+  hashEnrolmentSecret,
+  newId,
+  toConnectorError,
+  webSocketTransport,
+  type AgentClaim,
+  type AgentStatus,
+  type Clock,
+  type KeyRing,
+  type ReplicaId,
+  type Signer,
+  type SocketLike,
+  type Timer,
+  type Transport,
+  type WorkspaceId,
+} from "@sallyport/protocol";
+import type { LinkDirectory, LinkReplica } from "./directory.ts";
+import { SessionRegistry } from "./session-registry.ts";
+import type { CloudSession, Sessions } from "./sessions.ts";
+
+/** From the upgrade to a verified PROOF. */
+export const GREETING_MS = 4_000;
+/** How long an older session of another instance has to answer before it counts as dead. */
+export const CLONE_PING_MS = 5_000;
+/** Told to the newcomer of a cloned identity. */
+const CLONE_RETRY_MS = 60_000;
+/** Signs of life are written down this often; a new status sooner. */
+const SEEN_MS = 5_000;
+const STATUS_MS = 250;
+
+export interface GatewayLimits {
+  /** Sockets that have not proved who they are, in all and from one address. */
+  readonly greeting: number;
+  readonly greetingPerAddress: number;
+  readonly sessions: number;
+}
+export const DEFAULT_LIMITS: GatewayLimits = { greeting: 256, greetingPerAddress: 64, sessions: 10_000 };
+
+export type GatewayEvent =
+  | { readonly type: "refused"; readonly remoteAddress: string; readonly error: ConnectorError; readonly replica: ReplicaId | null }
+  | { readonly type: "enrolled"; readonly remoteAddress: string; readonly replica: LinkReplica }
+  | { readonly type: "online"; readonly session: CloudSession }
+  | { readonly type: "offline"; readonly session: CloudSession; readonly reason: ConnectorError }
+  | { readonly type: "failed"; readonly error: ConnectorError };
+
+export interface GatewayOptions {
+  readonly directory: LinkDirectory;
+  readonly identity: Signer;
+  readonly identityPublicKey: KeyObject;
+  /** Read at each greeting, so that a rotated ring needs no restart. */
+  readonly commandKeys: () => KeyRing;
+  readonly incarnation: string;
+  readonly clock: Clock;
+  /** False: sessions from loopback may go without a MAC when the agent wants none either. */
+  readonly mac?: boolean;
+  readonly limits?: Partial<GatewayLimits>;
+  /** Log lines and metrics are listeners. */
+  readonly observe?: (event: GatewayEvent) => void;
+}
+
+interface Greeting {
+  readonly remoteAddress: string;
+  /** Known once PROOF was verified. */
+  replica: ReplicaId | null;
+  cut(error: ConnectorError): void;
+}
+
+const isLoopback = (address: string): boolean => {
+  const plain = address.startsWith("::ffff:") ? address.slice(7) : address;
+  return plain === "::1" || (isIPv4(plain) && plain.startsWith("127."));
+};
+
+export class LinkGateway {
+  readonly sessions: Sessions;
+
+  readonly #options: GatewayOptions;
+  readonly #limits: GatewayLimits;
+  readonly #registry: SessionRegistry;
+  readonly #muxes = new Map<CloudSession, Mux>();
+  readonly #greetings = new Set<Greeting>();
+  /** One admission at a time per replica: what each waits for. */
+  readonly #admissions = new Map<ReplicaId, Promise<unknown>>();
+  readonly #unsaved = new Map<CloudSession, AgentStatus | null>();
+  readonly #closing = new Set<Promise<void>>();
+  readonly #webSockets: WebSocketServer;
+  #seenTimer: Timer | null = null;
+  #statusTimer: Timer | null = null;
+  #draining = false;
+
+  constructor(options: GatewayOptions) {
+    this.#options = options;
+    this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#registry = new SessionRegistry(options.clock);
+    this.sessions = this.#registry;
+    const serverOptions: ServerOptions & { maxFragments: number; maxBufferedChunks: number; closeTimeout: number } = {
+      noServer: true,
+      clientTracking: false,
+      perMessageDeflate: false,
+      maxPayload: MAX_MESSAGE_BYTES,
+      maxFragments: 1024,
+      maxBufferedChunks: 16 * 1024,
+      skipUTF8Validation: true,
+      closeTimeout: 2_000,
+    };
+    this.#webSockets = new WebSocketServer(serverOptions);
+    this.#armSeen();
+  }
+
+  /** Takes the upgrades of a server. Every path but /link is answered 404: nothing else upgrades here. */
+  attach(server: Server): void {
+    server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => this.#upgrade(request, socket, head));
+  }
+
+  /** Ends the live session of a replica, and any greeting of it, with the reason its agent is told. */
+  disconnect(replica: ReplicaId, reason: ConnectorError): void {
+    this.#registry.held(replica)?.close(reason);
+    for (const greeting of [...this.#greetings]) if (greeting.replica === replica) greeting.cut(reason);
+  }
+
+  /** The replica was revoked: its key is worth nothing from now on. */
+  revoke(replica: ReplicaId): void {
+    this.disconnect(replica, revoked());
+  }
+
+  /** Takes no more links and lets those there are finish what runs; whatever is left after `deadlineMs` is cut. */
+  async drain(deadlineMs: number): Promise<void> {
+    this.#draining = true;
+    const reason = new ConnectorError("GOING_AWAY", "The control plane is stopping or moving.");
+    for (const greeting of [...this.#greetings]) greeting.cut(reason);
+    const muxes = [...this.#muxes.values()];
+    if (muxes.length > 0) {
+      let timer: Timer | null = null;
+      const deadline = new Promise<void>((resolve) => {
+        timer = this.#options.clock.after(deadlineMs, resolve, { keepAlive: true });
+      });
+      await Promise.race([Promise.all(muxes.map((mux) => mux.drain(reason))), deadline]);
+      (timer as Timer | null)?.cancel();
+      for (const mux of muxes) mux.close(reason);
+    }
+    await Promise.all(muxes.map((mux) => mux.closed));
+    this.#seenTimer?.cancel();
+    this.#statusTimer?.cancel();
+    await Promise.allSettled(this.#closing);
+  }
+
+  // Upgrade
+
+  #upgrade(request: IncomingMessage, socket: Duplex & { remoteAddress?: string }, head: Buffer): void {
+    socket.on("error", () => socket.destroy());
+    const path = (request.url ?? "").split("?", 1)[0];
+    if (path !== "/link") return answer(socket, 404, "Not Found");
+    // Agents send no Origin; a browser does, and has no business here whatever page it shows.
+    if (request.headers.origin !== undefined) return answer(socket, 403, "Forbidden");
+    const remoteAddress = socket.remoteAddress ?? "";
+    const fromThere = [...this.#greetings].reduce((count, greeting) => count + (greeting.remoteAddress === remoteAddress ? 1 : 0), 0);
+    if (this.#draining || this.#greetings.size >= this.#limits.greeting || fromThere >= this.#limits.greetingPerAddress || this.#muxes.size >= this.#limits.sessions) {
+      return answer(socket, 503, "Service Unavailable", "retry-after: 5\r\n");
+    }
+    // Before anybody is known, not even the WebSocket layer may be made to hold much.
+    let greetingBytes = head.length;
+    const meter = (chunk: Buffer) => {
+      greetingBytes += chunk.length;
+      if (greetingBytes > MAX_GREETING_BYTES) socket.destroy();
+    };
+    socket.on("data", meter);
+    this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
+      const transport = webSocketTransport(webSocket, socket as unknown as SocketLike);
+      (socket as unknown as { setNoDelay?: (on: boolean) => void }).setNoDelay?.(true);
+      void this.#greet(transport, remoteAddress, () => socket.removeListener("data", meter));
+    });
+  }
+
+  // Greeting
+
+  async #greet(transport: Transport, remoteAddress: string, onAuthenticated: () => void): Promise<void> {
+    const { clock, directory } = this.#options;
+    const handshake = new CloudHandshake({
+      identity: this.#options.identity,
+      identityPublicKey: this.#options.identityPublicKey,
+      session: newId("session", clock.now()),
+      incarnation: this.#options.incarnation,
+      nowMs: clock.now(),
+      commandKeys: this.#options.commandKeys(),
+      windows: DEFAULT_WINDOWS,
+      maxStreams: DEFAULT_MAX_STREAMS,
+      mac: this.#options.mac ?? true,
+      peerOnLoopback: isLoopback(remoteAddress),
+    });
+    let gone = false;
+    let giveUp!: (error: ConnectorError) => void;
+    const over = new Promise<never>((_resolve, reject) => {
+      giveUp = reject;
+    });
+    over.catch(() => {});
+    const greeting: Greeting = { remoteAddress, replica: null, cut: giveUp };
+    this.#greetings.add(greeting);
+    transport.onClose((cause) => {
+      gone = true;
+      giveUp(new ConnectorError("HANDSHAKE_FAILED", "The agent broke off the handshake.", { cause }));
+    });
+    const deadline = clock.after(GREETING_MS, () => giveUp(new ConnectorError("HANDSHAKE_FAILED", "The agent did not finish the handshake in time.")));
+    const next = (): Promise<Buffer> =>
+      Promise.race([
+        over,
+        new Promise<Buffer>((resolve) =>
+          transport.onMessage((message) => {
+            transport.onMessage(null);
+            resolve(message);
+          }),
+        ),
+      ]);
+    let openedAs: { id: CloudSession["id"]; workspace: WorkspaceId; replica: ReplicaId } | null = null;
+    try {
+      const hello = await next();
+      transport.send(handshake.onHello(hello));
+      const claim = handshake.onProof(await next());
+      const replica = await Promise.race([over, this.#identify(handshake, claim, remoteAddress)]);
+      deadline.cancel();
+      greeting.replica = replica.id;
+      onAuthenticated();
+
+      await this.#oneAtATime(replica.id, async () => {
+        await Promise.race([over, this.#makeRoom(replica, claim)]);
+        const { proof } = claim;
+        const { epoch } = await directory.opened({
+          id: handshake.session,
+          workspace: replica.workspace,
+          replica: replica.id,
+          instance: proof.instance,
+          journal: proof.journal,
+          remoteAddress,
+          version: proof.version,
+          startCounter: proof.startCounter,
+          lastSession: proof.lastSession,
+          dispatchSequence: proof.dispatchSequence,
+          generations: proof.generations,
+        });
+        openedAs = { id: handshake.session, workspace: replica.workspace, replica: replica.id };
+        // Revoked while it was being let in? `disconnect` finds this greeting too, so nothing slips between.
+        await Promise.race([over, Promise.resolve()]);
+        this.#goOnline(transport, handshake, claim, replica, epoch, remoteAddress);
+      });
+    } catch (caught) {
+      const error = toConnectorError(caught);
+      this.#options.observe?.({ type: "refused", remoteAddress, error, replica: greeting.replica });
+      if (openedAs !== null) this.#writeClosed(openedAs, error);
+      if (!gone) {
+        transport.onMessage(() => {});
+        transport.send(handshake.refuse(error, error.code === "IDENTITY_CLONED" ? CLONE_RETRY_MS : undefined));
+        transport.close();
+        clock.after(1_000, () => transport.destroy());
+      }
+    } finally {
+      deadline.cancel();
+      this.#greetings.delete(greeting);
+    }
+  }
+
+  /** Who is it, by proof of its key? Enrols it when that is what it asks for. */
+  async #identify(handshake: CloudHandshake, claim: AgentClaim, remoteAddress: string): Promise<LinkReplica> {
+    const { directory } = this.#options;
+    const { who } = claim.hello;
+    const unproved = () => new ConnectorError("HANDSHAKE_FAILED", "The agent did not prove that it holds its key.");
+    if (who.type === "enrol") {
+      if (!handshake.provesKey(who.publicKey)) throw unproved();
+      const replica = await directory.redeemEnrollment({
+        id: who.enrollment,
+        secretHash: hashEnrolmentSecret(claim.enrolmentSecret!),
+        publicKey: who.publicKey,
+        nameHint: claim.proof.enrolment?.nameHint ?? null,
+        remoteAddress,
+      });
+      this.#options.observe?.({ type: "enrolled", remoteAddress, replica });
+      if (replica.revoked) throw revoked();
+      return replica;
+    }
+    const replica = await directory.findReplica(who.replica);
+    if (replica === null) {
+      throw new ConnectorError("IDENTITY_UNKNOWN", "The control plane does not know this agent; it was deleted, or belongs to another one.", {
+        fix: "Empty the agent's state directory and enrol it with a new secret.",
+      });
+    }
+    if (!handshake.provesKey(replica.publicKey)) throw unproved();
+    if (replica.revoked) throw revoked();
+    return replica;
+  }
+
+  /** An older session of the replica: superseded by the same instance, or when it no longer answers. */
+  async #makeRoom(replica: LinkReplica, claim: AgentClaim): Promise<void> {
+    const old = this.#registry.held(replica.id);
+    const mux = old === null ? undefined : this.#muxes.get(old);
+    if (old === null || mux === undefined) return;
+    if (old.instance !== claim.proof.instance) {
+      let timer: Timer | null = null;
+      const silence = new Promise<"silent">((resolve) => {
+        timer = this.#options.clock.after(CLONE_PING_MS, () => resolve("silent"), { keepAlive: true });
+      });
+      const outcome = await Promise.race([mux.ping(), mux.closed.then(() => "closed" as const), silence]);
+      (timer as Timer | null)?.cancel();
+      if (typeof outcome === "number") {
+        const error = new ConnectorError("IDENTITY_CLONED", `Another running agent uses the identity of ${replica.names.replica}.`, {
+          fix: "Stop one of the two. If the state directory was copied, revoke this agent and enrol each machine by itself.",
+          details: { replica: replica.id, live: old.remoteAddress },
+        });
+        await this.#options.directory.alarm(replica.workspace, replica.id, error).catch((caught: unknown) => this.#failed(caught));
+        throw error;
+      }
+    }
+    old.close(new ConnectorError("SESSION_SUPERSEDED", "A newer session of this agent took over."));
+    await mux.closed;
+  }
+
+  async #oneAtATime(replica: ReplicaId, work: () => Promise<void>): Promise<void> {
+    const before = this.#admissions.get(replica) ?? Promise.resolve();
+    const mine = before.catch(() => {}).then(work);
+    this.#admissions.set(replica, mine);
+    try {
+      await mine;
+    } finally {
+      if (this.#admissions.get(replica) === mine) this.#admissions.delete(replica);
+    }
+  }
+
+  // Sessions
+
+  #goOnline(transport: Transport, handshake: CloudHandshake, claim: AgentClaim, replica: LinkReplica, epoch: number, remoteAddress: string): void {
+    const { proof } = claim;
+    const { send, agreed } = handshake.ready({
+      session: handshake.session,
+      epoch,
+      replica: replica.id,
+      workspace: replica.workspace,
+      pool: replica.pool,
+      names: replica.names,
+    });
+    transport.send(send);
+    let status: AgentStatus | null = null;
+    const mux = new Mux({
+      id: handshake.session,
+      transport,
+      clock: this.#options.clock,
+      side: "cloud",
+      writer: agreed.writer,
+      reader: agreed.reader,
+      windows: DEFAULT_WINDOWS,
+      maxStreams: DEFAULT_MAX_STREAMS,
+      peerWindows: agreed.peerWindows,
+      peerMaxStreams: agreed.peerMaxStreams,
+      checksums: agreed.checksums,
+      peerBackground: true,
+      onStream: (stream) => this.#registry.accept(stream, session),
+    });
+    const session: CloudSession = {
+      id: handshake.session,
+      epoch,
+      workspace: replica.workspace,
+      pool: replica.pool,
+      replica: replica.id,
+      journal: proof.journal,
+      dispatchSequence: proof.dispatchSequence[this.#options.incarnation] ?? 0,
+      instance: proof.instance,
+      remoteAddress,
+      lastSeenMs: () => mux.lastSeenMs,
+      status: () => status,
+      close: (reason) => mux.close(reason),
+      open: (head, options) => mux.open(head, options),
+      get rttMs() {
+        return mux.rttMs;
+      },
+      closed: mux.closed,
+    };
+    this.#muxes.set(session, mux);
+    void mux.closed.then((reason) => {
+      this.#muxes.delete(session);
+      this.#unsaved.delete(session);
+      this.#registry.remove(session);
+      this.#options.observe?.({ type: "offline", session, reason });
+      this.#writeClosed(session, reason);
+    });
+    this.#options.observe?.({ type: "online", session });
+    this.#registry.add({
+      session,
+      setStatus: (next) => {
+        status = next;
+        this.#unsaved.set(session, next);
+        this.#statusTimer ??= this.#options.clock.after(STATUS_MS, () => this.#saveSeen());
+      },
+    });
+  }
+
+  // Presence
+
+  #writeClosed(session: { id: CloudSession["id"]; workspace: WorkspaceId; replica: ReplicaId }, reason: ConnectorError): void {
+    const writing = this.#options.directory.closed({ id: session.id, workspace: session.workspace, replica: session.replica }, reason).catch((caught: unknown) => this.#failed(caught));
+    this.#closing.add(writing);
+    void writing.then(() => this.#closing.delete(writing));
+  }
+
+  #armSeen(): void {
+    this.#seenTimer = this.#options.clock.after(SEEN_MS, () => {
+      const now = this.#options.clock.monotonic();
+      for (const session of this.#muxes.keys()) {
+        if (now - session.lastSeenMs() < SEEN_MS * 2 && !this.#unsaved.has(session)) this.#unsaved.set(session, null);
+      }
+      this.#saveSeen();
+      this.#armSeen();
+    });
+  }
+
+  #saveSeen(): void {
+    this.#statusTimer?.cancel();
+    this.#statusTimer = null;
+    if (this.#unsaved.size === 0) return;
+    const updates = [...this.#unsaved].map(([session, status]) => ({ session: session.id, workspace: session.workspace, replica: session.replica, status }));
+    this.#unsaved.clear();
+    this.#options.directory.seen(updates).catch((caught: unknown) => this.#failed(caught));
+  }
+
+  #failed(caught: unknown): void {
+    this.#options.observe?.({ type: "failed", error: toConnectorError(caught) });
+  }
+}
+
+const revoked = (): ConnectorError =>
+  new ConnectorError("IDENTITY_REVOKED", "This agent was revoked at the control plane.", {
+    fix: "If that was a mistake, empty the agent's state directory and enrol it with a new secret.",
+  });
+
+function answer(socket: Duplex, status: number, text: string, headers = ""): void {
+  socket.end(`HTTP/1.1 ${status} ${text}\r\nconnection: close\r\ncontent-length: 0\r\n${headers}\r\n`);
+}

@@ -1,0 +1,5 @@
+// The cloud's end of the links: upgrade, greeting, live sessions. It knows no command, no table and no route.
+// main.ts wires it; dispatch and the API import the types in sessions.ts, the store's adapter those in directory.ts.
+export * from "./sessions.ts";
+export * from "./directory.ts";
+export { LinkGateway, type GatewayEvent, type GatewayLimits, type GatewayOptions } from "./gateway.ts";

@@ -1,0 +1,125 @@
+// The live sessions of this process.
+import { agentStatusSchema, ConnectorError, readNdjson, toConnectorError, type AgentStatus, type Clock, type LinkStream, type PoolId, type ReplicaId, type WorkspaceId } from "@sallyport/protocol";
+import type { CloudSession, Sessions } from "./sessions.ts";
+
+/** A session as its registry sees it. */
+export interface HeldSession {
+  readonly session: CloudSession;
+  setStatus(status: AgentStatus): void;
+}
+
+type StreamHandler = (stream: LinkStream, session: CloudSession) => void;
+
+export class SessionRegistry implements Sessions {
+  readonly #clock: Clock;
+  readonly #byReplica = new Map<ReplicaId, HeldSession>();
+  readonly #online: ((session: CloudSession) => void)[] = [];
+  readonly #offline: ((session: CloudSession) => void)[] = [];
+  readonly #status: ((session: CloudSession, status: AgentStatus) => void)[] = [];
+  readonly #streams = new Map<string, StreamHandler>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.#streams.set("status", (stream, session) => void this.#readStatus(stream, session));
+  }
+
+  ofPool(workspace: WorkspaceId, pool: PoolId): CloudSession[] {
+    return this.all().filter((session) => session.workspace === workspace && session.pool === pool);
+  }
+  ofReplica(workspace: WorkspaceId, replica: ReplicaId): CloudSession | null {
+    const session = this.#byReplica.get(replica)?.session;
+    return session !== undefined && session.workspace === workspace ? session : null;
+  }
+  all(): CloudSession[] {
+    return [...this.#byReplica.values()].map((held) => held.session);
+  }
+
+  onOnline(listener: (session: CloudSession) => void): void {
+    this.#online.push(listener);
+  }
+  onOffline(listener: (session: CloudSession) => void): void {
+    this.#offline.push(listener);
+  }
+  onStatus(listener: (session: CloudSession, status: AgentStatus) => void): void {
+    this.#status.push(listener);
+  }
+  onStream(type: string, handler: StreamHandler): void {
+    this.#streams.set(type, handler);
+  }
+
+  waitForPool(workspace: WorkspaceId, pool: PoolId, withinMs: number, signal?: AbortSignal): Promise<CloudSession | null> {
+    const live = this.ofPool(workspace, pool)[0];
+    if (live !== undefined) return Promise.resolve(live);
+    return new Promise((resolve, reject) => {
+      const settle = () => {
+        timer.cancel();
+        signal?.removeEventListener("abort", onAbort);
+        const at = this.#online.indexOf(onOnline);
+        if (at !== -1) this.#online.splice(at, 1);
+      };
+      const onOnline = (session: CloudSession) => {
+        if (session.workspace !== workspace || session.pool !== pool) return;
+        settle();
+        resolve(session);
+      };
+      const onAbort = () => {
+        settle();
+        reject(toConnectorError(signal?.reason));
+      };
+      const timer = this.#clock.after(
+        withinMs,
+        () => {
+          settle();
+          resolve(null);
+        },
+        { keepAlive: true },
+      );
+      if (signal?.aborted === true) return onAbort();
+      signal?.addEventListener("abort", onAbort, { once: true });
+      this.#online.push(onOnline);
+    });
+  }
+
+  // For the gateway.
+
+  held(replica: ReplicaId): CloudSession | null {
+    return this.#byReplica.get(replica)?.session ?? null;
+  }
+
+  add(held: HeldSession): void {
+    this.#byReplica.set(held.session.replica, held);
+    for (const listener of [...this.#online]) listener(held.session);
+  }
+
+  /** False: a newer session of the replica stands in its place. */
+  remove(session: CloudSession): boolean {
+    const current = this.#byReplica.get(session.replica)?.session === session;
+    if (current) this.#byReplica.delete(session.replica);
+    for (const listener of [...this.#offline]) listener(session);
+    return current;
+  }
+
+  accept(stream: LinkStream, session: CloudSession): void {
+    const type = (stream.head as { type?: unknown } | null)?.type;
+    const handler = typeof type === "string" ? this.#streams.get(type) : undefined;
+    if (handler === undefined) {
+      stream.reset(new ConnectorError("KIND_UNKNOWN", "The control plane takes no streams of that type.", { fix: "Update the control plane." }));
+    } else handler(stream, session);
+  }
+
+  async #readStatus(stream: LinkStream, session: CloudSession): Promise<void> {
+    try {
+      stream.respond({}, { end: true });
+      for await (const value of readNdjson(stream.bytes)) {
+        const parsed = agentStatusSchema.safeParse(value);
+        if (!parsed.success) throw new ConnectorError("PROTOCOL_ERROR", "The agent's status does not have the agreed shape.");
+        const held = this.#byReplica.get(session.replica);
+        if (held?.session !== session) return;
+        held.setStatus(parsed.data);
+        for (const listener of this.#status) listener(session, parsed.data);
+      }
+    } catch (caught) {
+      stream.reset(toConnectorError(caught));
+    }
+  }
+}
