@@ -1,0 +1,41 @@
+// What the feature is made from.
+import type { Clock } from "@sallyport/protocol";
+import type { Logger } from "pino";
+import type { Engine } from "../../engines/engine.ts";
+import type { Journal } from "../../journal/journal.ts";
+import type { LogStore } from "../../logs/index.ts";
+import type { PolicyGuard } from "../../policy/action.ts";
+import type { Redactor } from "../../redaction/redactor.ts";
+import type { Secrets } from "../../secrets/secrets.ts";
+import type { Stores } from "../../stores/store.ts";
+
+/** From the agent's configuration. */
+export interface Program {
+  /** Absolute path of the executable. */
+  path: string;
+  /** Come before the step's. */
+  args?: readonly string[] | undefined;
+  env?: Readonly<Record<string, string>> | undefined;
+}
+
+export interface PipelinesDeps {
+  journal: Journal;
+  engine: Engine;
+  stores: Stores;
+  secrets: Secrets;
+  redactor: Redactor;
+  logs: LogStore;
+  /** The one in force, whenever it is asked. */
+  policy: PolicyGuard;
+  /** By name; asked at each use, so that a reload of the configuration shows. */
+  programs: () => ReadonlyMap<string, Program>;
+  stateDir: string;
+  clock: Clock;
+  log: Logger;
+  /** limits.workBytes: inputs of one step, and work folders kept after failures. */
+  workBytes: number;
+  /** Between TERM and KILL. Default 10 s. */
+  graceMs?: number;
+}
+
+export const DEFAULT_GRACE_MS = 10_000;
