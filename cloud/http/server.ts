@@ -1,0 +1,180 @@
+// The HTTP server: fastify with zod schemas, its hooks, the page, probes and metrics, and whatever route plugins it is
+// given. It knows no feature. main.ts starts it; tests start it with plugins of their own.
+import { randomBytes } from "node:crypto";
+import { createServer as createHttpServer, type Server } from "node:http";
+import { createServer as createHttpsServer } from "node:https";
+import type { Duplex } from "node:stream";
+import cookie from "@fastify/cookie";
+import swagger from "@fastify/swagger";
+import { ConnectorError, type Clock } from "@sallyport/protocol";
+import Fastify, { type FastifyBaseLogger } from "fastify";
+import { jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider } from "fastify-type-provider-zod";
+import type { Logger } from "pino";
+import { Gauge, type Registry } from "prom-client";
+import { z } from "zod";
+import type { Authenticator } from "../auth/index.ts";
+import type { Store } from "../store/index.ts";
+import { guard } from "./guard.ts";
+import { secureHeaders } from "./headers.ts";
+import { servePage } from "./page.ts";
+import { answerProblem, pathOf, problemOf, toApiError } from "./problem.ts";
+import type { ApiApp, RoutePlugin } from "./routes.ts";
+import { changeStreams } from "./sse.ts";
+
+export interface ApiServerOptions {
+  store: Store;
+  authenticator: Authenticator;
+  clock: Clock;
+  log: Logger;
+  registry: Registry;
+  version: string;
+  /** PEM; null = plain http. */
+  tls: { cert: string; key: string } | null;
+  /** Host names that requests may be addressed to, without port. Loopback's own are always among them. */
+  hosts: readonly string[];
+  /** The page's origin where a proxy stands before this server. Absent = the one that requests are addressed to. */
+  publicOrigin?: string | undefined;
+  /** Folder of the built page; need not exist. */
+  pageFolder: string;
+  /** Whether work can be taken: false while starting and draining. */
+  ready: () => boolean;
+  routes: readonly RoutePlugin[];
+}
+
+export interface ApiServer {
+  readonly app: ApiApp;
+  /** Where upgrades arrive. */
+  readonly server: Server;
+  listen(host: string, port: number): Promise<number>;
+  /** Ends streams, lets answers finish for `graceMs`, then cuts what is left. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** `__Host-` binds the cookie to this very host and to TLS; without TLS (loopback only) browsers do not take that name. */
+export const cookieNameFor = (tls: boolean): string => (tls ? "__Host-sallyport" : "sallyport");
+
+export async function makeApiServer(options: ApiServerOptions): Promise<ApiServer> {
+  const { store, authenticator, clock, log, registry } = options;
+  const tls = options.tls !== null;
+  let server!: Server;
+  const app = Fastify({
+    loggerInstance: log.child({ component: "http" }) as FastifyBaseLogger,
+    genReqId: () => `req_${randomBytes(9).toString("base64url")}`,
+    requestIdHeader: false,
+    disableRequestLogging: true,
+    trustProxy: false,
+    bodyLimit: 1024 * 1024,
+    routerOptions: { ignoreTrailingSlash: false, maxParamLength: 300 },
+    return503OnClosing: false,
+    frameworkErrors: (error, request, reply) => void answerProblem(request, reply, error),
+    // Uploads and downloads take as long as they take: nothing limits a whole request, only silence at its head.
+    serverFactory(handler) {
+      const limits = { requestTimeout: 0, headersTimeout: 20_000, keepAliveTimeout: 65_000, connectionsCheckingInterval: 5_000, maxHeaderSize: 16 * 1024 };
+      server = options.tls === null ? createHttpServer(limits, handler) : (createHttpsServer({ ...limits, cert: options.tls.cert, key: options.tls.key, minVersion: "TLSv1.2" }, handler) as unknown as Server);
+      return server;
+    },
+    clientErrorHandler(error, socket) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code === "ECONNRESET" || !socket.writable) return void socket.destroy();
+      const known = code === "HPE_HEADER_OVERFLOW" ? new ConnectorError("TOO_LARGE", "The request's headers are too large.") : new ConnectorError("INPUT_INVALID", "The bytes received are not an HTTP request.");
+      const body = JSON.stringify(problemOf(known, "-", "/"));
+      const status = code === "HPE_HEADER_OVERFLOW" ? "431 Request Header Fields Too Large" : "400 Bad Request";
+      socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+    },
+  }).withTypeProvider<ZodTypeProvider>() as unknown as ApiApp;
+
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(serializerCompiler);
+  app.removeContentTypeParser("text/plain");
+  app.setErrorHandler((error, request, reply) => answerProblem(request, reply, error));
+
+  app.addHook("onRequest", async (request, reply) => {
+    void reply.header("x-request-id", request.id);
+    secureHeaders(reply, tls);
+  });
+  app.addHook("onResponse", async (request, reply) => {
+    // No query string: it holds paths of the customer's store.
+    request.log.info({ reqId: request.id, method: request.method, path: pathOf(request.url), route: request.routeOptions.url, status: reply.statusCode, ms: Math.round(reply.elapsedTime * 10) / 10, actor: request.principalOrNull?.scope.actor.id }, "request");
+  });
+
+  await app.register(cookie);
+  guard(app, {
+    authenticator,
+    store,
+    now: () => clock.now(),
+    cookieName: cookieNameFor(tls),
+    hosts: new Set(["localhost", "127.0.0.1", "::1", ...options.hosts.map((host) => host.toLowerCase())]),
+    origins: new Set(options.publicOrigin === undefined ? [] : [options.publicOrigin.toLowerCase()]),
+    tls,
+  });
+  await app.register(swagger, {
+    openapi: {
+      openapi: "3.1.0",
+      info: { title: "Sallyport", version: options.version, description: "The control plane's API. Errors are application/problem+json." },
+      components: {
+        securitySchemes: { token: { type: "http", scheme: "bearer", description: "An API token: spt_…" }, session: { type: "apiKey", in: "cookie", name: cookieNameFor(tls) } },
+      },
+      security: [{ token: [] }, { session: [] }],
+    },
+    transform: jsonSchemaTransform,
+  });
+
+  const streams = changeStreams({ store, authenticator, clock });
+  for (const plugin of [streams.routes, ...options.routes]) {
+    await app.register(async (context) => plugin(context as unknown as ApiApp));
+  }
+
+  const constant = (path: string, text: () => { status: number; text: string }) =>
+    app.get(path, { config: { public: true }, schema: { hide: true }, logLevel: "warn" }, async (_request, reply) => {
+      const { status, text: body } = text();
+      return reply.code(status).type("text/plain; charset=utf-8").send(body);
+    });
+  constant("/healthz", () => ({ status: 200, text: "ok\n" }));
+  constant("/readyz", () => (options.ready() ? { status: 200, text: "ready\n" } : { status: 503, text: "not ready\n" }));
+  new Gauge({
+    name: "sallyport_cloud_change_streams",
+    help: "Open streams of changes",
+    registers: [registry],
+    collect() {
+      this.set(streams.open);
+    },
+  });
+  app.get("/metrics", { schema: { hide: true } }, async (_request, reply) => reply.type(registry.contentType).send(await registry.metrics()));
+  app.get("/openapi.json", { config: { public: true }, schema: { hide: true, response: { 200: z.unknown() } } }, async () => app.swagger());
+  await servePage(app, options.pageFolder);
+
+  await app.ready();
+  return {
+    app,
+    server,
+    async listen(host, port) {
+      try {
+        await app.listen({ host, port });
+      } catch (cause) {
+        const code = (cause as NodeJS.ErrnoException).code;
+        if (code === "EADDRINUSE") throw new ConnectorError("CONFIG_INVALID", `Port ${port} of ${host} is taken by another program.`, { fix: "Stop that program, or choose another port by --listen.", cause });
+        if (code === "EACCES" || code === "EADDRNOTAVAIL") throw new ConnectorError("CONFIG_INVALID", `This program may not listen on ${host}:${port} (${code}).`, { fix: "Choose another address by --listen.", cause });
+        throw cause;
+      }
+      const address = server.address();
+      return typeof address === "object" && address !== null ? address.port : port;
+    },
+    async close(graceMs) {
+      streams.closeAll();
+      const cut = setTimeout(() => server.closeAllConnections(), graceMs);
+      cut.unref();
+      try {
+        await app.close();
+      } finally {
+        clearTimeout(cut);
+      }
+    },
+  };
+}
+
+/** Answers an upgrade that nobody wants, and closes. */
+export function refuseUpgrade(socket: Duplex, error: unknown): void {
+  const known = toApiError(error);
+  const body = JSON.stringify(problemOf(known, "-", "/link"));
+  socket.end(`HTTP/1.1 ${known.status} Refused\r\nconnection: close\r\ncontent-type: application/problem+json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+}
