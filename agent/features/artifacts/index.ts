@@ -1,0 +1,188 @@
+// The artifacts feature on the agent: list, stat, preview, read, write and delete, each asked of the policy first.
+// It knows the port of a store and nothing of any connector; it returns, the runner sends. Imported by main.ts only.
+import { createHash } from "node:crypto";
+import {
+  artifactDelete,
+  artifactList,
+  artifactPreview,
+  artifactRead,
+  artifactStat,
+  artifactWrite,
+  ConnectorError,
+  treeDigest,
+  type ArtifactEntry,
+  type Digest,
+} from "@sallyport/protocol";
+import { defineKind, type AnyCommandKind } from "../../commands/command.ts";
+import type { PolicyGuard } from "../../policy/action.ts";
+import type { ArtifactStore, MakeManifest, Stores } from "../../stores/store.ts";
+import { makePreview, previewReadBytes, previewType } from "./preview.ts";
+
+export interface ArtifactDeps {
+  stores: Stores;
+  /** Decoded path -> itself. Throws PATH_INVALID, naming the segment. */
+  parsePath(path: string): string;
+  makeManifest: MakeManifest;
+}
+
+type Access = "list" | "read" | "write" | "delete";
+
+export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
+  /** What every command asks before any I/O. Pure: called at acceptance and again when the work begins. */
+  const ask = (policy: PolicyGuard, access: Access, target: { store: string; path: string }, release?: "metadata" | "preview" | "raw"): string => {
+    const path = deps.parsePath(target.path);
+    policy.require({ kind: "store", access, store: target.store, path });
+    if (release !== undefined) policy.require({ kind: "release", what: release, store: target.store, path });
+    return path;
+  };
+  const mayShow = (policy: PolicyGuard, store: string, entry: ArtifactEntry): boolean =>
+    policy.decide({ kind: "store", access: entry.kind === "tree" ? "list" : "read", store, path: entry.path }).allowed;
+
+  const list = defineKind({
+    spec: artifactList,
+    check: (input, policy) => void ask(policy, "list", input, "metadata"),
+    async run(input, { policy, signal }) {
+      const path = ask(policy, "list", input, "metadata");
+      const store = await deps.stores.get(input.store);
+      const { entries, nextCursor } = await store.list(path, { limit: input.limit, signal, ...(input.cursor === undefined ? {} : { cursor: input.cursor }) });
+      // what may not be read is not there
+      return { result: { entries: entries.filter((entry) => mayShow(policy, input.store, entry)), nextCursor } };
+    },
+  });
+
+  const stat = defineKind({
+    spec: artifactStat,
+    check: (input, policy) => void ask(policy, "list", input, "metadata"),
+    async run(input, { policy, signal }) {
+      const path = ask(policy, "list", input, "metadata");
+      const store = await deps.stores.get(input.store);
+      const entry = await store.stat(path, { signal });
+      if (entry.kind === "file") ask(policy, "read", { store: input.store, path });
+      if (!input.digest) return { result: { ...entry, digest: null } };
+      // a tree's digest covers all that is in it: each part must be readable
+      if (entry.kind === "tree") ask(policy, "read", { store: input.store, path: path === "" ? "x" : `${path}/x` });
+      return { result: { ...entry, digest: await digestOf(store, entry, signal) } };
+    },
+  });
+
+  const digestOf = async (store: ArtifactStore, entry: ArtifactEntry, signal: AbortSignal): Promise<Digest> => {
+    if (entry.kind === "tree") return treeDigest((await deps.makeManifest(store, entry.path, signal)).entries);
+    const opened = await store.read(entry.path, { signal, ...(entry.version === null ? {} : { ifMatch: entry.version }) });
+    const hash = createHash("sha256");
+    for await (const chunk of opened.bytes) hash.update(chunk);
+    return `sha256:${hash.digest("hex")}`;
+  };
+
+  const preview = defineKind({
+    spec: artifactPreview,
+    check: (input, policy) => void ask(policy, "read", input, "preview"),
+    async run(input, { policy, signal }) {
+      const path = ask(policy, "read", input, "preview");
+      const store = await deps.stores.get(input.store);
+      const entry = await store.stat(path, { signal });
+      if (entry.kind === "tree") {
+        throw new ConnectorError("NOT_A_FILE", `${path === "" ? "The root" : path} of store ${input.store} is a folder; a preview is made of a file.`, { fix: "List it and pick a file." });
+      }
+      const sizeBytes = entry.sizeBytes ?? 0;
+      const type = previewType(path, entry.mediaType);
+      const wanted = Math.min(sizeBytes, previewReadBytes(type, sizeBytes));
+      const head = wanted === 0 ? Buffer.alloc(0) : await readHead(store, entry, wanted, signal);
+      const made = makePreview({ path, type, head, sizeBytes, mediaType: entry.mediaType, rows: Math.min(input.rows, policy.previewRows) });
+      return {
+        result: {
+          path,
+          sizeBytes,
+          mediaType: made.mediaType,
+          modifiedAt: entry.modifiedAt,
+          version: entry.version,
+          preview: made.preview,
+          readBytes: head.length,
+        },
+        ...(made.content === null ? {} : { content: once(made.content) }),
+      };
+    },
+  });
+
+  const read = defineKind({
+    spec: artifactRead,
+    check: (input, policy) => void ask(policy, "read", input, "raw"),
+    async run(input, { policy, signal }) {
+      const path = ask(policy, "read", input, "raw");
+      if (input.range !== undefined && input.suffixBytes !== undefined) {
+        throw new ConnectorError("INPUT_INVALID", "A read has a range or a suffix, not both.", { fix: "Send one of range and suffixBytes." });
+      }
+      const store = await deps.stores.get(input.store);
+      const opened = await store.read(path, {
+        signal,
+        ...(input.range === undefined ? {} : { range: { start: input.range.start, ...(input.range.end === undefined ? {} : { end: input.range.end }) } }),
+        ...(input.suffixBytes === undefined ? {} : { suffixBytes: input.suffixBytes }),
+        ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
+      });
+      const { bytes, ...result } = opened;
+      return { result, content: bytes };
+    },
+  });
+
+  const write = defineKind({
+    spec: artifactWrite,
+    check: (input, policy) => {
+      ask(policy, "write", input);
+      policy.require({ kind: "ceiling", ceiling: "uploadBytes", value: input.sizeBytes ?? 0 });
+    },
+    async run(input, { policy, signal, upload }) {
+      const path = ask(policy, "write", input);
+      if (input.ifMatch !== undefined && input.ifNoneMatch !== undefined) {
+        throw new ConnectorError("INPUT_INVALID", "A write is If-Match or If-None-Match, not both.", { fix: "Send one of the two." });
+      }
+      const store = await deps.stores.get(input.store);
+      const written = await store.write(path, counted(upload, input.sizeBytes, policy), {
+        signal,
+        ...(input.sizeBytes === null ? {} : { sizeBytes: input.sizeBytes }),
+        ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
+        ...(input.ifNoneMatch === undefined ? {} : { ifNoneMatch: input.ifNoneMatch }),
+        ...(input.digest === undefined ? {} : { digest: input.digest as Digest }),
+        ...(input.mediaType === undefined ? {} : { mediaType: input.mediaType }),
+      });
+      return { result: { path, ...written } };
+    },
+  });
+
+  const remove = defineKind({
+    spec: artifactDelete,
+    check: (input, policy) => void ask(policy, "delete", input),
+    async run(input, { policy, signal }) {
+      const path = ask(policy, "delete", input);
+      const store = await deps.stores.get(input.store);
+      await store.delete(path, { signal, ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }) });
+      return { result: { path, deleted: true as const } };
+    },
+  });
+
+  return [list, stat, preview, read, write, remove] as unknown as AnyCommandKind[];
+}
+
+async function readHead(store: ArtifactStore, entry: ArtifactEntry, wanted: number, signal: AbortSignal): Promise<Buffer> {
+  const opened = await store.read(entry.path, { range: { start: 0, end: wanted - 1 }, signal, ...(entry.version === null ? {} : { ifMatch: entry.version }) });
+  const chunks: Buffer[] = [];
+  for await (const chunk of opened.bytes) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}
+
+async function* once(bytes: Buffer): AsyncGenerator<Buffer> {
+  yield bytes;
+}
+
+/** The upload as it comes, cut off with an error when it is not what was announced or more than the policy lets in. */
+async function* counted(upload: AsyncIterable<Buffer>, sizeBytes: number | null, policy: PolicyGuard): AsyncGenerator<Buffer> {
+  let bytes = 0;
+  for await (const chunk of upload) {
+    bytes += chunk.length;
+    if (sizeBytes === null) policy.require({ kind: "ceiling", ceiling: "uploadBytes", value: bytes });
+    else if (bytes > sizeBytes) throw wrongLength(sizeBytes, bytes, "more came");
+    yield chunk;
+  }
+  if (sizeBytes !== null && bytes !== sizeBytes) throw wrongLength(sizeBytes, bytes, `${bytes} came`);
+}
+
+const wrongLength = (expected: number, came: number, words: string) =>
+  new ConnectorError("INPUT_INVALID", `The upload was announced with ${expected} bytes and ${words}.`, { fix: "Send the whole content with its right length.", details: { expected, came } });
