@@ -3,6 +3,7 @@ import {
   ConnectorError,
   commandAnswerSchema,
   jsonBody,
+  laneOf,
   readJsonBody,
   toConnectorError,
   type Clock,
@@ -127,17 +128,21 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
         const { intent, text } = writeIntent({ workspace: scope.workspace, pool: pool.id, kind: spec.kind, resource: options.resource, body, expires: now + INTENT_LIFETIME_MS }, now);
 
         const tried = new Set<CloudSession>();
+        let closing: ConnectorError | null = null;
         while (stream === null) {
           const session = choose(scope, pool, options.replica, tried);
-          if (session === null) throw await agentOffline(deps.store, scope, pool, options.replica ?? null);
+          if (session === null) throw closing ?? (await agentOffline(deps.store, scope, pool, options.replica ?? null));
           tried.add(session);
           const head = signOffer(deps.signer, { intentText: text, body, session, incarnation: deps.incarnation, sequence: sequences.next(session), attempt: 1, expires: intent.expires }, now);
           try {
-            stream = session.open(head, { lane: spec.content === "download" || spec.content === "upload" ? "bulk" : "interactive", end: spec.content !== "upload" });
+            stream = session.open(head, { lane: laneOf(spec), end: spec.content !== "upload" });
             on = session;
           } catch (error) {
-            // The session ended between its choice and this line; nothing was sent.
-            if (toConnectorError(error).code !== "LINK_LOST") throw error;
+            // Nothing was sent: another replica may take it. A session that ended between its choice and this line is none.
+            const refused = toConnectorError(error);
+            if (refused.code === "GOING_AWAY") closing = new ConnectorError("AGENT_DRAINING", `The agent of pool ${pool.name} is stopping and takes no new commands.`, { fix: "Try again when it is back.", cause: error });
+            else if (refused.code === "STREAM_REFUSED") closing = refused;
+            else if (refused.code !== "LINK_LOST") throw refused;
           }
         }
         options.signal?.addEventListener("abort", onAbort, { once: true });

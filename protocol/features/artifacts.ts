@@ -67,7 +67,7 @@ export const previewSchema = z.discriminatedUnion("type", [
     mediaType: z.string(),
     width: z.int().positive().nullable(),
     height: z.int().positive().nullable(),
-    /** base64 */
+    /** base64. Empty on the link, where the bytes follow the result as they are. */
     data: z.string(),
   }),
   z.object({ type: z.literal("log"), lines: z.array(z.object({ n: z.int().positive(), text: z.string() })), totalLines: z.int().nonnegative().nullable(), truncated: z.boolean() }),
@@ -81,7 +81,8 @@ export const artifactPreview = defineCommand({
   class: "interactive",
   idempotent: true,
   timeoutMs: 60_000,
-  content: "none",
+  content: "download",
+  lane: "interactive",
   input: z.strictObject({ ...target, rows: z.int().min(1).max(10_000).default(200) }),
   output: z.object({
     path: artifactPathSchema,

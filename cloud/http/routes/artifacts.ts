@@ -86,7 +86,10 @@ export const artifactRoutes = (deps: { store: Store; dispatch: Dispatch }): Rout
       const storeName = request.params.store;
       const answer = await dispatch.relay(scope, await poolOf(scope, request.params.pool), artifactPreview, { store: storeName, path, rows }, { resource: resource(storeName, path), signal: clientGone(reply) });
       const replica = await store.replica(scope, answer.replica);
-      return { ...answer.result, agent: { id: answer.replica, name: replica?.name ?? answer.replica }, tookMs: Math.round(dispatch.clock.monotonic() - startedMs) };
+      const { preview } = answer.result;
+      const content = await collect(answer.content, MAX_IMAGE_BYTES);
+      const whole = preview.type === "image" ? { ...preview, data: content.toString("base64") } : preview;
+      return { ...answer.result, preview: whole, agent: { id: answer.replica, name: replica?.name ?? answer.replica }, tookMs: Math.round(dispatch.clock.monotonic() - startedMs) };
     },
   );
 
@@ -273,4 +276,18 @@ function drain(request: FastifyRequest): void {
 
 async function discard(download: Download): Promise<void> {
   for await (const _chunk of download.bytes) break;
+}
+
+/** Largest image that is passed on inside a preview's JSON. */
+const MAX_IMAGE_BYTES = 8 * 1024 * 1024;
+
+async function collect(content: AsyncIterable<Buffer> | null, maxBytes: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of content ?? []) {
+    bytes += chunk.length;
+    if (bytes > maxBytes) throw new ConnectorError("TOO_LARGE", `The agent sent a preview of more than ${maxBytes} bytes.`, { fix: "Download the artifact instead." });
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
 }
