@@ -181,16 +181,15 @@ export function makeDurable(deps: DurableDeps): Durable {
 
   function waiter(row: CommandRow): Waiter {
     let known = waiters.get(row.id);
-    if (known === undefined) waiters.set(row.id, (known = { workspace: row.workspace, pool: row.pool, refusal: null, retryAtMs: 0, retries: 0, remakes: 0, maybeWith: null }));
+    if (known === undefined) waiters.set(row.id, (known = { workspace: row.workspace, pool: row.pool, refusal: null, retryAtMs: 0, retries: 0, remakes: 0, maybeWith: offeredBefore(row) }));
     return known;
   }
 
   /** The one replica that must take it, or null when any of the pool may. */
   async function bound(row: CommandRow): Promise<ReplicaId | null> {
-    const maybe = waiters.get(row.id)?.maybeWith ?? null;
+    const waiting = waiters.get(row.id);
+    const maybe = waiting === undefined ? offeredBefore(row) : waiting.maybeWith;
     if (maybe !== null) return maybe;
-    // After a restart of this process: whoever was asked before may have journaled it.
-    if (row.offers > 0 && row.offeredTo !== undefined && row.offeredTo !== null && !waiters.has(row.id)) return row.offeredTo;
     if (row.kind !== runCancel.kind) return null;
     if (row.run === null) return null;
     const held = (await store.run(systemScope(row.workspace), row.run))?.command;
@@ -213,11 +212,11 @@ export function makeDurable(deps: DurableDeps): Durable {
     const session = live.toSorted((a, b) => rank(a) - rank(b))[0];
     if (session === undefined) return false;
 
+    const state = waiter(row);
     const counted = await store.nextDispatch(row.workspace, row.id, session.replica, sequences.last(session));
     const now = clock.now();
     if (row.expires <= now) return false;
     const head = signOffer(deps.signer, { intentText: row.intent, body: row.body, session, incarnation: deps.incarnation, sequence: sequences.next(session, counted.sequence), attempt: counted.attempt, expires: row.expires }, now);
-    const state = waiter(row);
     let timer: Timer | null = null;
     try {
       const stream = session.open(head, { lane: "interactive", end: true });
@@ -407,6 +406,8 @@ export function makeDurable(deps: DurableDeps): Durable {
   return durable;
 }
 
+/** After a restart of this process: whoever was asked last may have journaled it. */
+const offeredBefore = (row: CommandRow): ReplicaId | null => (row.offers > 0 ? (row.offeredTo ?? null) : null);
 const isOver = (row: CommandRow): boolean => row.state !== "queued" && row.state !== "accepted" && row.state !== "running";
 
 /** Reads that the dispatcher makes for itself. */

@@ -16,9 +16,12 @@ const commandRows = (tx: Tx, workspace: string) =>
     .leftJoin("replicas as r", (join) => join.onRef("r.workspace_id", "=", "c.workspace_id").onRef("r.replica_id", "=", "c.replica_id"))
     .selectAll("c")
     .select(["p.name as pool_name", "r.name as replica_name"])
+    .select((eb) =>
+      eb.selectFrom("offers as o").select("o.replica_id").whereRef("o.workspace_id", "=", "c.workspace_id").whereRef("o.command_id", "=", "c.command_id").orderBy("o.attempt", "desc").limit(1).as("offered_to"),
+    )
     .where("c.workspace_id", "=", workspace);
 
-type Joined = Tables["commands"] & { pool_name: string; replica_name: string | null };
+type Joined = Tables["commands"] & { pool_name: string; replica_name: string | null; offered_to: string | null };
 const toCommand = (row: Joined): CommandRow => ({
   workspace: ws(row.workspace_id),
   id: row.command_id as CommandId,
@@ -40,6 +43,7 @@ const toCommand = (row: Joined): CommandRow => ({
   startedAt: row.started_at,
   endedAt: row.ended_at,
   offers: row.offers,
+  offeredTo: row.offered_to as ReplicaId | null,
   error: parseJson<ErrorBody>(row.error),
   result: parseJson<unknown>(row.result),
 });
