@@ -1,0 +1,116 @@
+// What the pages ask for, and how fresh it must be. Changes arrive by SSE (changes.ts); the slow polls beside them are
+// for what no event tells: an agent's state is derived from the age of its last sign of life.
+import { QueryCache, QueryClient, infiniteQueryOptions, queryOptions, useInfiniteQuery } from "@tanstack/react-query";
+import { useMemo } from "react";
+import { api, artifactUrls, isApiError, query } from "./client.ts";
+import type { Agent, ApiToken, ArtifactList, ArtifactPreview, ArtifactStat, Command, Enrollment, Me, Page, Pool, Run, RunDetail } from "./types.ts";
+
+const AGENT_POLL_MS = 5_000;
+const RUN_POLL_MS = 15_000;
+
+export function makeQueryClient(onSignedOut: () => void): QueryClient {
+  return new QueryClient({
+    queryCache: new QueryCache({
+      onError: (error) => {
+        if (isApiError(error) && error.problem.status === 401) onSignedOut();
+      },
+    }),
+    defaultOptions: {
+      queries: {
+        staleTime: 2_000,
+        refetchOnWindowFocus: true,
+        retry: (count, error) => count < 2 && isApiError(error) && (error.problem.status === 0 || error.problem.code === "LINK_LOST"),
+      },
+    },
+  });
+}
+
+export const meQuery = queryOptions({ queryKey: ["me"], queryFn: ({ signal }) => api.get<Me>("/v1/me", signal), staleTime: 60_000 });
+
+const all = <T>(path: string) => async ({ signal }: { signal: AbortSignal }): Promise<T[]> => {
+  const items: T[] = [];
+  let cursor: string | null = null;
+  // Fleets and pools are small; the cap keeps a broken cursor from turning this into an endless loop.
+  for (let pages = 0; pages < 40; pages++) {
+    const page: Page<T> = await api.get<Page<T>>(`${path}${query({ limit: 500, cursor })}`, signal);
+    items.push(...page.items);
+    cursor = page.nextCursor;
+    if (cursor === null) break;
+  }
+  return items;
+};
+
+export const agentsQuery = queryOptions({ queryKey: ["agents"], queryFn: all<Agent>("/v1/agents"), refetchInterval: AGENT_POLL_MS });
+export const agentQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["agents", id],
+    queryFn: ({ signal }) => api.get<Agent>(`/v1/agents/${encodeURIComponent(id)}`, signal),
+    refetchInterval: AGENT_POLL_MS,
+  });
+export const poolsQuery = queryOptions({ queryKey: ["pools"], queryFn: all<Pool>("/v1/pools"), refetchInterval: AGENT_POLL_MS * 2 });
+export const enrollmentsQuery = queryOptions({ queryKey: ["enrollments"], queryFn: all<Enrollment>("/v1/enrollments"), refetchInterval: 15_000 });
+export const enrollmentQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["enrollments", id],
+    queryFn: ({ signal }) => api.get<Enrollment>(`/v1/enrollments/${encodeURIComponent(id)}`, signal),
+    refetchInterval: 2_000,
+  });
+export const tokensQuery = queryOptions({ queryKey: ["tokens"], queryFn: all<ApiToken>("/v1/tokens") });
+
+const pages = <T>(key: string, path: string, refetchInterval: number | false) =>
+  infiniteQueryOptions({
+    queryKey: [key, "list"],
+    queryFn: ({ pageParam, signal }) => api.get<Page<T>>(`${path}${query({ limit: 100, cursor: pageParam })}`, signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.nextCursor,
+    refetchInterval,
+  });
+export const runsQuery = pages<Run>("runs", "/v1/runs", RUN_POLL_MS);
+export const commandsQuery = pages<Command>("commands", "/v1/commands", RUN_POLL_MS);
+
+/** An infinite query with its pages flattened; `items` keeps its identity while nothing changes. */
+export function useRuns() {
+  const result = useInfiniteQuery(runsQuery);
+  const items = useMemo(() => result.data?.pages.flatMap((page) => page.items), [result.data]);
+  return { ...result, items };
+}
+export function useCommands() {
+  const result = useInfiniteQuery(commandsQuery);
+  const items = useMemo(() => result.data?.pages.flatMap((page) => page.items), [result.data]);
+  return { ...result, items };
+}
+
+const ENDED = new Set(["succeeded", "failed", "cancelled"]);
+export const runQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["runs", id],
+    queryFn: ({ signal }) => api.get<RunDetail>(`/v1/runs/${encodeURIComponent(id)}`, signal),
+    refetchInterval: (q) => (q.state.data && ENDED.has(q.state.data.state) ? false : 5_000),
+  });
+export const commandQuery = (id: string) =>
+  queryOptions({ queryKey: ["commands", id], queryFn: ({ signal }) => api.get<Command>(`/v1/commands/${encodeURIComponent(id)}`, signal) });
+
+export const listQuery = (pool: string, store: string, path: string) =>
+  infiniteQueryOptions({
+    queryKey: ["artifacts", pool, store, "list", path],
+    queryFn: ({ pageParam, signal }) => api.get<ArtifactList>(artifactUrls.list(pool, store, path, pageParam), signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (last) => last.nextCursor,
+    staleTime: 15_000,
+    // Each list is a read at the customer, written into its audit log: never by mere focus of the window.
+    refetchOnWindowFocus: false,
+  });
+export const previewQuery = (pool: string, store: string, path: string, rows?: number) =>
+  queryOptions({
+    queryKey: ["artifacts", pool, store, "preview", path, rows ?? 0],
+    queryFn: ({ signal }) => api.get<ArtifactPreview>(artifactUrls.preview(pool, store, path, rows), signal),
+    staleTime: 60_000,
+    refetchOnWindowFocus: false,
+  });
+export const statQuery = (pool: string, store: string, path: string, digest: boolean) =>
+  queryOptions({
+    queryKey: ["artifacts", pool, store, "stat", path, digest],
+    queryFn: ({ signal }) => api.get<ArtifactStat>(artifactUrls.stat(pool, store, path, digest), signal),
+    staleTime: Infinity,
+    refetchOnWindowFocus: false,
+  });

@@ -1,0 +1,28 @@
+// Entry of the page: styles, providers, router. The page knows the HTTP API and nothing behind it; nobody imports it.
+import "./styles/mantine.css";
+import "./styles/app.css";
+import { MantineProvider } from "@mantine/core";
+import { QueryClientProvider } from "@tanstack/react-query";
+import { RouterProvider } from "@tanstack/react-router";
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { makeQueryClient } from "./api/queries.ts";
+import { router } from "./shell/router.tsx";
+import { colorSchemeManager, cssVariables, theme } from "./shell/theme.ts";
+
+const client = makeQueryClient(() => {
+  const { pathname, search } = router.state.location;
+  if (pathname === "/signin") return;
+  const back = pathname === "/" ? "" : `?back=${encodeURIComponent(pathname + router.options.stringifySearch!(search))}`;
+  location.assign(`/signin${back}`);
+});
+
+createRoot(document.getElementById("root")!).render(
+  <StrictMode>
+    <MantineProvider theme={theme} cssVariablesResolver={cssVariables} colorSchemeManager={colorSchemeManager} defaultColorScheme="auto">
+      <QueryClientProvider client={client}>
+        <RouterProvider router={router} />
+      </QueryClientProvider>
+    </MantineProvider>
+  </StrictMode>,
+);

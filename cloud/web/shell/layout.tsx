@@ -1,0 +1,189 @@
+// The frame around every page but sign-in: navigation, search, who is signed in, and whether the page is live.
+import { Menu, SegmentedControl, useMantineColorScheme } from "@mantine/core";
+import { IconActivity, IconChevronDown, IconDeviceDesktop, IconFolders, IconHome2, IconLogout, IconMoon, IconSearch, IconServer2, IconSettings, IconSun, IconTerminal2, IconWifiOff } from "@tabler/icons-react";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, Outlet, useNavigate } from "@tanstack/react-router";
+import { useEffect, useRef, useState } from "react";
+import { api } from "../api/client.ts";
+import { followChanges, useLive } from "../api/changes.ts";
+import { agentsQuery, meQuery, useRuns } from "../api/queries.ts";
+import { ProblemNote } from "../parts/notes.tsx";
+import { isTyping } from "../parts/table.tsx";
+import { Palette } from "./palette.tsx";
+import { Toasts } from "./toasts.tsx";
+
+export function Mark({ size = 22 }: { size?: number }) {
+  return (
+    <svg width={size} height={size} viewBox="0 0 32 32" aria-hidden>
+      <rect width="32" height="32" rx="8" fill="#4450c9" />
+      <path d="M8 25V14.5a8 8 0 0 1 16 0V25h-4.4V14.8a3.6 3.6 0 0 0-7.2 0V25z" fill="#fff" />
+      <circle cx="16" cy="20.5" r="2.2" fill="#fff" />
+    </svg>
+  );
+}
+
+export function ThemeChoice() {
+  const { colorScheme, setColorScheme } = useMantineColorScheme();
+  const icon = (Shape: typeof IconSun, word: string) => (
+    <span className="row" style={{ gap: 5, justifyContent: "center" }}>
+      <Shape size={14} stroke={1.8} aria-hidden />
+      {word}
+    </span>
+  );
+  return (
+    <SegmentedControl
+      aria-label="Theme"
+      fullWidth
+      value={colorScheme}
+      onChange={(value) => setColorScheme(value as "auto" | "light" | "dark")}
+      data={[
+        { value: "auto", label: icon(IconDeviceDesktop, "System") },
+        { value: "light", label: icon(IconSun, "Light") },
+        { value: "dark", label: icon(IconMoon, "Dark") },
+      ]}
+    />
+  );
+}
+
+const MAC = /Mac|iPhone|iPad/.test(navigator.platform);
+/** `g` and one of these goes to a page. */
+const GO: Record<string, string> = { h: "/", a: "/agents", f: "/artifacts", r: "/runs", c: "/commands", s: "/settings" };
+
+export function Layout() {
+  const client = useQueryClient();
+  const navigate = useNavigate();
+  const me = useQuery(meQuery);
+  const agents = useQuery(agentsQuery);
+  const runs = useRuns();
+  const live = useLive();
+  const [palette, setPalette] = useState(false);
+
+  useEffect(() => followChanges(client), [client]);
+
+  const chord = useRef(0);
+  useEffect(() => {
+    const listen = (event: KeyboardEvent) => {
+      if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
+        event.preventDefault();
+        setPalette((open) => !open);
+        return;
+      }
+      if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "/") {
+        event.preventDefault();
+        const filter = document.querySelector<HTMLInputElement>("input[data-page-filter], [data-page-filter] input");
+        if (filter) filter.select();
+        else setPalette(true);
+        return;
+      }
+      const to = GO[event.key];
+      if (to !== undefined && performance.now() - chord.current < 1000) {
+        event.preventDefault();
+        chord.current = 0;
+        void navigate({ to });
+      } else if (event.key === "g") chord.current = performance.now();
+    };
+    window.addEventListener("keydown", listen, { capture: true });
+    return () => window.removeEventListener("keydown", listen, { capture: true });
+  }, [navigate]);
+
+  const bad = agents.data?.filter((agent) => agent.state === "lost" || agent.state === "disconnected").length ?? 0;
+  const running = runs.items?.filter((run) => run.state === "running").length ?? 0;
+  const item = (to: string, word: string, Shape: typeof IconHome2, count?: { n: number; tone: string; label: string }) => (
+    <Link to={to} className="nav" activeProps={{ className: "active" }} activeOptions={{ exact: to === "/", includeSearch: false }} aria-label={count && count.n > 0 ? `${word}, ${count.n} ${count.label}` : word} title={word}>
+      <Shape size={17} stroke={1.7} aria-hidden />
+      <span>{word}</span>
+      {count && count.n > 0 && (
+        <span className={`count ${count.tone}`} title={`${count.n} ${count.label}`}>
+          {count.n}
+        </span>
+      )}
+    </Link>
+  );
+
+  const user = me.data?.user.name ?? "";
+  return (
+    <div className="frame">
+      <a href="#main" className="skip">
+        Skip to the page
+      </a>
+      <nav className="side" aria-label="Main">
+        <Link to="/" className="brand" aria-label="Sallyport, home">
+          <Mark />
+          <span>Sallyport</span>
+        </Link>
+        <button type="button" className="side-search" onClick={() => setPalette(true)} aria-label="Search or run a command">
+          <IconSearch size={14} stroke={1.8} aria-hidden />
+          <span>Search</span>
+          <span className="kbd">{MAC ? "⌘K" : "Ctrl K"}</span>
+        </button>
+        {item("/", "Home", IconHome2)}
+        {item("/agents", "Agents", IconServer2, { n: bad, tone: "bad", label: "offline" })}
+        {item("/artifacts", "Artifacts", IconFolders)}
+        {item("/runs", "Runs", IconActivity, { n: running, tone: "run", label: "running" })}
+        {item("/commands", "Commands", IconTerminal2)}
+        {item("/settings", "Settings", IconSettings)}
+        <div className="side-foot">
+          {!live && (
+            <div className="notlive row" role="status" title="Live updates are interrupted; the page tries again by itself.">
+              <IconWifiOff size={15} aria-hidden />
+              <span>Not live, reconnecting…</span>
+            </div>
+          )}
+          <Menu position="top-start" width={252}>
+            <Menu.Target>
+              <button type="button" className="side-user" aria-label={`Account ${user}`}>
+                <span className="face" aria-hidden>
+                  {user.slice(0, 1).toUpperCase()}
+                </span>
+                <span className="who grow" style={{ lineHeight: 1.25 }}>
+                  <div className="clip" style={{ fontWeight: 550 }}>
+                    {user || "…"}
+                  </div>
+                  <div className="clip faint" style={{ fontSize: 11.5 }}>
+                    {me.data?.workspace.name}
+                  </div>
+                </span>
+                <IconChevronDown size={14} className="faint" aria-hidden />
+              </button>
+            </Menu.Target>
+            <Menu.Dropdown>
+              <Menu.Label>Theme</Menu.Label>
+              <div style={{ padding: "0 8px 8px" }}>
+                <ThemeChoice />
+              </div>
+              <Menu.Divider />
+              <Menu.Item leftSection={<IconSettings size={15} />} onClick={() => void navigate({ to: "/settings" })}>
+                Settings
+              </Menu.Item>
+              <Menu.Item leftSection={<IconLogout size={15} />} onClick={() => void signOut()}>
+                Sign out
+              </Menu.Item>
+              <Menu.Divider />
+              <Menu.Label>Sallyport {me.data?.version}</Menu.Label>
+            </Menu.Dropdown>
+          </Menu>
+        </div>
+      </nav>
+      <main className="main" id="main">
+        {me.error && (me.error as { problem?: { status: number } }).problem?.status !== 401 && !me.data ? (
+          <div className="body">
+            <div className="narrow">
+              <ProblemNote error={me.error} onRetry={() => void me.refetch()} />
+            </div>
+          </div>
+        ) : (
+          <Outlet />
+        )}
+      </main>
+      <Palette opened={palette} onClose={() => setPalette(false)} />
+      <Toasts />
+    </div>
+  );
+}
+
+/** Ends the session and shows the sign-in page, also when the control plane is away. */
+export async function signOut(): Promise<void> {
+  await api.delete("/v1/session").catch(() => undefined);
+  location.assign("/signin");
+}
