@@ -2,7 +2,7 @@
 // end what was skipped and why. `npm test -- path/to/x.test.ts` runs that file alone. Fails on a failed test, and on
 // a skipped one where CI is set. The last line is the count of tap's assertions: `N passed, N failed`.
 import { createHash } from "node:crypto";
-import { createWriteStream, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { LaunchError, ensureInstalled, ensureWeb, findNode24, root, run, say, script } from "./launch.mjs";
 
@@ -26,6 +26,13 @@ async function ensureTapBuilt() {
 function tapEnv() {
   const entries = Object.entries(process.env).filter(([name]) => !/^(_?TAP(JS)?_|TAP$|NODE_OPTIONS$)/.test(name));
   return Object.fromEntries(entries);
+}
+
+/** A folder stands for the tests below it. */
+function testsUnder(argument) {
+  if (!statSync(argument, { throwIfNoEntry: false })?.isDirectory()) return [argument];
+  const files = readdirSync(argument, { recursive: true }).map((name) => join(argument, name));
+  return files.filter((file) => file.endsWith(".test.ts") && !file.includes("node_modules"));
 }
 
 const text = (value) => (typeof value === "string" ? value : JSON.stringify(value, undefined, 2)) ?? "";
@@ -118,7 +125,7 @@ function failure(label, diag) {
 }
 
 await script(async () => {
-  const named = process.argv.slice(2);
+  const named = process.argv.slice(2).flatMap(testsUnder);
   await ensureInstalled();
   await ensureWeb().catch((error) => {
     if (named.length === 0) throw error;
