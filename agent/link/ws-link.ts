@@ -264,8 +264,9 @@ export class WsLink implements AgentLink {
       kind: "greeting",
       leave: () => {
         deadline.cancel();
+        if (done) return;
         transport.onMessage(null);
-        if (!done) transport.destroy();
+        transport.destroy();
       },
     };
     this.#moveTo(state, null, null);

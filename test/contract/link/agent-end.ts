@@ -1,0 +1,120 @@
+// An agent's end of the link with an empty rest: what link tests start.
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { ConnectorError, newId, systemClock, type AgentStatus, type Clock, type EnrolmentSecret, type LinkStream } from "@sallyport/protocol";
+import { IdentityStore, WsLink, type AgentSession, type HelloSource, type LinkEvent, type LinkStateKind } from "../../../agent/link/index.ts";
+
+export const sampleStatus = (labels: Record<string, string> = {}): AgentStatus => ({
+  at: Date.now(),
+  version: "0.1.0",
+  labels,
+  paused: null,
+  draining: false,
+  stores: [],
+  programs: [],
+  engines: ["process"],
+  policyDigest: "0".repeat(64),
+  commands: [],
+  limits: { runs: 1, steps: 1 },
+  running: [],
+  host: { hostname: "test", platform: "linux", cpus: 2, cpuLoad: null, memoryTotalBytes: 1, memoryFreeBytes: 1, diskTotalBytes: null, diskFreeBytes: null },
+});
+
+export interface AgentEnd {
+  readonly link: WsLink;
+  readonly events: LinkEvent[];
+  readonly stateDirectory: string;
+  readonly journal: string;
+  /** Streams that nobody else handles land here. */
+  readonly streams: LinkStream[];
+  onStream: ((stream: LinkStream, session: AgentSession) => void) | null;
+  setLabels(labels: Record<string, string>): void;
+  /** Resolves when the link is in the state, at once when it is. */
+  reached(state: LinkStateKind): Promise<void>;
+  /** The next session, or the present one. */
+  online(): Promise<AgentSession>;
+  /** Resolves with the reason of the next failed attempt or ended link. */
+  failed(): Promise<ConnectorError>;
+  stop(): void;
+}
+
+export interface AgentEndOptions {
+  readonly url: string | null;
+  readonly enrolment?: EnrolmentSecret;
+  readonly stateDirectory?: string;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  readonly mac?: boolean;
+  readonly ca?: string;
+}
+
+export function startAgentEnd(options: AgentEndOptions): AgentEnd {
+  const stateDirectory = options.stateDirectory ?? mkdtempSync(join(tmpdir(), "sallyport-link-"));
+  const journal = newId("journal");
+  let labels: Record<string, string> = {};
+  let statusListener: (() => void) | null = null;
+  const hello: HelloSource = {
+    journal: () => ({ id: journal, dispatchSequence: {}, startCounter: 1 }),
+    generations: () => ({}),
+    status: () => sampleStatus(labels),
+    onStatusChange: (listener) => {
+      statusListener = listener;
+    },
+  };
+  const link = new WsLink({
+    cloudUrl: options.url,
+    identity: new IdentityStore(stateDirectory),
+    enrolment: options.enrolment ?? null,
+    nameHint: "test-agent",
+    ca: options.ca ?? null,
+    mac: options.mac ?? true,
+    version: "0.1.0",
+    hello,
+    clock: options.clock ?? systemClock,
+    random: options.random ?? (() => 0.5),
+  });
+  const events: LinkEvent[] = [];
+  const watchers = new Set<(event: LinkEvent) => void>();
+  link.observe((event) => {
+    events.push(event);
+    for (const watcher of [...watchers]) watcher(event);
+  });
+  const once = <T>(pick: (event: LinkEvent) => T | undefined): Promise<T> =>
+    new Promise((resolve) => {
+      const watcher = (event: LinkEvent) => {
+        const value = pick(event);
+        if (value === undefined) return;
+        watchers.delete(watcher);
+        resolve(value);
+      };
+      watchers.add(watcher);
+    });
+  const end: AgentEnd = {
+    link,
+    events,
+    stateDirectory,
+    journal,
+    streams: [],
+    onStream: null,
+    setLabels(next) {
+      labels = next;
+      statusListener?.();
+    },
+    async reached(state) {
+      if (link.state !== state) await once((event) => (event.type === "state" && event.to === state ? true : undefined));
+    },
+    online: () => (link.session !== null ? Promise.resolve(link.session) : once((event) => (event.type === "online" ? event.session : undefined))),
+    failed: () => once((event) => (event.type === "state" && event.error !== null ? event.error : undefined)),
+    stop() {
+      link.abort(new ConnectorError("CANCELLED", "The test is over."));
+      if (options.stateDirectory === undefined) rmSync(stateDirectory, { recursive: true, force: true });
+    },
+  };
+  link.onStream((stream, session) => {
+    if (end.onStream !== null) end.onStream(stream, session);
+    else end.streams.push(stream);
+  });
+  link.start();
+  return end;
+}
