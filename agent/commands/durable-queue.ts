@@ -7,6 +7,8 @@ export interface QueuedCommand {
   readonly kind: string;
   readonly resource: string;
   readonly overtakes: boolean;
+  /** It ran before the restart: it takes its slot at once, whatever the limit is by now. */
+  readonly adopted: boolean;
 }
 
 export class DurableQueue {
@@ -58,7 +60,7 @@ export class DurableQueue {
     for (const command of [...this.#waiting.values()]) {
       if (!command.overtakes) {
         // Also a command that has no slot keeps the later ones of its resource back.
-        const free = slots > 0 && !taken.has(command.resource);
+        const free = command.adopted || (slots > 0 && !taken.has(command.resource));
         taken.add(command.resource);
         if (!free) continue;
         slots--;

@@ -43,6 +43,8 @@ export interface RunnerOptions {
   dispatchSequences?: Readonly<Record<string, number>>;
   /** Whose signature under an intent counts. None = an intent that carries a signature is refused. */
   authorKeys?: KeyRing;
+  /** Durable commands at once on this machine; the policy's ceiling may be lower. Absent = the policy's alone. */
+  maxRuns?: () => number;
   /** Told whenever what `running` answers has changed. */
   changed?: () => void;
 }
@@ -104,7 +106,7 @@ export class CommandRunner {
     this.#authorKeys = options.authorKeys ?? new Map();
     this.#queue = new DurableQueue(
       (queued) => this.#runDurable(queued),
-      () => Math.max(1, options.policy.limit("concurrentRuns")),
+      () => Math.min(options.policy.limit("concurrentRuns"), options.maxRuns?.() ?? Infinity),
     );
   }
 
@@ -116,7 +118,7 @@ export class CommandRunner {
   /** Goes on with what an earlier start of the agent had accepted. Before the link starts. */
   async resume(): Promise<number> {
     const open = await this.#options.journal.open();
-    for (const held of open) this.#enqueue(held.id, held.kind, held.resource);
+    for (const held of open) this.#enqueue(held.id, held.kind, held.resource, held.state === "running");
     return open.length;
   }
 
@@ -248,6 +250,8 @@ export class CommandRunner {
       const parsed = kind.spec.input.safeParse(readJsonBody(offer.body));
       if (!parsed.success) throw invalidInput(`The input of ${intent.kind}`, parsed.error);
       input = parsed.data;
+      if (kind.spec.class !== "durable") policy.require({ kind: "ceiling", ceiling: "streams", value: 1 });
+      else if (kind.overtakes !== true) policy.require({ kind: "ceiling", ceiling: "concurrentRuns", value: 1 });
       kind.check?.(input as never, policy);
       audit.require();
     } catch (caught) {
@@ -299,7 +303,7 @@ export class CommandRunner {
     );
     boundary.journaled.publish({ command: intent.command });
     // Whatever becomes of the stream, from here on the command is ours.
-    if (!known) this.#enqueue(intent.command, intent.kind, intent.resource);
+    if (!known) this.#enqueue(intent.command, intent.kind, intent.resource, false);
     if (!stream.signal.aborted && session.incarnation === dispatch.incarnation)
       stream.respond({ type: "accepted", known }, { end: true });
     boundary.accepted.publish({ command: intent.command });
@@ -449,10 +453,10 @@ export class CommandRunner {
 
   // ---- durable
 
-  #enqueue(id: CommandId, kind: string, resource: string): void {
+  #enqueue(id: CommandId, kind: string, resource: string, adopted: boolean): void {
     const overtakes =
       this.#options.registry.names.includes(kind) && this.#options.registry.get(kind).overtakes === true;
-    this.#queue.add({ id, kind, resource, overtakes });
+    this.#queue.add({ id, kind, resource, overtakes, adopted });
     this.#options.changed?.();
   }
 

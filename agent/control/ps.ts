@@ -1,7 +1,7 @@
 // What `ps` tells, and how it looks to a person.
 
 export interface PsStep {
-  /** As `stop` takes it: `<command id>.<step>.<attempt>`. */
+  /** As `stop` takes it: `<run>/<step>`, or the engine's own name of it when no run is known. */
   name: string;
   pid: number | null;
   startedAt: number;

@@ -93,6 +93,12 @@ export function startHostServer(folder: string, clock: Clock, idleMs = IDLE_MS):
         return send({ protocol: HOST_PROTOCOL, pid: process.pid });
       }
       const request = message as HostRequest;
+      if (request.op === "quit") {
+        const idleNow = host.running === 0;
+        send({ id: request.id, output: idleNow } satisfies HostAnswer);
+        if (idleNow) socket.end(close);
+        return;
+      }
       perform(host, request).then(
         (output) => send({ id: request.id, output } satisfies HostAnswer),
         (error: unknown) => send({ id: request.id, error: error instanceof Error ? error.message : String(error) } satisfies HostAnswer),

@@ -79,6 +79,11 @@ export class ProcessEngine implements Engine {
     await this.#call("forget", { name });
   }
 
+  /** Ends the host when nothing runs in it any more; false when something does, or the host is too old to be asked. */
+  async quitHost(): Promise<boolean> {
+    return await this.#call("quit", {}).catch(() => false);
+  }
+
   /** Leaves the host, which goes on. Requests on the way are rejected. */
   close(): void {
     this.#closed = true;

@@ -24,6 +24,8 @@ export interface HostOperations {
   stop: { input: { name: string; graceMs: number }; output: { stopped: string[] } };
   list: { input: Record<string, never>; output: { name: string; status: WorkStatus }[] };
   forget: { input: { name: string }; output: null };
+  /** Ends the host unless something runs; says whether. An older host answers with an error and ends when it is idle. */
+  quit: { input: Record<string, never>; output: boolean };
 }
 export type HostOperation = keyof HostOperations;
 
