@@ -375,6 +375,7 @@ export function makeDurable(deps: DurableDeps): Durable {
           const waiting = waitingOf(row, {
             sessions: candidates(row, only),
             replicas: replicas.filter((replica) => (only === null ? replica.pool === row.pool : replica.id === only)),
+            only: only === null ? null : (replicas.find((replica) => replica.id === only)?.name ?? only),
             inFlight: inFlight.has(row.id),
             behind: older !== undefined && !head.rows.some((other) => other.id === row.id) ? older.id : null,
             refusal: waiters.get(row.id)?.refusal ?? null,

@@ -59,7 +59,7 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
 
   const reading = (async () => {
     try {
-      for await (const line of readNdjson(stream.bytes)) {
+      for await (const line of readNdjson(unended(stream.bytes))) {
         const report = parseReport(line, session.journal);
         received = Math.max(received, report.sequence);
         pending.push(report);
@@ -105,6 +105,14 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
   if (failure !== null) throw failure;
   await stream.end();
 }
+
+/** Leaving a loop over it does not reset the stream: the reset that follows says why. */
+const unended = (bytes: AsyncIterable<Buffer>): AsyncIterable<Buffer> => ({
+  [Symbol.asyncIterator]: () => {
+    const iterator = bytes[Symbol.asyncIterator]();
+    return { next: () => iterator.next() };
+  },
+});
 
 function parseReport(line: unknown, journal: string): Report {
   const report = reportSchema.safeParse(line);

@@ -24,6 +24,8 @@ export interface WaitingEvidence {
   sessions: CloudSession[];
   /** Replicas of the pool (or the one that must take it), whether connected or not. */
   replicas: ReplicaRow[];
+  /** Name of the one replica that must take it; null = any of the pool. */
+  only: string | null;
   /** Its OPEN is out and not answered. */
   inFlight: boolean;
   /** An older queued command of the same resource. */
@@ -40,7 +42,7 @@ function lastSeen(replicas: ReplicaRow[]): { text: string; details: Record<strin
     if (newest === null || replica.lastSeenAt > newest.lastSeenAt!) newest = replica;
   }
   return newest === null
-    ? { text: "no agent of it was ever seen", details: { lastSeenAt: null } }
+    ? { text: "none was ever seen", details: { lastSeenAt: null } }
     : { text: `${newest.name} was last seen at ${at(newest.lastSeenAt!)}`, details: { lastSeenAt: newest.lastSeenAt, agent: newest.id, agentName: newest.name } };
 }
 
@@ -50,11 +52,15 @@ export function waitingOf(command: CommandRow, evidence: WaitingEvidence): Waiti
   const pool = command.poolName;
   if (evidence.inFlight) return { code: "OFFERED", text: `It was offered to an agent of pool ${pool}, which has not answered yet.`, fix: "Nothing: the answer comes within seconds, or it is offered again." };
   if (sessions.length === 0) {
-    return {
-      code: "AGENT_OFFLINE",
-      text: `No agent of pool ${pool} that could take it is connected: ${lastSeen(evidence.replicas).text}.`,
-      fix: `Start an agent of pool ${pool}; the command begins by itself, at the latest at ${at(command.expires)}.`,
-    };
+    const only = evidence.only;
+    const seen = lastSeen(evidence.replicas).text;
+    return only === null
+      ? { code: "AGENT_OFFLINE", text: `No agent of pool ${pool} is connected: ${seen}.`, fix: `Start an agent of pool ${pool}; the command begins by itself until ${at(command.expires)}.` }
+      : {
+          code: "AGENT_OFFLINE",
+          text: `Agent ${only} of pool ${pool}, which alone can take it, is not connected: ${seen}.`,
+          fix: `Start agent ${only} again: it may hold this work already, so no other agent is asked.`,
+        };
   }
   if (evidence.behind !== null) {
     return { code: "UPSTREAM_PENDING", text: `Command ${evidence.behind} on the same ${resourceKind(command.resource)} comes first.`, fix: `See why that one waits: sallyport command show ${evidence.behind}` };
