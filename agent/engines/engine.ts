@@ -3,7 +3,8 @@
 /** The name under which an engine knows one attempt: what makes a second start of the same a conflict. */
 export type WorkName = string & { readonly __work: never };
 /** `<command id>.<step>.<attempt>`: unique for ever. */
-export const workName = (command: string, step: string, attempt: number): WorkName => `${command}.${step}.${attempt}` as WorkName;
+export const workName = (command: string, step: string, attempt: number): WorkName =>
+  `${command}.${step}.${attempt}` as WorkName;
 
 export interface WorkSpec {
   name: WorkName;
@@ -22,7 +23,14 @@ export interface WorkSpec {
 export type WorkStatus =
   | { state: "running"; startedAt: number; pid: number | null }
   /** `code` is null when a signal ended it. `reason` tells apart what an exit code cannot. */
-  | { state: "exited"; startedAt: number; endedAt: number; code: number | null; signal: string | null; reason: "exit" | "killed" | "out-of-memory" | "unknown" }
+  | {
+      state: "exited";
+      startedAt: number;
+      endedAt: number;
+      code: number | null;
+      signal: string | null;
+      reason: "exit" | "killed" | "out-of-memory" | "unknown";
+    }
   /** The engine knows nothing of that name: it never began. */
   | { state: "absent" };
 

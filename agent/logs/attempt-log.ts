@@ -92,7 +92,14 @@ export class AttemptLog {
     for (const name of STREAMS) {
       const path = rawFile(this.#options.folder, name);
       const file = await open(path, "a+", 0o600);
-      this.#sources.push({ name, path, file, splitter: new LineSplitter(this.#options.redactor, this.#cursors[name]), grewAt: this.#options.clock.monotonic(), givenBack: 0 });
+      this.#sources.push({
+        name,
+        path,
+        file,
+        splitter: new LineSplitter(this.#options.redactor, this.#cursors[name]),
+        grewAt: this.#options.clock.monotonic(),
+        givenBack: 0,
+      });
     }
     this.#loop = this.#run();
     // Heard of in finish() or close().
@@ -115,7 +122,11 @@ export class AttemptLog {
     await this.#release();
     await this.#writer.close();
     const { folder } = this.#options;
-    await writeFile(join(folder, "end.part"), JSON.stringify({ lastSeq: this.lastSeq, at: this.#options.clock.now() }), { mode: 0o600 });
+    await writeFile(
+      join(folder, "end.part"),
+      JSON.stringify({ lastSeq: this.lastSeq, at: this.#options.clock.now() }),
+      { mode: 0o600 },
+    );
     await rename(join(folder, "end.part"), join(folder, "end.json"));
     await rm(join(folder, "raw"), { recursive: true, force: true });
     this.#options.onChange();
@@ -205,7 +216,13 @@ export class AttemptLog {
     const ts = this.#options.clock.now();
     const records = pieces.map((piece) => {
       this.#cursors = { ...this.#cursors, [source.name]: piece.cursor };
-      const record: LogRecord = { seq: ++this.#seq, ts, stream: source.name, body: textBody(piece.text), ...(piece.continued ? { continued: true } : {}) };
+      const record: LogRecord = {
+        seq: ++this.#seq,
+        ts,
+        stream: source.name,
+        body: textBody(piece.text),
+        ...(piece.continued ? { continued: true } : {}),
+      };
       return { record, cursors: this.#cursors };
     });
     await this.#enqueue(records);

@@ -51,7 +51,7 @@ export class LogStore {
 
   async open(address: LogAddress): Promise<AttemptLog> {
     const folder = this.#folder(address);
-    return await AttemptLog.open({
+    return AttemptLog.open({
       folder,
       redactor: this.#options.redactor,
       clock: this.#options.clock,
@@ -85,7 +85,7 @@ export class LogStore {
     let after = options.after;
     if (options.tail !== undefined) after = Math.max(0, ((await this.status(options))?.lastSeq ?? 0) - options.tail);
     const reader = new SegmentReader(folder, after);
-    for (let given = 0; options.follow || given < options.limit; ) {
+    for (let given = 0; options.follow || given < options.limit;) {
       signal?.throwIfAborted();
       // All in this order: subscribe, look whether it has ended, read. So nothing falls between.
       const change = this.#watch(folder, signal);
@@ -124,7 +124,8 @@ export class LogStore {
 
   #folder({ run, step, attempt }: LogAddress): string {
     // Run ids and step names have passed their schemas; this is the last line against a path.
-    if (/[/\0]|^\./.test(run) || /[/\0]|^\./.test(step)) throw new ConnectorError("PATH_INVALID", "The name of a run or step holds a character that no name has.");
+    if (/[/\0]|^\./.test(run) || /[/\0]|^\./.test(step))
+      throw new ConnectorError("PATH_INVALID", "The name of a run or step holds a character that no name has.");
     return join(this.#root, run, `${step}.${attempt}`);
   }
 

@@ -1,6 +1,17 @@
 // Random output, cut anywhere, crashed anywhere: what is read is what the redactor makes of the whole, once, in order.
 import { randomBytes } from "node:crypto";
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
@@ -43,13 +54,28 @@ const expectedLines = (redactor: Redactor, source: string): string[] => {
 };
 
 await t.test("any chunks, any crashes", async (t) => {
-  const word = fc.constantFrom("a", "abcabc", "abcabd", "\n", "\n\n", "hunter2-", "hunter2", "-----BEGIN", " KEY-----\n", "é", "漢字", "€".repeat(6000), ...SECRETS, "plain line\n");
+  const word = fc.constantFrom(
+    "a",
+    "abcabc",
+    "abcabd",
+    "\n",
+    "\n\n",
+    "hunter2-",
+    "hunter2",
+    "-----BEGIN",
+    " KEY-----\n",
+    "é",
+    "漢字",
+    "€".repeat(6000),
+    ...SECRETS,
+    "plain line\n",
+  );
   const source = fc.array(word, { maxLength: 60 }).map((words) => words.join(""));
   const step = fc.record({
     /** Which stream reads on, by how much, and what happens then. */
     stream: fc.constantFrom<"stdout" | "stderr">("stdout", "stderr"),
     bytes: fc.integer({ min: 1, max: 400 }),
-    then: fc.constantFrom("go", "go", "go", "idle", "crash", "torn"),
+    after: fc.constantFrom("go", "go", "go", "idle", "crash", "torn"),
     torn: fc.nat(3000),
   });
   await fc.assert(
@@ -58,7 +84,10 @@ await t.test("any chunks, any crashes", async (t) => {
       const redactor = redactorWith(SECRETS);
       const bytes = { stdout: Buffer.from(out), stderr: Buffer.from(err) };
       let writer = await SegmentWriter.open(folder, 64 * 1024 * 1024);
-      let splitters = { stdout: new LineSplitter(redactor, writer.cursors.stdout), stderr: new LineSplitter(redactor, writer.cursors.stderr) };
+      let splitters = {
+        stdout: new LineSplitter(redactor, writer.cursors.stdout),
+        stderr: new LineSplitter(redactor, writer.cursors.stderr),
+      };
       let { cursors } = writer;
       let seq = writer.lastSeq;
       const write = async (stream: "stdout" | "stderr", pieces: ReturnType<LineSplitter["push"]>) => {
@@ -66,25 +95,34 @@ await t.test("any chunks, any crashes", async (t) => {
           pieces.map((piece) => {
             cursors = { ...cursors, [stream]: piece.cursor };
             return {
-              record: { seq: ++seq, ts: 1, stream, body: { encoding: "utf8" as const, enc: "none" as const, kid: null, data: piece.text }, ...(piece.continued ? { continued: true as const } : {}) },
+              record: {
+                seq: ++seq,
+                ts: 1,
+                stream,
+                body: { encoding: "utf8" as const, enc: "none" as const, kid: null, data: piece.text },
+                ...(piece.continued ? { continued: true as const } : {}),
+              },
               cursors,
             };
           }),
         );
       };
-      for (const { stream, bytes: count, then, torn } of steps) {
+      for (const { stream, bytes: count, after, torn } of steps) {
         const splitter = splitters[stream];
         await write(stream, splitter.push(bytes[stream].subarray(splitter.offset, splitter.offset + count)));
-        if (then === "idle") await write(stream, splitter.idle());
-        if (then === "crash" || then === "torn") {
+        if (after === "idle") await write(stream, splitter.idle());
+        if (after === "crash" || after === "torn") {
           await writer.close();
           const last = readdirSync(folder).sort().at(-1);
-          if (then === "torn" && last !== undefined) {
+          if (after === "torn" && last !== undefined) {
             const path = join(folder, last);
             truncateSync(path, Math.max(0, statSync(path).size - torn));
           }
           writer = await SegmentWriter.open(folder, 64 * 1024 * 1024);
-          splitters = { stdout: new LineSplitter(redactor, writer.cursors.stdout), stderr: new LineSplitter(redactor, writer.cursors.stderr) };
+          splitters = {
+            stdout: new LineSplitter(redactor, writer.cursors.stdout),
+            stderr: new LineSplitter(redactor, writer.cursors.stderr),
+          };
           ({ cursors } = writer);
           seq = writer.lastSeq;
         }
@@ -101,10 +139,14 @@ await t.test("any chunks, any crashes", async (t) => {
         if (lastSeq(record) !== i + 1) throw new Error(`record ${i + 1} has the number ${lastSeq(record)}`);
         if (!("gap" in record) && Buffer.byteLength(record.body.data) > MAX_PIECE_BYTES) throw new Error("too long");
       }
-      for (const [stream, text] of [["stdout", out], ["stderr", err]] as const) {
+      for (const [stream, text] of [
+        ["stdout", out],
+        ["stderr", err],
+      ] as const) {
         const found = linesOf(records, stream);
         const expected = expectedLines(redactor, text);
-        if (JSON.stringify(found) !== JSON.stringify(expected)) throw new Error(`${JSON.stringify(found).slice(0, 500)}\nis not\n${JSON.stringify(expected).slice(0, 500)}`);
+        if (JSON.stringify(found) !== JSON.stringify(expected))
+          throw new Error(`${JSON.stringify(found).slice(0, 500)}\nis not\n${JSON.stringify(expected).slice(0, 500)}`);
       }
     }),
     { numRuns: 150 },
@@ -114,7 +156,9 @@ await t.test("any chunks, any crashes", async (t) => {
 
 await t.test("what could steer a terminal is written out; colours stay", async (t) => {
   const splitter = new LineSplitter(createRedactor());
-  const [one, two, three] = splitter.push(Buffer.from("\x1b[31mred\x1b[0m\ttab\x07\x1b]0;title\x07\r\n10%\r20%\n\xff bad\n", "latin1"));
+  const [one, two, three] = splitter.push(
+    Buffer.from("\x1b[31mred\x1b[0m\ttab\x07\x1b]0;title\x07\r\n10%\r20%\n\xff bad\n", "latin1"),
+  );
   t.equal(one?.text, "\x1b[31mred\x1b[0m\ttab\\x07\\x1b]0;title\\x07");
   t.equal(two?.text, "10%\\r20%");
   t.equal(three?.text, "\ufffd bad");
@@ -139,7 +183,11 @@ await t.test("followed while it is written, over a change of agents; a secret in
   appendFileSync(log.stdout, "one\nthe key is hunter2-");
   appendFileSync(log.stderr, "warn\n");
   while ((await store.status(address))!.lastSeq < 4) await wait(systemClock, 10);
-  t.notMatch(await all(store.read({ ...address, after: 0, limit: 10, follow: false })), /hunter2-/, "what may become a secret is held back");
+  t.notMatch(
+    await all(store.read({ ...address, after: 0, limit: 10, follow: false })),
+    /hunter2-/,
+    "what may become a secret is held back",
+  );
   await log.close();
   appendFileSync(log.stdout, "hunter2 and more\ntwo\n");
   log = await store.open(address);
@@ -156,7 +204,10 @@ await t.test("followed while it is written, over a change of agents; a secret in
   t.notOk(existsSync(log.stdout), "the raw output is gone");
   t.same(await store.status(address), { lastSeq: last, ended: true });
   t.same((await all(store.read({ ...address, after: 3, limit: 2, follow: false }))).map(lastSeq), [4, 5]);
-  t.same((await all(store.read({ ...address, after: 0, tail: 2, limit: 100, follow: true }))).map(lastSeq), [last - 1, last]);
+  t.same((await all(store.read({ ...address, after: 0, tail: 2, limit: 100, follow: true }))).map(lastSeq), [
+    last - 1,
+    last,
+  ]);
   for (const file of readdirSync(join(stateDir, "logs"), { recursive: true, withFileTypes: true })) {
     if (file.isFile()) t.notMatch(readFileSync(join(file.parentPath, file.name), "utf8"), /hunter2-hunter2/);
   }
@@ -184,17 +235,32 @@ await t.test("over its cap a log keeps beginning and end, and says what is missi
     expected = lastSeq(record) + 1;
   }
   t.equal(expected, count + 1, "no silence: each number is a record or in the gap");
-  const size = readdirSync(join(stateDir, "logs"), { recursive: true, withFileTypes: true }).reduce((sum, f) => sum + (f.isFile() ? statSync(join(f.parentPath, f.name)).size : 0), 0);
+  const size = readdirSync(join(stateDir, "logs"), { recursive: true, withFileTypes: true }).reduce(
+    (sum, f) => sum + (f.isFile() ? statSync(join(f.parentPath, f.name)).size : 0),
+    0,
+  );
   t.ok(size < 256 * 1024 * 1.2, `${size} bytes on disk`);
   const [gap] = gaps;
-  t.same((await all(store.read({ ...address, after: (gap as { from: number }).from + 5, limit: 1, follow: false }))).map((r) => "gap" in r && r.from), [(gap as { from: number }).from + 6], "read from within the gap");
+  t.same(
+    (await all(store.read({ ...address, after: (gap as { from: number }).from + 5, limit: 1, follow: false }))).map(
+      (r) => "gap" in r && r.from,
+    ),
+    [(gap as { from: number }).from + 6],
+    "read from within the gap",
+  );
   const near = await all(store.read({ ...address, after: count - 3, limit: 100, follow: false }));
   t.same(linesOf(near, "stdout"), [`line ${count - 3}`, `line ${count - 2}`, `line ${count - 1}`]);
 });
 
 await t.test("a rest that cannot be redacted is a gap; old runs are collected", async (t) => {
   const stateDir = folderOf(t);
-  const store = new LogStore({ stateDir, redactor: createRedactor(), clock: systemClock, capBytesPerAttempt: 1e6, capBytes: 100_000 });
+  const store = new LogStore({
+    stateDir,
+    redactor: createRedactor(),
+    clock: systemClock,
+    capBytesPerAttempt: 1e6,
+    capBytes: 100_000,
+  });
   const log = await store.open(address);
   appendFileSync(log.stdout, "unreadable\n");
   await log.withhold("The secret of this step cannot be resolved any more.");

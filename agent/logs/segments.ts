@@ -15,7 +15,14 @@ export interface Cursors {
   stderr: Cursor;
 }
 type PackedCursors = [number, number, 0 | 1, number, number, 0 | 1];
-const pack = ({ stdout: o, stderr: e }: Cursors): PackedCursors => [o.from, o.out, o.open ? 1 : 0, e.from, e.out, e.open ? 1 : 0];
+const pack = ({ stdout: o, stderr: e }: Cursors): PackedCursors => [
+  o.from,
+  o.out,
+  o.open ? 1 : 0,
+  e.from,
+  e.out,
+  e.open ? 1 : 0,
+];
 const unpack = (c: PackedCursors): Cursors => ({
   stdout: { from: c[0], out: c[1], open: c[2] === 1 },
   stderr: { from: c[3], out: c[4], open: c[5] === 1 },
@@ -62,7 +69,8 @@ export class SegmentWriter {
   /** Goes on behind the last whole record; what is torn behind it is cut off. */
   static async open(folder: string, capBytes: number): Promise<SegmentWriter> {
     const segments: Segment[] = [];
-    for (const first of await segmentsIn(folder)) segments.push({ first, bytes: (await stat(join(folder, fileName(first)))).size });
+    for (const first of await segmentsIn(folder))
+      segments.push({ first, bytes: (await stat(join(folder, fileName(first)))).size });
     for (let last = segments.at(-1); last !== undefined; last = segments.at(-1)) {
       const path = join(folder, fileName(last.first));
       const { records, wholeBytes } = parse(await readFile(path));
@@ -101,7 +109,8 @@ export class SegmentWriter {
       } while (at < records.length && segment.bytes + text.length < this.#segmentBytes);
       const bytes = Buffer.from(text);
       try {
-        for (let done = 0; done < bytes.length; ) done += (await this.#file!.write(bytes, done, bytes.length - done, segment.bytes + done)).bytesWritten;
+        for (let done = 0; done < bytes.length;)
+          done += (await this.#file!.write(bytes, done, bytes.length - done, segment.bytes + done)).bytesWritten;
       } catch (error) {
         await this.#file!.truncate(segment.bytes).catch(() => undefined);
         throw error;
@@ -138,7 +147,12 @@ export class SegmentWriter {
   async #drop(): Promise<void> {
     let total = this.#segments.reduce((sum, s) => sum + s.bytes, 0);
     let head = 0;
-    for (let bytes = 0; head < this.#segments.length && bytes + this.#segments[head]!.bytes <= this.#capBytes / 2; head++) bytes += this.#segments[head]!.bytes;
+    for (
+      let bytes = 0;
+      head < this.#segments.length && bytes + this.#segments[head]!.bytes <= this.#capBytes / 2;
+      head++
+    )
+      bytes += this.#segments[head]!.bytes;
     while (total > this.#capBytes && head < this.#segments.length - 1) {
       const [dropped] = this.#segments.splice(head, 1);
       total -= dropped!.bytes;
@@ -187,7 +201,13 @@ export class SegmentReader {
         const { c: _, ...record } = JSON.parse(bytes.toString("utf8", from, at)) as StoredRecord;
         const first = "gap" in record ? record.from : record.seq;
         if (first > this.#after + 1) {
-          found.push({ gap: true, from: this.#after + 1, to: first - 1, ts: record.ts, reason: "The log is over its limit: its middle is not kept." });
+          found.push({
+            gap: true,
+            from: this.#after + 1,
+            to: first - 1,
+            ts: record.ts,
+            reason: "The log is over its limit: its middle is not kept.",
+          });
           this.#after = first - 1;
           if (found.length >= limit) break;
         }

@@ -101,7 +101,8 @@ export function startHostServer(folder: string, clock: Clock, idleMs = IDLE_MS):
       }
       perform(host, request).then(
         (output) => send({ id: request.id, output } satisfies HostAnswer),
-        (error: unknown) => send({ id: request.id, error: error instanceof Error ? error.message : String(error) } satisfies HostAnswer),
+        (error: unknown) =>
+          send({ id: request.id, error: error instanceof Error ? error.message : String(error) } satisfies HostAnswer),
       );
     });
     socket.on("data", (chunk) => {
@@ -123,13 +124,13 @@ async function perform(host: ProcessHost, request: HostRequest): Promise<unknown
   const input = request.input as { name: string; spec: WorkSpec; graceMs: number };
   switch (request.op) {
     case "start":
-      return await host.start(input.spec);
+      return host.start(input.spec);
     case "status":
       return host.status(input.name);
     case "ended":
       return (await host.ended(input.name)) ?? { state: "absent" };
     case "stop":
-      return await host.stop(input.name, input.graceMs);
+      return host.stop(input.name, input.graceMs);
     case "list":
       return host.list();
     case "forget":

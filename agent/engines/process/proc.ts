@@ -76,7 +76,7 @@ export function workTree(marker: string, session: number | null, except: Readonl
       if (environ.startsWith(needle) || environ.includes(`\0${needle}`)) own.set(p.pid, p);
     }
   }
-  for (let grown = true; grown; ) {
+  for (let grown = true; grown;) {
     grown = false;
     for (const p of procs) {
       if (!own.has(p.pid) && own.has(p.parent) && p.pid !== process.pid) {

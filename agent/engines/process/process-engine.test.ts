@@ -1,6 +1,17 @@
 // Real processes, a real host, real kills.
 import { spawn } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -33,7 +44,14 @@ function hostsOf(stateDir: string): number[] {
     .map((p) => p.pid);
 }
 
-function scene(t: Test): { stateDir: string; engine: ProcessEngine; work: string; spec(step: string, script: string, env?: Record<string, string>): WorkSpec; lines(): string[]; killHost(): Promise<void> } {
+function scene(t: Test): {
+  stateDir: string;
+  engine: ProcessEngine;
+  work: string;
+  spec: (step: string, script: string, env?: Record<string, string>) => WorkSpec;
+  lines: () => string[];
+  killHost: () => Promise<void>;
+} {
   const stateDir = mkdtempSync(join(tmpdir(), "sallyport-engine-"));
   const work = join(stateDir, "work");
   mkdirSync(work);
@@ -58,7 +76,8 @@ function scene(t: Test): { stateDir: string; engine: ProcessEngine; work: string
       stdout: join(work, `${step}.out`),
       stderr: join(work, `${step}.err`),
     }),
-    lines: () => (existsSync(join(work, "effect")) ? readFileSync(join(work, "effect"), "utf8").split("\n").slice(0, -1) : []),
+    lines: () =>
+      existsSync(join(work, "effect")) ? readFileSync(join(work, "effect"), "utf8").split("\n").slice(0, -1) : [],
     async killHost() {
       const pids = hostsOf(stateDir);
       for (const pid of pids) process.kill(pid, "SIGKILL");
@@ -71,9 +90,14 @@ await t.test("ends are told apart, and a name begins once", async (t) => {
   const { engine, spec, work, lines } = scene(t);
   const exited = async (step: string, script: string, env?: Record<string, string>) => {
     await engine.start(spec(step, script, env));
-    return await engine.ended(workName("cmd", step, 1));
+    return engine.ended(workName("cmd", step, 1));
   };
-  t.match(await exited("ok", "echo out; echo err >&2; echo x >> effect"), { state: "exited", code: 0, signal: null, reason: "exit" });
+  t.match(await exited("ok", "echo out; echo err >&2; echo x >> effect"), {
+    state: "exited",
+    code: 0,
+    signal: null,
+    reason: "exit",
+  });
   t.equal(readFileSync(join(work, "ok.out"), "utf8"), "out\n");
   t.equal(readFileSync(join(work, "ok.err"), "utf8"), "err\n");
   t.match(await engine.start(spec("ok", "echo y >> effect")), { state: "exited", code: 0 }, "the same name again");
@@ -81,13 +105,20 @@ await t.test("ends are told apart, and a name begins once", async (t) => {
   t.match(await exited("seven", "exit 7"), { code: 7, signal: null, reason: "exit" });
   t.match(await exited("segv", "kill -SEGV $$"), { code: null, signal: "SIGSEGV", reason: "exit" });
   t.equal(readFileSync(join(work, "segv.err"), "utf8"), "", "the shell's remarks are not the step's words");
-  await exited("env", 'env | sort', { SECRET_X: "hush-hush-1" });
+  await exited("env", "env | sort", { SECRET_X: "hush-hush-1" });
   t.same(
-    readFileSync(join(work, "env.out"), "utf8").split("\n").filter((line) => line.includes("=")).map((line) => line.split("=")[0]).filter((name) => name !== "PWD"),
+    readFileSync(join(work, "env.out"), "utf8")
+      .split("\n")
+      .filter((line) => line.includes("="))
+      .map((line) => line.split("=")[0])
+      .filter((name) => name !== "PWD"),
     ["PATH", "SALLYPORT_WORK", "SECRET_X"],
   );
   t.match(await engine.status(workName("cmd", "never", 1)), { state: "absent" });
-  await t.rejects(engine.start({ ...spec("no", ""), executable: "/no/such" }), { code: "ENGINE_FAILED", message: /\/no\/such/ });
+  await t.rejects(engine.start({ ...spec("no", ""), executable: "/no/such" }), {
+    code: "ENGINE_FAILED",
+    message: /\/no\/such/,
+  });
   t.match(await engine.status(workName("cmd", "no", 1)), { state: "absent" });
   t.equal((await engine.list()).length, 4);
   await engine.forget(workName("cmd", "ok", 1));
@@ -102,7 +133,8 @@ await t.test("socket, token and records are the user's alone, and hold no value 
   t.equal(statSync(join(host, "host.sock")).mode & 0o777, 0o600);
   t.equal(statSync(join(host, "token")).mode & 0o777, 0o600);
   for (const file of readdirSync(host, { recursive: true, withFileTypes: true })) {
-    if (file.isFile()) t.notMatch(readFileSync(join(file.parentPath, file.name), "latin1"), /canary-1234567890/, file.name);
+    if (file.isFile())
+      t.notMatch(readFileSync(join(file.parentPath, file.name), "latin1"), /canary-1234567890/, file.name);
   }
   // A peer without the token learns nothing.
   const fd = openSync(host, "r");
@@ -125,10 +157,18 @@ await t.test("a killed host: the work goes on, and its successor finds it, runni
   await killHost();
   writeFileSync(join(work, "go-b"), "");
   t.match(await engine.status(workName("cmd", "a", 1)), { state: "running" });
-  t.match(await engine.start(spec("a", "echo again >> effect")), { state: "running" }, "a second start changes nothing");
+  t.match(
+    await engine.start(spec("a", "echo again >> effect")),
+    { state: "running" },
+    "a second start changes nothing",
+  );
   writeFileSync(join(work, "go-a"), "");
   t.match(await ended, { code: 3, reason: "exit" }, "the wait outlived the host");
-  t.match(await engine.ended(workName("cmd", "b", 1)), { code: 4, reason: "exit" }, "ended while there was no host, or after");
+  t.match(
+    await engine.ended(workName("cmd", "b", 1)),
+    { code: 4, reason: "exit" },
+    "ended while there was no host, or after",
+  );
   await killHost();
   t.match(await engine.status(workName("cmd", "b", 1)), { code: 4 });
   t.same(lines().sort(), ["a", "b"]);
@@ -171,9 +211,16 @@ await t.test("a wrapper that was killed: nobody says how it ended, and it is not
 await t.test("stop takes the whole tree: what ignores TERM, and what left session and group", async (t) => {
   const { engine, spec, work } = scene(t);
   const pids = (): number[] =>
-    ["p1", "p2", "p3"].flatMap((f) => (existsSync(join(work, f)) && readFileSync(join(work, f), "utf8").endsWith("\n") ? [Number(readFileSync(join(work, f), "utf8"))] : []));
+    ["p1", "p2", "p3"].flatMap((f) =>
+      existsSync(join(work, f)) && readFileSync(join(work, f), "utf8").endsWith("\n")
+        ? [Number(readFileSync(join(work, f), "utf8"))]
+        : [],
+    );
   await engine.start(
-    spec("tree", `trap '' TERM; echo $$ > p1; setsid sh -c 'trap "" TERM; echo $$ > p2; while :; do sleep 1; done' & (sh -c 'echo $$ > p3; exec sleep 1000' &) ; while :; do sleep 1; done`),
+    spec(
+      "tree",
+      `trap '' TERM; echo $$ > p1; setsid sh -c 'trap "" TERM; echo $$ > p2; while :; do sleep 1; done' & (sh -c 'echo $$ > p3; exec sleep 1000' &) ; while :; do sleep 1; done`,
+    ),
   );
   await until("all there", () => pids().length === 3);
   const { stopped } = await engine.stop(workName("cmd", "tree", 1), 200);
@@ -211,7 +258,9 @@ await engine.start(${JSON.stringify(spec("once", "echo once >> effect; sleep 30"
 engine.close();`,
   );
   const codes = await Promise.all(
-    [1, 2, 3].map(() => new Promise((resolve) => spawn(process.execPath, [driver], { stdio: "inherit" }).once("exit", resolve))),
+    [1, 2, 3].map(
+      () => new Promise((resolve) => spawn(process.execPath, [driver], { stdio: "inherit" }).once("exit", resolve)),
+    ),
   );
   t.same(codes, [0, 0, 0]);
   await until("one host", () => hostsOf(stateDir).length === 1);

@@ -8,7 +8,14 @@ import { fileURLToPath } from "node:url";
 import { ConnectorError, entryUrl, wait, type Clock } from "@sallyport/protocol";
 import type { Engine, WorkName, WorkSpec, WorkStatus } from "../engine.ts";
 import { hostToken } from "./host-token.ts";
-import { HOST_PROTOCOL, lineSplitter, type HostAnswer, type HostOperation, type HostOperations, type HostWelcome } from "./wire.ts";
+import {
+  HOST_PROTOCOL,
+  lineSplitter,
+  type HostAnswer,
+  type HostOperation,
+  type HostOperations,
+  type HostWelcome,
+} from "./wire.ts";
 
 export interface ProcessEngineOptions {
   /** The agent's state directory; the host's folder is `host` in it. */
@@ -54,11 +61,11 @@ export class ProcessEngine implements Engine {
   }
 
   async start(spec: WorkSpec): Promise<WorkStatus> {
-    return await this.#call("start", { spec });
+    return this.#call("start", { spec });
   }
 
   async status(name: WorkName): Promise<WorkStatus> {
-    return await this.#call("status", { name });
+    return this.#call("status", { name });
   }
 
   async ended(name: WorkName, signal?: AbortSignal): Promise<Extract<WorkStatus, { state: "exited" }>> {
@@ -68,7 +75,7 @@ export class ProcessEngine implements Engine {
   }
 
   async stop(name: WorkName, graceMs: number): Promise<{ stopped: string[] }> {
-    return await this.#call("stop", { name, graceMs });
+    return this.#call("stop", { name, graceMs });
   }
 
   async list(): Promise<{ name: WorkName; status: WorkStatus }[]> {
@@ -81,7 +88,7 @@ export class ProcessEngine implements Engine {
 
   /** Ends the host when nothing runs in it any more; false when something does, or the host is too old to be asked. */
   async quitHost(): Promise<boolean> {
-    return await this.#call("quit", {}).catch(() => false);
+    return this.#call("quit", {}).catch(() => false);
   }
 
   /** Leaves the host, which goes on. Requests on the way are rejected. */
@@ -91,7 +98,11 @@ export class ProcessEngine implements Engine {
     this.#connection?.socket.destroy();
   }
 
-  async #call<Op extends HostOperation>(op: Op, input: HostOperations[Op]["input"], signal?: AbortSignal): Promise<HostOperations[Op]["output"]> {
+  async #call<Op extends HostOperation>(
+    op: Op,
+    input: HostOperations[Op]["input"],
+    signal?: AbortSignal,
+  ): Promise<HostOperations[Op]["output"]> {
     for (let tries = 1; ; tries++) {
       signal?.throwIfAborted();
       try {
@@ -140,7 +151,7 @@ export class ProcessEngine implements Engine {
     this.#connecting ??= this.#connect().finally(() => {
       this.#connecting = null;
     });
-    return await this.#connecting;
+    return this.#connecting;
   }
 
   async #connect(): Promise<Connection> {
@@ -210,7 +221,8 @@ export class ProcessEngine implements Engine {
         const answer = message as HostAnswer;
         const waiting = connection.waiting.get(answer.id);
         connection.waiting.delete(answer.id);
-        if ("error" in answer) waiting?.reject(new ConnectorError("ENGINE_FAILED", `The process host refuses: ${answer.error}.`));
+        if ("error" in answer)
+          waiting?.reject(new ConnectorError("ENGINE_FAILED", `The process host refuses: ${answer.error}.`));
         else waiting?.resolve(answer.output);
       });
       socket.on("connect", () => socket.write(`${JSON.stringify({ protocol: HOST_PROTOCOL, token })}\n`));

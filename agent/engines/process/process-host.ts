@@ -134,7 +134,7 @@ export class ProcessHost {
   /** Null when nothing of that name has begun. */
   async ended(name: string): Promise<ExitedStatus | null> {
     const work = this.#running.get(name);
-    if (work !== undefined) return await work.ended;
+    if (work !== undefined) return work.ended;
     const status = this.status(name);
     return status.state === "exited" ? status : null;
   }
@@ -143,7 +143,7 @@ export class ProcessHost {
     const work = this.#running.get(name);
     if (work === undefined) return { stopped: [] };
     work.stopping ??= this.#stop(work, graceMs);
-    return await work.stopping;
+    return work.stopping;
   }
 
   list(): { name: string; status: WorkStatus }[] {
@@ -213,7 +213,7 @@ export class ProcessHost {
       new Promise((resolve) => {
         if (work.childEnded && !told) {
           told = true;
-          return void resolve();
+          return  resolve();
         }
         const timer = this.#clock.after(delayMs, resolve, { keepAlive: true });
         wake = () => {
@@ -235,8 +235,19 @@ export class ProcessHost {
         // Never began. The folder stays without `began`: the name may be started again.
         this.#running.delete(work.name);
         this.#onChange();
-        work.end({ state: "exited", startedAt: work.startedAt, endedAt: work.startedAt, code: null, signal: null, reason: "unknown" });
-        throw new Error(fault === null ? "the work's wrapper could not write in the state directory" : `/bin/sh did not start: ${(fault as Error).message}`);
+        work.end({
+          state: "exited",
+          startedAt: work.startedAt,
+          endedAt: work.startedAt,
+          code: null,
+          signal: null,
+          reason: "unknown",
+        });
+        throw new Error(
+          fault === null
+            ? "the work's wrapper could not write in the state directory"
+            : `/bin/sh did not start: ${(fault as Error).message}`,
+        );
       }
       await pause(SOON_MS);
     }
@@ -269,8 +280,13 @@ export class ProcessHost {
   #tree(work: Work): ProcInfo[] {
     const leader = work.wrapper;
     // While the leader lives, or was our child and nobody has its pid now, the session's number cannot be another's.
-    const trusted = leader !== null && (this.#wrapperAlive(work) || (work.child !== null && readProc(leader.pid) === null));
-    return workTree(`${MARKER}=${work.name}`, trusted ? leader.pid : null, new Set(leader === null ? [] : [leader.pid]));
+    const trusted =
+      leader !== null && (this.#wrapperAlive(work) || (work.child !== null && readProc(leader.pid) === null));
+    return workTree(
+      `${MARKER}=${work.name}`,
+      trusted ? leader.pid : null,
+      new Set(leader === null ? [] : [leader.pid]),
+    );
   }
 
   async #finish(work: Work): Promise<void> {
@@ -297,7 +313,15 @@ export class ProcessHost {
       code: exit === null || signal !== null ? null : exit.status,
       signal,
       reason:
-        stopped && exit?.status !== 0 ? "killed" : starved ? "out-of-memory" : !known ? "unknown" : signal === "SIGKILL" ? "killed" : "exit",
+        stopped && exit?.status !== 0
+          ? "killed"
+          : starved
+            ? "out-of-memory"
+            : !known
+              ? "unknown"
+              : signal === "SIGKILL"
+                ? "killed"
+                : "exit",
     };
     try {
       writeAtomic(work.folder, "done.json", JSON.stringify(status));

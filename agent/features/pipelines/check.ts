@@ -12,7 +12,13 @@ export interface Known {
 export const outputPath = (pipeline: Pipeline, run: string, step: string, name: string): string =>
   [pipeline.outputs.prefix, run, step, name].filter((part) => part !== "").join("/");
 
-export function checkPipeline(run: string, pipeline: Pipeline, params: Record<string, ParamValue>, known: Known, policy: PolicyGuard): void {
+export function checkPipeline(
+  run: string,
+  pipeline: Pipeline,
+  params: Record<string, ParamValue>,
+  known: Known,
+  policy: PolicyGuard,
+): void {
   const steps = planPipeline(pipeline, params);
   policy.require({ kind: "engine", engine: pipeline.engine });
   policy.require({ kind: "ceiling", ceiling: "stepsPerRun", value: steps.length });
@@ -28,9 +34,16 @@ export function checkPipeline(run: string, pipeline: Pipeline, params: Record<st
 export function checkStep(run: string, pipeline: Pipeline, step: Step, known: Known, policy: PolicyGuard): void {
   policy.require({ kind: "program", program: step.program });
   if (!known.programs.has(step.program)) {
-    throw new ConnectorError("PROGRAM_UNKNOWN", `The agent's configuration has no program ${step.program}, which step ${step.name} starts.`, {
-      fix: known.programs.size === 0 ? "Whoever runs the agent can add it under programs." : `It has: ${[...known.programs].join(", ")}.`,
-    });
+    throw new ConnectorError(
+      "PROGRAM_UNKNOWN",
+      `The agent's configuration has no program ${step.program}, which step ${step.name} starts.`,
+      {
+        fix:
+          known.programs.size === 0
+            ? "Whoever runs the agent can add it under programs."
+            : `It has: ${[...known.programs].join(", ")}.`,
+      },
+    );
   }
   policy.require({ kind: "ceiling", ceiling: "stepTimeoutMs", value: step.timeoutMs });
   for (const secret of Object.values(step.secrets)) policy.require({ kind: "secret", secret });
@@ -43,7 +56,12 @@ export function checkStep(run: string, pipeline: Pipeline, step: Step, known: Kn
     }
   }
   for (const name of Object.keys(step.outputs)) {
-    policy.require({ kind: "store", access: "write", store: pipeline.outputs.store, path: outputPath(pipeline, run, step.name, name) });
+    policy.require({
+      kind: "store",
+      access: "write",
+      store: pipeline.outputs.store,
+      path: outputPath(pipeline, run, step.name, name),
+    });
   }
 }
 
@@ -57,15 +75,24 @@ function requireRead(policy: PolicyGuard, store: string, path: string): void {
 function requireStore(store: string, known: Known): void {
   if (known.stores.has(store)) return;
   throw new ConnectorError("STORE_UNKNOWN", `The agent has no store named ${store}.`, {
-    fix: known.stores.size === 0 ? "Whoever runs the agent can add one under stores." : `It has: ${[...known.stores].join(", ")}.`,
+    fix:
+      known.stores.size === 0
+        ? "Whoever runs the agent can add one under stores."
+        : `It has: ${[...known.stores].join(", ")}.`,
   });
 }
 
 function requirePath(store: string, path: string): void {
   if (path === "") return;
-  const bad = path.split("/").find((segment) => segment === "" || segment === "." || segment === ".." || segment.includes("\0"));
+  const bad = path
+    .split("/")
+    .find((segment) => segment === "" || segment === "." || segment === ".." || segment.includes("\0"));
   if (bad === undefined) return;
-  throw new ConnectorError("PATH_INVALID", `The path ${JSON.stringify(path)} in store ${store} has the segment ${JSON.stringify(bad)}.`, {
-    fix: "Write it from the store's root, without empty and dot segments.",
-  });
+  throw new ConnectorError(
+    "PATH_INVALID",
+    `The path ${JSON.stringify(path)} in store ${store} has the segment ${JSON.stringify(bad)}.`,
+    {
+      fix: "Write it from the store's root, without empty and dot segments.",
+    },
+  );
 }

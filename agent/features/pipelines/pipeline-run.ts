@@ -20,7 +20,17 @@ import {
 import { workName } from "../../engines/engine.ts";
 import { checkStep } from "./check.ts";
 import type { PipelinesDeps } from "./deps.ts";
-import { CANCELS, isOver, NEW_STEP, runKey, RUNS, stepKey, type CancelRecord, type RunRecord, type StepRecord } from "./run-record.ts";
+import {
+  CANCELS,
+  isOver,
+  NEW_STEP,
+  runKey,
+  RUNS,
+  stepKey,
+  type CancelRecord,
+  type RunRecord,
+  type StepRecord,
+} from "./run-record.ts";
 import type { Slots } from "./slots.ts";
 import { backoffMs, cancelled, runAttempt, type AttemptOutcome } from "./step-attempt.ts";
 
@@ -111,7 +121,10 @@ export class PipelineRun {
     await this.#load();
     const head = this.#head!;
     if (head.state !== "running") return this.#outcome(head);
-    const wanted = (await this.#insist(() => this.#deps.journal.get(CANCELS, this.run))) as CancelRecord | null | undefined;
+    const wanted = (await this.#insist(() => this.#deps.journal.get(CANCELS, this.run))) as
+      | CancelRecord
+      | null
+      | undefined;
     if (wanted != null) this.cancel(new ConnectorError("CANCELLED", wanted.reason));
 
     this.#begin();
@@ -131,7 +144,12 @@ export class PipelineRun {
           : failure.toBody();
     const ended: RunRecord = { ...head, state, endedAt: this.#deps.clock.now(), error };
     const rest = this.#order.filter((step) => !isOver(this.#steps.get(step.name)!.state));
-    for (const step of rest) this.#steps.set(step.name, { ...this.#steps.get(step.name)!, state: state === "cancelled" ? "cancelled" : "skipped", error: state === "cancelled" ? failure!.toBody() : null });
+    for (const step of rest)
+      this.#steps.set(step.name, {
+        ...this.#steps.get(step.name)!,
+        state: state === "cancelled" ? "cancelled" : "skipped",
+        error: state === "cancelled" ? failure!.toBody() : null,
+      });
     await this.#commit(rest, ended);
     this.#head = ended;
     return this.#outcome(ended);
@@ -146,9 +164,13 @@ export class PipelineRun {
     const { journal, clock } = this.#deps;
     const head = (await this.#insist(() => journal.get(RUNS, runKey(this.run)))) as RunRecord | null | undefined;
     if (head != null) {
-      if (head.command !== this.command) throw new ConnectorError("CONFLICT", `Run ${this.run} is another command's on this agent.`, { fix: "Start it with a run id of its own." });
+      if (head.command !== this.command)
+        throw new ConnectorError("CONFLICT", `Run ${this.run} is another command's on this agent.`, {
+          fix: "Start it with a run id of its own.",
+        });
       const prefix = stepKey(this.run, "");
-      for (const { key, value } of await this.#insist(() => journal.entries(RUNS, prefix))) this.#steps.set(key.slice(prefix.length), value as StepRecord);
+      for (const { key, value } of await this.#insist(() => journal.entries(RUNS, prefix)))
+        this.#steps.set(key.slice(prefix.length), value as StepRecord);
       for (const [name, step] of this.#steps) {
         if (step.state === "running") this.#known.add(name);
         // A run that was going to fail still is.
@@ -158,7 +180,15 @@ export class PipelineRun {
       this.#head = head;
       return;
     }
-    this.#head = { format: 1, command: this.command, pipeline: this.#pipeline.name, state: "running", createdAt: clock.now(), endedAt: null, error: null };
+    this.#head = {
+      format: 1,
+      command: this.command,
+      pipeline: this.#pipeline.name,
+      state: "running",
+      createdAt: clock.now(),
+      endedAt: null,
+      error: null,
+    };
     for (const step of this.#order) this.#steps.set(step.name, NEW_STEP);
     await this.#commit(this.#order, this.#head);
   }
@@ -205,7 +235,8 @@ export class PipelineRun {
       let release: () => void;
       if (before.state === "running") release = this.#slots.take();
       else {
-        if (before.retryAt !== null) await wait(this.#deps.clock, Math.max(0, before.retryAt - this.#deps.clock.now()), stop);
+        if (before.retryAt !== null)
+          await wait(this.#deps.clock, Math.max(0, before.retryAt - this.#deps.clock.now()), stop);
         release = await this.#slots.acquire(stop);
       }
       try {
@@ -228,16 +259,23 @@ export class PipelineRun {
     const begun = known && (await this.#insistEngine(() => deps.engine.status(name))).state !== "absent";
     if (!begun) {
       // Nothing begins any more in this run; only the record said so already.
-      if (known && this.#halt.signal.aborted) return { state: "cancelled", error: cancelled(this.#cancel.signal), exitCode: null, logSeq: 0, stopped: [] };
+      if (known && this.#halt.signal.aborted)
+        return { state: "cancelled", error: cancelled(this.#cancel.signal), exitCode: null, logSeq: 0, stopped: [] };
       // The policy of now: it may have been tightened while the run waited. What has begun goes on.
       try {
         deps.policy.require({ kind: "engine", engine: pipeline.engine });
-        checkStep(this.run, pipeline, step, { programs: new Set(deps.programs().keys()), stores: new Set(deps.stores.ids) }, deps.policy);
+        checkStep(
+          this.run,
+          pipeline,
+          step,
+          { programs: new Set(deps.programs().keys()), stores: new Set(deps.stores.ids) },
+          deps.policy,
+        );
       } catch (caught) {
         return { state: "failed", error: toConnectorError(caught), exitCode: null, logSeq: 0, again: false };
       }
     }
-    return await runAttempt({
+    return runAttempt({
       deps,
       command: this.command,
       run: this.run,
@@ -249,8 +287,8 @@ export class PipelineRun {
       known,
       stopping,
       produced: (from) => this.#steps.get(from)?.outputs ?? [],
-      noteStopping: async (why) => await this.#put(step, { ...this.#steps.get(step.name)!, stopping: why }, false),
-      noteAdopted: async () => await this.#put(step, { ...this.#steps.get(step.name)!, adopted: true }),
+      noteStopping: async (why) => this.#put(step, { ...this.#steps.get(step.name)!, stopping: why }, false),
+      noteAdopted: async () => this.#put(step, { ...this.#steps.get(step.name)!, adopted: true }),
       cancel: AbortSignal.any([this.#cancel.signal, this.#stepCancel(step.name).signal]),
       leave: this.#leave,
     });
@@ -259,24 +297,40 @@ export class PipelineRun {
   /** Writes how the attempt ended. True when the step is over. */
   async #concluded(step: Step, outcome: AttemptOutcome): Promise<boolean> {
     const before = this.#steps.get(step.name)!;
-    const base: StepRecord = { ...before, stopping: null, exitCode: outcome.exitCode, logSeq: outcome.logSeq, error: null, retryAt: null };
+    const base: StepRecord = {
+      ...before,
+      stopping: null,
+      exitCode: outcome.exitCode,
+      logSeq: outcome.logSeq,
+      error: null,
+      retryAt: null,
+    };
     let retry = false;
     if (outcome.state === "succeeded") {
       await this.#put(step, { ...base, state: "succeeded", outputs: outcome.outputs });
     } else if (outcome.state === "cancelled") {
-      if (outcome.stopped.length > 0) this.#stopped.push(`step ${step.name}, attempt ${before.attempt}: ${outcome.stopped.length} ${outcome.stopped.length === 1 ? "process" : "processes"}`);
+      if (outcome.stopped.length > 0)
+        this.#stopped.push(
+          `step ${step.name}, attempt ${before.attempt}: ${outcome.stopped.length} ${outcome.stopped.length === 1 ? "process" : "processes"}`,
+        );
       this.#fail(outcome.error);
       await this.#put(step, { ...base, state: "cancelled", error: outcome.error.toBody() });
     } else {
       retry = outcome.again && before.attempt <= step.retries && !this.#halt.signal.aborted;
       if (!retry) this.#fail(outcome.error);
-      await this.#put(step, { ...base, state: "failed", error: outcome.error.toBody(), retryAt: retry ? this.#deps.clock.now() + backoffMs(before.attempt - 1) : null });
+      await this.#put(step, {
+        ...base,
+        state: "failed",
+        error: outcome.error.toBody(),
+        retryAt: retry ? this.#deps.clock.now() + backoffMs(before.attempt - 1) : null,
+      });
     }
     committed.publish({ step: step.name, state: outcome.state });
     this.#deps.logs.wake(this.run);
     await this.#deps.engine.forget(workName(this.command, step.name, before.attempt)).catch(() => undefined);
     // After a failure the folder stays for whoever looks into it, until space is needed.
-    if (outcome.state === "succeeded") await rm(this.#folder(step, before.attempt), { recursive: true, force: true }).catch(() => undefined);
+    if (outcome.state === "succeeded")
+      await rm(this.#folder(step, before.attempt), { recursive: true, force: true }).catch(() => undefined);
     return !retry;
   }
 
@@ -291,7 +345,11 @@ export class PipelineRun {
 
   /** Record and report in one commit: what was done and what is said of it never part. */
   async #commit(steps: readonly Step[], head: RunRecord | null, report = true): Promise<void> {
-    const put = steps.map((step) => ({ namespace: RUNS, key: stepKey(this.run, step.name), value: this.#steps.get(step.name)! as unknown }));
+    const put = steps.map((step) => ({
+      namespace: RUNS,
+      key: stepKey(this.run, step.name),
+      value: this.#steps.get(step.name)! as unknown,
+    }));
     if (head !== null) put.push({ namespace: RUNS, key: runKey(this.run), value: head });
     const reports = report ? steps.map((step) => this.#report(step)) : [];
     await this.#insist(() => this.#deps.journal.commit({ put, command: this.command, reports }));
@@ -300,7 +358,18 @@ export class PipelineRun {
   #report(step: Step): ReportBody {
     const record = this.#steps.get(step.name)!;
     const { state, error, exitCode, outputs, logSeq, adopted } = record;
-    return this.#deps.redactor.json({ type: "step", run: this.run, step: step.name, attempt: Math.max(1, record.attempt), state, error, exitCode, outputs, logSeq, adopted });
+    return this.#deps.redactor.json({
+      type: "step",
+      run: this.run,
+      step: step.name,
+      attempt: Math.max(1, record.attempt),
+      state,
+      error,
+      exitCode,
+      outputs,
+      logSeq,
+      adopted,
+    });
   }
 
   /** What has happened has to be written down: waits for the disk as long as the agent lives. */

@@ -7,7 +7,16 @@ import { folderSize } from "../../logs/index.ts";
 import { checkPipeline } from "./check.ts";
 import type { PipelinesDeps } from "./deps.ts";
 import { PipelineRun } from "./pipeline-run.ts";
-import { CANCELS, isOver, runKey, RUNS, stepKey, type CancelRecord, type RunRecord, type StepRecord } from "./run-record.ts";
+import {
+  CANCELS,
+  isOver,
+  runKey,
+  RUNS,
+  stepKey,
+  type CancelRecord,
+  type RunRecord,
+  type StepRecord,
+} from "./run-record.ts";
 import { Slots } from "./slots.ts";
 
 export type { PipelinesDeps, Program } from "./deps.ts";
@@ -58,13 +67,18 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
     async run(input, context) {
       const leave = new AbortController();
       const one = new PipelineRun(deps, slots, context.command, input, leave.signal);
-      if (active.has(input.run)) throw new ConnectorError("CONFLICT", `Run ${input.run} runs already, for another command.`, { fix: "Start it with a run id of its own." });
+      if (active.has(input.run))
+        throw new ConnectorError("CONFLICT", `Run ${input.run} runs already, for another command.`, {
+          fix: "Start it with a run id of its own.",
+        });
       active.set(input.run, one);
       const onAbort = (): void => {
         const { reason } = context.signal as { reason: unknown };
         if (reason instanceof ConnectorError && reason.code === "CANCELLED") {
           // Kept, so that a restart in the middle of the stop goes on stopping.
-          void deps.journal.put(CANCELS, input.run, { at: deps.clock.now(), reason: reason.message } satisfies CancelRecord).catch(() => undefined);
+          void deps.journal
+            .put(CANCELS, input.run, { at: deps.clock.now(), reason: reason.message } satisfies CancelRecord)
+            .catch(() => undefined);
           one.cancel(reason);
         } else leave.abort(reason);
       };
@@ -75,7 +89,10 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       } finally {
         context.signal.removeEventListener("abort", onAbort);
         active.delete(input.run);
-        if (!leave.signal.aborted) void collectOnce().catch((error: unknown) => deps.log.warn({ err: error }, "old logs and work folders could not be collected"));
+        if (!leave.signal.aborted)
+          void collectOnce().catch((error: unknown) =>
+            deps.log.warn({ err: error }, "old logs and work folders could not be collected"),
+          );
       }
     },
   });
@@ -92,14 +109,16 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       for (;;) {
         const one = active.get(input.run);
         if (one !== undefined) {
-          if (one.command !== input.command) throw new ConnectorError("CONFLICT", `Run ${input.run} is not that of command ${input.command}.`);
+          if (one.command !== input.command)
+            throw new ConnectorError("CONFLICT", `Run ${input.run} is not that of command ${input.command}.`);
           one.cancel(new ConnectorError("CANCELLED", reason));
           await Promise.race([one.settled, aborted(leave)]);
           return { result: { run: input.run, stopped: [...one.stopped] } };
         }
         // After a restart the cancel may come before the run is taken up.
         const head = (await deps.journal.get(RUNS, runKey(input.run))) as RunRecord | null | undefined;
-        if (head?.state !== "running" || deps.clock.monotonic() > until) return { result: { run: input.run, stopped: [] } };
+        if (head?.state !== "running" || deps.clock.monotonic() > until)
+          return { result: { run: input.run, stopped: [] } };
         await wait(deps.clock, LOOK_MS, leave);
       }
     },
@@ -109,14 +128,20 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
     spec: runLogs,
     check: (input, policy) => {
       policy.require({ kind: "release", what: "logs" });
-      if (input.tail !== undefined && input.after !== 0) throw new ConnectorError("INPUT_INVALID", "after and tail exclude each other.", { fix: "Give one of them." });
+      if (input.tail !== undefined && input.after !== 0)
+        throw new ConnectorError("INPUT_INVALID", "after and tail exclude each other.", { fix: "Give one of them." });
     },
     async run(input, context) {
       context.policy.require({ kind: "release", what: "logs" });
       const live = active.get(input.run);
       const head = (await deps.journal.get(RUNS, runKey(input.run))) as RunRecord | null | undefined;
-      if (head == null) throw new ConnectorError("RUN_UNKNOWN", `This agent knows no run ${input.run}.`, { fix: "It may be another replica's, or collected long ago." });
-      const step = live?.step(input.step) ?? ((await deps.journal.get(RUNS, stepKey(input.run, input.step))) as StepRecord | null | undefined);
+      if (head == null)
+        throw new ConnectorError("RUN_UNKNOWN", `This agent knows no run ${input.run}.`, {
+          fix: "It may be another replica's, or collected long ago.",
+        });
+      const step =
+        live?.step(input.step) ??
+        ((await deps.journal.get(RUNS, stepKey(input.run, input.step))) as StepRecord | null | undefined);
       if (step == null) throw new ConnectorError("RUN_UNKNOWN", `Run ${input.run} has no step ${input.step}.`);
       const attempt = input.attempt ?? Math.max(1, step.attempt);
       const address = { run: input.run, step: input.step, attempt };
@@ -129,8 +154,15 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
         return now.attempt > attempt || (isOver(now.state) && (now.attempt === attempt || now.retryAt === null));
       };
       const status = await deps.logs.status(address);
-      if (status === null && (attempt < step.attempt || (isOver(step.state) && step.attempt >= attempt && step.logSeq > 0))) {
-        throw new ConnectorError("LOGS_GONE", `The log of step ${input.step}, attempt ${attempt}, of run ${input.run} was collected.`, { fix: "Whoever runs the agent can raise limits.logBytes for the next ones." });
+      if (
+        status === null &&
+        (attempt < step.attempt || (isOver(step.state) && step.attempt >= attempt && step.logSeq > 0))
+      ) {
+        throw new ConnectorError(
+          "LOGS_GONE",
+          `The log of step ${input.step}, attempt ${attempt}, of run ${input.run} was collected.`,
+          { fix: "Whoever runs the agent can raise limits.logBytes for the next ones." },
+        );
       }
       const records = deps.logs.read({
         ...address,
@@ -141,12 +173,21 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
         over,
         ...(input.tail === undefined ? {} : { tail: input.tail }),
       });
-      return { result: { run: input.run, step: input.step, attempt, lastSeq: status?.lastSeq ?? 0, ended: status?.ended ?? over() }, records };
+      return {
+        result: {
+          run: input.run,
+          step: input.step,
+          attempt,
+          lastSeq: status?.lastSeq ?? 0,
+          ended: status?.ended ?? over(),
+        },
+        records,
+      };
     },
   });
 
   return {
-    kinds: [run, cancel, logs] as unknown as AnyCommandKind[],
+    kinds: [run, cancel, logs],
     active: () => [...active.values()].map((one) => ({ run: one.run, command: one.command, steps: one.running() })),
     async stop(id, who) {
       const [runId, step] = id.split("/");
@@ -154,7 +195,10 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       if (one === undefined) return null;
       const reason = new ConnectorError("CANCELLED", `Stopped at the agent's host by ${who}.`);
       if (step === undefined) {
-        await deps.journal.put(CANCELS, one.run, { at: deps.clock.now(), reason: reason.message } satisfies CancelRecord);
+        await deps.journal.put(CANCELS, one.run, {
+          at: deps.clock.now(),
+          reason: reason.message,
+        } satisfies CancelRecord);
         one.cancel(reason);
       } else if (!one.cancelStep(step, reason)) return null;
       await one.settled;
@@ -173,7 +217,9 @@ function aborted(signal: AbortSignal): Promise<never> {
 
 /** Work folders of failed attempts: whole runs go, the oldest first. */
 async function collectWork(root: string, capBytes: number, keep: ReadonlySet<string>): Promise<void> {
-  const runs = await Promise.all((await readdir(root).catch(() => [])).map(async (run) => ({ run, ...(await folderSize(join(root, run))) })));
+  const runs = await Promise.all(
+    (await readdir(root).catch(() => [])).map(async (run) => ({ run, ...(await folderSize(join(root, run))) })),
+  );
   let bytes = runs.reduce((sum, r) => sum + r.bytes, 0);
   for (const r of runs.toSorted((a, b) => a.at - b.at)) {
     // A run without any file left is an empty shell.

@@ -36,7 +36,17 @@ export interface CancelRecord {
   reason: string;
 }
 
-export const NEW_STEP: StepRecord = { state: "pending", attempt: 0, stopping: null, error: null, exitCode: null, outputs: [], logSeq: 0, adopted: false, retryAt: null };
+export const NEW_STEP: StepRecord = {
+  state: "pending",
+  attempt: 0,
+  stopping: null,
+  error: null,
+  exitCode: null,
+  outputs: [],
+  logSeq: 0,
+  adopted: false,
+  retryAt: null,
+};
 export const runKey = (run: RunId): string => run;
 export const stepKey = (run: RunId, step: string): string => `${run}/${step}`;
 export const isOver = (state: StepState): boolean => state !== "pending" && state !== "running";

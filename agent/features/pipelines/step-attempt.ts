@@ -1,7 +1,17 @@
 // One attempt of a step, from an empty folder to outputs in the store, in such an order that a kill at any point leaves
 // something that says how far it got: the journal's record, the engine's own (by name), the manifest in the store.
 import { channel } from "node:diagnostics_channel";
-import { ConnectorError, toConnectorError, wait, type CommandId, type ParamValue, type Pipeline, type ProducedArtifact, type RunId, type Step } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  toConnectorError,
+  wait,
+  type CommandId,
+  type ParamValue,
+  type Pipeline,
+  type ProducedArtifact,
+  type RunId,
+  type Step,
+} from "@sallyport/protocol";
 import { workName, type WorkName, type WorkStatus } from "../../engines/engine.ts";
 import type { AttemptLog } from "../../logs/index.ts";
 import { DEFAULT_GRACE_MS, type PipelinesDeps } from "./deps.ts";
@@ -49,14 +59,22 @@ export interface AttemptInput {
 
 export type AttemptOutcome =
   | { state: "succeeded"; outputs: ProducedArtifact[]; exitCode: number; logSeq: number }
-  | { state: "failed"; error: ConnectorError; exitCode: number | null; logSeq: number; /** A new attempt can help. */ again: boolean }
+  | {
+      state: "failed";
+      error: ConnectorError;
+      exitCode: number | null;
+      logSeq: number;
+      /** A new attempt can help. */ again: boolean;
+    }
   | { state: "cancelled"; error: ConnectorError; exitCode: number | null; logSeq: number; stopped: string[] };
 
 type Exited = Extract<WorkStatus, { state: "exited" }>;
 
 /** Rejects only when `leave` aborts (with its reason). */
 export async function runAttempt(input: AttemptInput): Promise<AttemptOutcome> {
-  const log = await untilWritable(input, () => input.deps.logs.open({ run: input.run, step: input.step.name, attempt: input.attempt }));
+  const log = await untilWritable(input, () =>
+    input.deps.logs.open({ run: input.run, step: input.step.name, attempt: input.attempt }),
+  );
   try {
     return await new Attempt(input, log).go();
   } catch (caught) {
@@ -79,7 +97,12 @@ class Attempt {
     this.#name = workName(input.command, input.step.name, input.attempt);
     this.#places = placesOf(input.folder);
     this.#halt = AbortSignal.any([input.leave, input.cancel]);
-    this.#files = { stores: input.deps.stores, policy: input.deps.policy, signal: this.#halt, maxBytes: input.deps.workBytes };
+    this.#files = {
+      stores: input.deps.stores,
+      policy: input.deps.policy,
+      signal: this.#halt,
+      maxBytes: input.deps.workBytes,
+    };
   }
 
   async go(): Promise<AttemptOutcome> {
@@ -89,7 +112,14 @@ class Attempt {
       if (known) begun = await this.#insist(() => deps.engine.status(this.#name));
       if (begun.state === "absent") {
         // Asked to stop before it began: it never will.
-        if (this.#in.stopping !== null || cancel.aborted) return await this.#end({ state: "cancelled", error: cancelled(cancel), exitCode: null, logSeq: 0, stopped: [] });
+        if (this.#in.stopping !== null || cancel.aborted)
+          return await this.#end({
+            state: "cancelled",
+            error: cancelled(cancel),
+            exitCode: null,
+            logSeq: 0,
+            stopped: [],
+          });
         begun = await this.#begin();
         await this.#say(`Attempt ${attempt} of step ${step.name} begins: program ${step.program}.`);
         this.#read(false);
@@ -99,39 +129,86 @@ class Attempt {
       }
     } catch (caught) {
       leave.throwIfAborted();
-      if (cancel.aborted) return await this.#end({ state: "cancelled", error: cancelled(cancel), exitCode: null, logSeq: 0, stopped: [] });
+      if (cancel.aborted)
+        return this.#end({
+          state: "cancelled",
+          error: cancelled(cancel),
+          exitCode: null,
+          logSeq: 0,
+          stopped: [],
+        });
       const error = toConnectorError(caught);
       if (error.code === "INTERNAL") deps.log.error({ err: caught, step: step.name }, "a step could not be started");
       await this.#say(`The step was not started: ${error.message}`);
-      return await this.#end({ state: "failed", error, exitCode: null, logSeq: 0, again: error.retry === "later" });
+      return this.#end({ state: "failed", error, exitCode: null, logSeq: 0, again: error.retry === "later" });
     }
     const { exited, stopping, stopped } = await this.#whole(begun);
     boundary.ended.publish({ work: this.#name });
-    if (stopping === "cancel") return await this.#end({ state: "cancelled", error: cancelled(cancel), exitCode: exited.code, logSeq: 0, stopped });
+    if (stopping === "cancel")
+      return this.#end({
+        state: "cancelled",
+        error: cancelled(cancel),
+        exitCode: exited.code,
+        logSeq: 0,
+        stopped,
+      });
     if (stopping === "timeout") {
-      return await this.#end({ state: "failed", error: this.#error("STEP_TIMED_OUT", `ran longer than its limit of ${step.timeoutMs} ms and was stopped`, "Raise its timeoutMs, or give it less to do."), exitCode: exited.code, logSeq: 0, again: true });
+      return this.#end({
+        state: "failed",
+        error: this.#error(
+          "STEP_TIMED_OUT",
+          `ran longer than its limit of ${step.timeoutMs} ms and was stopped`,
+          "Raise its timeoutMs, or give it less to do.",
+        ),
+        exitCode: exited.code,
+        logSeq: 0,
+        again: true,
+      });
     }
-    if (exited.code !== 0) return await this.#end({ state: "failed", error: this.#exitError(exited), exitCode: exited.code, logSeq: 0, again: true });
+    if (exited.code !== 0)
+      return this.#end({
+        state: "failed",
+        error: this.#exitError(exited),
+        exitCode: exited.code,
+        logSeq: 0,
+        again: true,
+      });
     try {
       const outputs = await this.#stored();
       boundary.stored.publish({ work: this.#name });
       return await this.#end({ state: "succeeded", outputs, exitCode: 0, logSeq: 0 });
     } catch (caught) {
       leave.throwIfAborted();
-      if (cancel.aborted) return await this.#end({ state: "cancelled", error: cancelled(cancel), exitCode: 0, logSeq: 0, stopped: [] });
+      if (cancel.aborted)
+        return this.#end({ state: "cancelled", error: cancelled(cancel), exitCode: 0, logSeq: 0, stopped: [] });
       const error = toConnectorError(caught);
       if (error.code === "INTERNAL") deps.log.error({ err: caught, step: step.name }, "outputs could not be stored");
-      return await this.#end({ state: "failed", error, exitCode: 0, logSeq: 0, again: error.code === "STEP_OUTPUT_MISSING" || error.retry === "later" });
+      return this.#end({
+        state: "failed",
+        error,
+        exitCode: 0,
+        logSeq: 0,
+        again: error.code === "STEP_OUTPUT_MISSING" || error.retry === "later",
+      });
     }
   }
 
   async #begin(): Promise<WorkStatus> {
     const { deps, pipeline, run, step, attempt, params } = this.#in;
     await makeWorkFolder(this.#places);
-    await again(this.#in, this.#halt, () => placeInputs(pipeline, run, step, this.#places, this.#in.produced, this.#files), () => makeWorkFolder(this.#places));
+    await again(
+      this.#in,
+      this.#halt,
+      () => placeInputs(pipeline, run, step, this.#places, this.#in.produced, this.#files),
+      () => makeWorkFolder(this.#places),
+    );
     const secrets = await again(this.#in, this.#halt, () => this.#secrets());
     const program = deps.programs().get(step.program);
-    if (program === undefined) throw new ConnectorError("PROGRAM_UNKNOWN", `The agent's configuration has no program ${step.program}, which step ${step.name} starts.`);
+    if (program === undefined)
+      throw new ConnectorError(
+        "PROGRAM_UNKNOWN",
+        `The agent's configuration has no program ${step.program}, which step ${step.name} starts.`,
+      );
     boundary.prepared.publish({ work: this.#name });
     const spec = {
       name: this.#name,
@@ -179,7 +256,9 @@ class Attempt {
           leave.throwIfAborted();
           const error = toConnectorError(caught);
           if (error.retry === "never" || (this.#over && tries >= SECRET_TRIES_AFTER_END)) {
-            return await this.#log.withhold(`The rest of this log is withheld: a secret of the step cannot be resolved again (${error.code}), so it could not be removed.`);
+            return this.#log.withhold(
+              `The rest of this log is withheld: a secret of the step cannot be resolved again (${error.code}), so it could not be removed.`,
+            );
           }
           await wait(deps.clock, backoffMs(Math.min(tries, 3)), leave);
         }
@@ -194,7 +273,9 @@ class Attempt {
   #over = false;
 
   /** Waits for the end, or brings it about. */
-  async #whole(begun: WorkStatus): Promise<{ exited: Exited; stopping: "cancel" | "timeout" | null; stopped: string[] }> {
+  async #whole(
+    begun: WorkStatus,
+  ): Promise<{ exited: Exited; stopping: "cancel" | "timeout" | null; stopped: string[] }> {
     const { deps, step, cancel, leave, known } = this.#in;
     const { engine, clock } = deps;
     let { stopping } = this.#in;
@@ -224,9 +305,14 @@ class Attempt {
         }
       }
       if (stopping !== null) {
-        const result = await orLeave(leave, this.#insist(() => engine.stop(this.#name, deps.graceMs ?? DEFAULT_GRACE_MS)));
+        const result = await orLeave(
+          leave,
+          this.#insist(() => engine.stop(this.#name, deps.graceMs ?? DEFAULT_GRACE_MS)),
+        );
         stopped = result.stopped;
-        await this.#say(stopping === "timeout" ? `Stopped: longer than ${step.timeoutMs} ms.` : "Stopped: the run was cancelled.");
+        await this.#say(
+          stopping === "timeout" ? `Stopped: longer than ${step.timeoutMs} ms.` : "Stopped: the run was cancelled.",
+        );
       }
       const exited = await ended;
       over.abort();
@@ -240,11 +326,12 @@ class Attempt {
 
   async #ended(signal: AbortSignal, startedAt: number): Promise<Exited> {
     const { engine, clock } = this.#in.deps;
-    return await this.#insist(async () => {
+    return this.#insist(async () => {
       const status = await this.#insist(() => engine.status(this.#name));
       // Somebody removed the engine's record of work that had begun.
-      if (status.state === "absent") return { state: "exited", startedAt, endedAt: clock.now(), code: null, signal: null, reason: "unknown" };
-      return await engine.ended(this.#name, signal);
+      if (status.state === "absent")
+        return { state: "exited", startedAt, endedAt: clock.now(), code: null, signal: null, reason: "unknown" };
+      return engine.ended(this.#name, signal);
     }, signal);
   }
 
@@ -264,18 +351,25 @@ class Attempt {
 
   async #stored(): Promise<ProducedArtifact[]> {
     const { pipeline, run, step, attempt } = this.#in;
-    return await again(this.#in, this.#halt, () => storeOutputs(pipeline, run, step, attempt, this.#places, this.#files));
+    return again(this.#in, this.#halt, () =>
+      storeOutputs(pipeline, run, step, attempt, this.#places, this.#files),
+    );
   }
 
   /** A log that cannot be written is no reason to change what happened. */
   async #say(text: string): Promise<void> {
     if (text.startsWith("Attempt") && this.#log.lastSeq > 0) return;
-    await this.#log.system(text).catch((error: unknown) => this.#in.deps.log.warn({ err: error }, "a step's log cannot be written"));
+    await this.#log
+      .system(text)
+      .catch((error: unknown) => this.#in.deps.log.warn({ err: error }, "a step's log cannot be written"));
   }
 
   async #end<T extends AttemptOutcome>(outcome: T): Promise<T> {
     const { deps, leave } = this.#in;
-    await orLeave(leave, this.#following.catch(() => undefined));
+    await orLeave(
+      leave,
+      this.#following.catch(() => undefined),
+    );
     const logSeq = await this.#log.finish().catch((error: unknown) => {
       leave.throwIfAborted();
       deps.log.error({ err: error, work: this.#name }, "the end of a step's log could not be written");
@@ -285,9 +379,22 @@ class Attempt {
   }
 
   #exitError(exited: Exited): ConnectorError {
-    if (exited.reason === "out-of-memory") return this.#error("STEP_FAILED", "was ended by the machine for lack of memory", "Give the machine more memory, or the step less to do.", exited);
-    if (exited.reason === "unknown") return this.#error("STEP_FAILED", "ended while nobody could see how", "Look at its log and its outputs before you start it again.", exited);
-    if (exited.signal !== null) return this.#error("STEP_FAILED", `was ended by ${exited.signal}`, "Its log says more.", exited);
+    if (exited.reason === "out-of-memory")
+      return this.#error(
+        "STEP_FAILED",
+        "was ended by the machine for lack of memory",
+        "Give the machine more memory, or the step less to do.",
+        exited,
+      );
+    if (exited.reason === "unknown")
+      return this.#error(
+        "STEP_FAILED",
+        "ended while nobody could see how",
+        "Look at its log and its outputs before you start it again.",
+        exited,
+      );
+    if (exited.signal !== null)
+      return this.#error("STEP_FAILED", `was ended by ${exited.signal}`, "Its log says more.", exited);
     return this.#error("STEP_FAILED", `ended with exit code ${exited.code}`, "Its log says why.", exited);
   }
 
@@ -296,18 +403,30 @@ class Attempt {
     const { step, attempt, run } = this.#in;
     return new ConnectorError(code, `Step ${step.name} ${what}.`, {
       fix,
-      details: { run, step: step.name, attempt, ...(exited === undefined ? {} : { exitCode: exited.code, signal: exited.signal, reason: exited.reason }) },
+      details: {
+        run,
+        step: step.name,
+        attempt,
+        ...(exited === undefined ? {} : { exitCode: exited.code, signal: exited.signal, reason: exited.reason }),
+      },
     });
   }
 }
 
 export function cancelled(cancel: AbortSignal): ConnectorError {
   const { reason } = cancel as { reason: unknown };
-  return reason instanceof ConnectorError && reason.code === "CANCELLED" ? reason : new ConnectorError("CANCELLED", "The run was cancelled.");
+  return reason instanceof ConnectorError && reason.code === "CANCELLED"
+    ? reason
+    : new ConnectorError("CANCELLED", "The run was cancelled.");
 }
 
 /** Repeats what fails for now. `reset` runs before each repetition. */
-async function again<T>(input: AttemptInput, halt: AbortSignal, work: () => Promise<T>, reset?: () => Promise<void>): Promise<T> {
+async function again<T>(
+  input: AttemptInput,
+  halt: AbortSignal,
+  work: () => Promise<T>,
+  reset?: () => Promise<void>,
+): Promise<T> {
   for (let tries = 0; ; tries++) {
     halt.throwIfAborted();
     try {

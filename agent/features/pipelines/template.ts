@@ -28,23 +28,30 @@ export function checkStepText(pipeline: Pipeline, step: Step): void {
       if (text === "$${") continue;
       if (kind === undefined || !Object.hasOwn(known[kind as keyof typeof known], name!)) {
         const shown = kind === undefined ? arg.slice(found.index, found.index + 40) : text;
-        throw invalid(`has ${JSON.stringify(shown)} in argument ${index + 1}, which stands for nothing it has; write $\${ for the characters themselves.`, { argument: index });
+        throw invalid(
+          `has ${JSON.stringify(shown)} in argument ${index + 1}, which stands for nothing it has; write $\${ for the characters themselves.`,
+          { argument: index },
+        );
       }
     }
   }
   for (const variable of [...Object.keys(step.env), ...Object.keys(step.secrets)]) {
-    if (STEERING.test(variable)) throw invalid(`sets ${variable}, which could make its program run something else.`, { variable });
-    if (Object.hasOwn(step.env, variable) && Object.hasOwn(step.secrets, variable)) throw invalid(`sets ${variable} twice, as text and as a secret.`, { variable });
+    if (STEERING.test(variable))
+      throw invalid(`sets ${variable}, which could make its program run something else.`, { variable });
+    if (Object.hasOwn(step.env, variable) && Object.hasOwn(step.secrets, variable))
+      throw invalid(`sets ${variable} twice, as text and as a secret.`, { variable });
   }
   for (const names of Object.values(known)) {
     const seen = new Map<string, string>();
     for (const name of Object.keys(names)) {
       const variable = variableName(name);
-      if (seen.has(variable)) throw invalid(`has ${seen.get(variable)} and ${name}, which are one variable, ${variable}.`, { variable });
+      if (seen.has(variable))
+        throw invalid(`has ${seen.get(variable)} and ${name}, which are one variable, ${variable}.`, { variable });
       seen.set(variable, name);
     }
   }
-  if (Object.hasOwn(step.outputs, MANIFEST_NAME)) throw invalid(`has an output named ${MANIFEST_NAME}: that name is taken.`, { output: MANIFEST_NAME });
+  if (Object.hasOwn(step.outputs, MANIFEST_NAME))
+    throw invalid(`has an output named ${MANIFEST_NAME}: that name is taken.`, { output: MANIFEST_NAME });
 }
 
 /** Beside the outputs in the store: what they are. */
