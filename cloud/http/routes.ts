@@ -88,6 +88,10 @@ export function requireMatch(request: FastifyRequest, etag: string, thing: strin
 /** For lookups that found nothing: foreign and absent are the same. */
 export const notFound = (thing: string): ConnectorError => new ConnectorError("NOT_FOUND", `There is no ${thing} in this workspace.`, { fix: "Check the id; the list shows what there is." });
 
+/** A repeated POST whose first answer held a secret: secrets are not kept, so it cannot be given again. */
+export const madeOnce = (thing: string, earlier: IdempotentAnswer): ConnectorError =>
+  new ConnectorError("CONFLICT", `This ${thing} was made already, and was shown in the first answer only.`, { fix: "If that answer was lost: revoke or withdraw it, and make another with a new Idempotency-Key.", details: earlier.body as Record<string, unknown> });
+
 /** A stored error body for the API; codes of newer agents are kept as they are. */
 export const errorOf = (error: ErrorBody | null): { code: string; message: string; fix?: string; details?: Record<string, unknown> } | null => error;
 

@@ -1,0 +1,114 @@
+// An agent and a pool as the API shows them: derived when read, from the last evidence and its age. Stores nothing.
+import type { AgentStatus, Clock } from "@sallyport/protocol";
+import type { PoolRow, ReplicaRow } from "../../store/index.ts";
+
+/** Silence after which a link counts as dead, and after which a replica counts as lost. */
+export const LINK_DEAD_MS = 12_000;
+export const LOST_MS = 90_000;
+
+export type AgentState = "waiting" | "connected" | "paused" | "draining" | "disconnected" | "lost" | "revoked";
+
+/** What is known of a live session. */
+export interface LiveSession {
+  readonly rttMs: number | null;
+  readonly remoteAddress: string;
+  lastSeenMs(): number;
+  status(): AgentStatus | null;
+}
+
+export interface AgentView {
+  id: string;
+  name: string;
+  pool: { id: string; name: string };
+  state: AgentState;
+  stateReason: string;
+  lastSeenAt: number | null;
+  connectedAt: number | null;
+  remoteAddress: string | null;
+  rttMs: number | null;
+  version: string | null;
+  fingerprint: string;
+  createdAt: number;
+  revokedAt: number | null;
+  status: AgentStatus | null;
+  statusAt: number | null;
+  alarms: { at: number; code: string; message: string }[];
+}
+
+const ago = (ms: number): string => {
+  const s = Math.max(0, Math.round(ms / 1000));
+  if (s < 120) return `${s} s`;
+  if (s < 2 * 3600) return `${Math.round(s / 60)} min`;
+  if (s < 48 * 3600) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86400)} days`;
+};
+
+export function agentView(row: ReplicaRow, live: LiveSession | null, clock: Clock): AgentView {
+  const now = clock.now();
+  const liveSilenceMs = live === null ? null : clock.monotonic() - live.lastSeenMs();
+  const lastSeenAt = liveSilenceMs === null ? row.lastSeenAt : Math.max(row.lastSeenAt ?? 0, Math.round(now - liveSilenceMs));
+  const connected = row.revokedAt === null && liveSilenceMs !== null && liveSilenceMs < LINK_DEAD_MS;
+  const status = live?.status() ?? row.status;
+  const { state, stateReason } = judge(row, connected, status, lastSeenAt, now);
+  return {
+    id: row.id,
+    name: row.name,
+    pool: { id: row.pool, name: row.poolName },
+    state,
+    stateReason,
+    lastSeenAt,
+    connectedAt: row.connectedAt,
+    remoteAddress: live?.remoteAddress ?? row.remoteAddress,
+    rttMs: connected ? live!.rttMs : null,
+    version: status?.version ?? null,
+    fingerprint: row.fingerprint,
+    createdAt: row.createdAt,
+    revokedAt: row.revokedAt,
+    status,
+    statusAt: row.statusAt,
+    alarms: row.alarms,
+  };
+}
+
+function judge(row: ReplicaRow, connected: boolean, status: AgentStatus | null, lastSeenAt: number | null, now: number): { state: AgentState; stateReason: string } {
+  if (row.revokedAt !== null) return { state: "revoked", stateReason: `Revoked ${ago(now - row.revokedAt)} ago: its key is not accepted any more.` };
+  if (connected) {
+    const since = row.connectedAt === null ? "" : ` for ${ago(now - row.connectedAt)}`;
+    if (status?.draining === true) return { state: "draining", stateReason: "It is stopping: it finishes what runs and takes nothing new." };
+    if (status !== null && status.paused !== null) return { state: "paused", stateReason: `Its owner paused it${status.paused.reason === "" ? "" : `: ${status.paused.reason}`}. What runs goes on; nothing new begins.` };
+    return { state: "connected", stateReason: `Connected${since}.` };
+  }
+  if (lastSeenAt === null) return { state: "waiting", stateReason: "It has joined and has not connected yet." };
+  const silence = now - lastSeenAt;
+  if (silence < LOST_MS) return { state: "disconnected", stateReason: `No sign of life for ${ago(silence)}. It dials again by itself; what runs there goes on.` };
+  return { state: "lost", stateReason: `No sign of life for ${ago(silence)}. What runs there may go on; it is shown as unknown until the agent is back.` };
+}
+
+export interface PoolView {
+  id: string;
+  name: string;
+  agents: { total: number; connected: number };
+  stores: AgentStatus["stores"];
+  programs: string[];
+  engines: string[];
+  stale: boolean;
+}
+
+/** `agents`: the pool's. What connected ones say counts; when none is, what the newest said before. */
+export function poolView(row: PoolRow, agents: readonly AgentView[]): PoolView {
+  const online = agents.filter((agent) => agent.state === "connected" || agent.state === "paused" || agent.state === "draining");
+  const remembered = agents.filter((agent) => agent.state !== "revoked" && agent.status !== null).sort((a, b) => (b.statusAt ?? 0) - (a.statusAt ?? 0));
+  const speakers = online.length > 0 ? online : remembered.slice(0, 1);
+  const statuses = speakers.flatMap((agent) => (agent.status === null ? [] : [agent.status]));
+  const stores = new Map<string, AgentStatus["stores"][number]>();
+  for (const store of statuses.flatMap((status) => status.stores)) if (!stores.has(store.id)) stores.set(store.id, store);
+  return {
+    id: row.id,
+    name: row.name,
+    agents: { total: agents.filter((agent) => agent.state !== "revoked").length, connected: online.length },
+    stores: [...stores.values()],
+    programs: [...new Set(statuses.flatMap((status) => status.programs))].sort(),
+    engines: [...new Set(statuses.flatMap((status) => status.engines))].sort(),
+    stale: online.length === 0,
+  };
+}
