@@ -1,0 +1,283 @@
+// `sallyport run` and `sallyport command`.
+import { readFileSync } from "node:fs";
+import type { Command as Commander } from "commander";
+import { readNdjson, type LogRecord } from "@sallyport/protocol";
+import { parse } from "yaml";
+import type { Command, Run, RunDetail } from "../http/api.ts";
+import type { Client } from "./client.ts";
+import { EndWith, EXIT } from "./exit.ts";
+import { age, formatOf, paint, print, printOne, tame } from "./output.ts";
+
+const ENDED = ["succeeded", "failed", "cancelled"];
+const FORMAT = ["-o, --output <format>", "table, json or name", "table"] as const;
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+export function runCommands(program: Commander, client: () => Client): void {
+  const run = program.command("run").description("start, watch and stop runs of pipelines");
+
+  run
+    .command("start")
+    .description("start a run of a pipeline")
+    .argument("<file>", "the pipeline, YAML or JSON; - is stdin")
+    .requiredOption("--pool <pool>", "pool of agents that runs it")
+    .option("-p, --param <name=value>", "a parameter; may be repeated", (text: string, all: string[]) => [...all, text], [] as string[])
+    .option("--wait", "wait for the end; exit code 1 unless it succeeds")
+    .option("--follow", "show the logs of all steps, and wait")
+    .option(...FORMAT)
+    .action(async (file: string, options: { pool: string; param: string[]; wait?: boolean; follow?: boolean; output: string }) => {
+      const format = formatOf(options.output);
+      const made = await client().make<RunDetail>("/v1/runs", { pool: options.pool, pipeline: readPipeline(file), params: Object.fromEntries(options.param.map(readParam)) });
+      if (format === "json" && options.wait !== true && options.follow !== true) process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
+      else process.stdout.write(`${made.id}\n`);
+      if (made.waiting !== null) process.stderr.write(`waiting: ${made.waiting.text} ${made.waiting.fix}\n`);
+      if (options.follow === true) await follow(client(), made.id);
+      if (options.follow === true || options.wait === true) await conclude(client(), made.id);
+    });
+
+  run
+    .command("ls")
+    .description("list runs, newest first")
+    .option("--limit <n>", "at most this many", "50")
+    .option(...FORMAT)
+    .action(async (options: { limit: string; output: string }) => {
+      const limit = Number(options.limit);
+      if (!Number.isInteger(limit) || limit < 1) throw new EndWith(EXIT.usage, `--limit ${options.limit} is not a number of runs`);
+      print(
+        await client().list<Run>("/v1/runs", limit),
+        formatOf(options.output),
+        [
+          { title: "RUN", of: (r) => r.id },
+          { title: "PIPELINE", of: (r) => r.pipeline },
+          { title: "STATE", of: (r) => (r.waiting === null ? r.state : `${r.state} (${r.waiting.code})`) },
+          { title: "STEPS", of: (r) => `${r.stepsDone}/${r.stepsTotal}` },
+          { title: "AGENT", of: (r) => r.agent?.name ?? "-" },
+          { title: "BY", of: (r) => r.actor.name },
+          { title: "AGE", of: (r) => age(r.createdAt) },
+        ],
+        (r) => r.id,
+      );
+    });
+
+  run
+    .command("get")
+    .description("one run with its steps")
+    .argument("<run>")
+    .option(...FORMAT)
+    .action(async (id: string, options: { output: string }) => showRun(await client().json<RunDetail>(runPath(id)), options.output));
+
+  run
+    .command("watch")
+    .description("say what changes until the run has ended; exit code 1 unless it succeeds")
+    .argument("<run>")
+    .action(async (id: string) => {
+      await conclude(client(), id, true);
+    });
+
+  run
+    .command("logs")
+    .description("the log of a run: of all steps, or of one")
+    .argument("<run>")
+    .option("--step <step>")
+    .option("--attempt <n>", "default: the newest")
+    .option("--tail <n>", "only the last N lines")
+    .option("-f, --follow", "go on until the step has ended")
+    .action(async (id: string, options: { step?: string; attempt?: string; tail?: string; follow?: boolean }) => {
+      const found = await client().json<RunDetail>(runPath(id));
+      const names = options.step === undefined ? found.spec.steps.map((step) => step.name) : [options.step];
+      if (options.step !== undefined && !found.spec.steps.some((step) => step.name === options.step)) {
+        throw new EndWith(EXIT.notFound, `${id} has no step ${options.step}; its steps are ${found.spec.steps.map((step) => step.name).join(", ")}`);
+      }
+      if (options.follow === true && options.step === undefined) return follow(client(), id);
+      for (const name of names) {
+        if (!found.attempts.some((attempt) => attempt.step === name)) continue;
+        await printLog(client(), id, name, names.length > 1, {
+          follow: options.follow === true,
+          ...(options.attempt === undefined ? {} : { attempt: options.attempt }),
+          ...(options.tail === undefined ? {} : { tail: options.tail }),
+        });
+      }
+    });
+
+  run
+    .command("cancel")
+    .description("stop a run: steps and all they started")
+    .argument("<run>")
+    .option("--wait", "wait until it has stopped")
+    .action(async (id: string, options: { wait?: boolean }) => {
+      await client().json(`${runPath(id)}/cancel`, { method: "POST", json: {} });
+      process.stderr.write(`asked for the end of ${id}\n`);
+      if (options.wait === true) await until(client(), id);
+    });
+
+  const command = program.command("command").description("what was asked of agents, and what became of it");
+  command
+    .command("ls")
+    .description("list commands, newest first")
+    .option("--state <state>")
+    .option("--limit <n>", "at most this many", "50")
+    .option(...FORMAT)
+    .action(async (options: { state?: string; limit: string; output: string }) => {
+      print(
+        await client().list<Command>(`/v1/commands${options.state === undefined ? "" : `?state=${encodeURIComponent(options.state)}`}`, Number(options.limit) || 50),
+        formatOf(options.output),
+        [
+          { title: "COMMAND", of: (c) => c.id },
+          { title: "KIND", of: (c) => c.kind },
+          { title: "STATE", of: (c) => (c.waiting !== null ? `${c.state} (${c.waiting.code})` : c.unknown ? `${c.state} (unknown)` : c.state) },
+          { title: "POOL", of: (c) => c.pool.name },
+          { title: "AGENT", of: (c) => c.agent?.name ?? "-" },
+          { title: "BY", of: (c) => c.actor.name },
+          { title: "AGE", of: (c) => age(c.createdAt) },
+        ],
+        (c) => c.id,
+      );
+    });
+  command
+    .command("show")
+    .description("one command: who, what, why it waits, what came of it")
+    .argument("<command>")
+    .option(...FORMAT)
+    .action(async (id: string, options: { output: string }) => {
+      const found = await client().json<Command>(`/v1/commands/${encodeURIComponent(id)}`);
+      printOne(
+        found,
+        formatOf(options.output),
+        [
+          ["command", found.id],
+          ["kind", found.kind],
+          ["resource", found.resource],
+          ["state", found.unknown ? `${found.state}; unknown what became of it: its agent is not connected` : found.state],
+          ["waiting", found.waiting === null ? null : `${found.waiting.code}: ${found.waiting.text} ${found.waiting.fix}`],
+          ["pool", found.pool.name],
+          ["agent", found.agent?.name ?? null],
+          ["by", `${found.actor.name} (${found.actor.via})`],
+          ["created", new Date(found.createdAt).toISOString()],
+          ["accepted", found.acceptedAt === null ? null : new Date(found.acceptedAt).toISOString()],
+          ["ended", found.endedAt === null ? null : new Date(found.endedAt).toISOString()],
+          ["expires", new Date(found.expiresAt).toISOString()],
+          ["error", found.error === null ? null : `${found.error.code}: ${found.error.message}${found.error.fix === undefined ? "" : ` ${found.error.fix}`}`],
+          ["result", found.result === null || found.result === undefined ? null : JSON.stringify(found.result)],
+        ],
+        found.id,
+      );
+    });
+}
+
+function runPath(id: string): string {
+  if (!/^run_[0-9a-f]{32}$/.test(id)) throw new EndWith(EXIT.usage, `${id} is not a run; those are run_ and 32 hex digits. List them with: sallyport run ls`);
+  return `/v1/runs/${id}`;
+}
+
+function readPipeline(file: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(file === "-" ? 0 : file, "utf8");
+  } catch (error) {
+    throw new EndWith(EXIT.usage, `${file} cannot be read: ${(error as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : (error as Error).message}`);
+  }
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new EndWith(EXIT.usage, `${file} is neither YAML nor JSON: ${(error as Error).message.split("\n")[0]}`);
+  }
+}
+
+/** Numbers and booleans as such, anything else as text. */
+function readParam(text: string): [string, string | number | boolean] {
+  const at = text.indexOf("=");
+  if (at < 1) throw new EndWith(EXIT.usage, `--param ${text}: write name=value`);
+  const value = text.slice(at + 1);
+  const number = Number(value);
+  return [text.slice(0, at), value === "true" ? true : value === "false" ? false : value !== "" && Number.isFinite(number) ? number : value];
+}
+
+function showRun(found: RunDetail, output: string): void {
+  const format = formatOf(output);
+  printOne(
+    found,
+    format,
+    [
+      ["run", found.id],
+      ["pipeline", found.pipeline],
+      ["state", found.state],
+      ["waiting", found.waiting === null ? null : `${found.waiting.code}: ${found.waiting.text} ${found.waiting.fix}`],
+      ["error", found.error === null ? null : `${found.error.code}: ${found.error.message}`],
+      ["pool", found.pool.name],
+      ["agent", found.agent?.name ?? null],
+      ["by", `${found.actor.name} (${found.actor.via})`],
+      ["params", Object.entries(found.params).map(([name, value]) => `${name}=${value}`).join(" ") || null],
+    ],
+    found.id,
+  );
+  if (format !== "table") return;
+  process.stdout.write("\n");
+  print(
+    found.attempts,
+    "table",
+    [
+      { title: "STEP", of: (a) => a.step },
+      { title: "ATTEMPT", of: (a) => String(a.attempt) },
+      { title: "STATE", of: (a) => (a.adopted ? `${a.state} (taken over)` : a.state) },
+      { title: "TOOK", of: (a) => (a.startedAt === null ? "-" : `${(((a.endedAt ?? Date.now()) - a.startedAt) / 1000).toFixed(1)} s`) },
+      { title: "OUTPUTS", of: (a) => a.outputs.map((output) => `${output.store}/${output.path}`).join(" ") || "-" },
+    ],
+    (a) => a.step,
+  );
+}
+
+async function printLog(client: Client, id: string, step: string, prefixed: boolean, options: { follow: boolean; attempt?: string; tail?: string }): Promise<void> {
+  const query = new URLSearchParams({ follow: String(options.follow), limit: "100000" });
+  if (options.attempt !== undefined) query.set("attempt", options.attempt);
+  if (options.tail !== undefined) query.set("tail", options.tail);
+  const response = await client.open(`${runPath(id)}/steps/${encodeURIComponent(step)}/logs?${query}`);
+  const prefix = prefixed ? `${paint(step, "blue")} ` : "";
+  for await (const value of readNdjson(response)) {
+    const record = value as LogRecord;
+    if ("gap" in record) process.stderr.write(`${prefix}[${record.to - record.from + 1} records are missing: ${record.reason}]\n`);
+    else {
+      const text = tame(record.body.data).replace(/\n$/, "");
+      const out = record.stream === "stderr" ? process.stderr : process.stdout;
+      out.write(`${prefix}${record.stream === "system" ? paint(text, "grey") : text}\n`);
+    }
+  }
+}
+
+/** Each step's log in turn, as they begin. */
+async function follow(client: Client, id: string): Promise<void> {
+  const shown = new Set<string>();
+  for (;;) {
+    const now = await client.json<RunDetail>(runPath(id));
+    const next = now.attempts.find((attempt) => attempt.state !== "skipped" && !shown.has(`${attempt.step}.${attempt.attempt}`));
+    if (next !== undefined) {
+      shown.add(`${next.step}.${next.attempt}`);
+      await printLog(client, id, next.step, true, { follow: true, attempt: String(next.attempt) });
+    } else if (ENDED.includes(now.state)) return;
+    else await pause(500);
+  }
+}
+
+async function until(client: Client, id: string, say: (run: RunDetail) => void = () => {}): Promise<RunDetail> {
+  for (;;) {
+    const now = await client.json<RunDetail>(runPath(id));
+    say(now);
+    if (ENDED.includes(now.state)) return now;
+    await pause(500);
+  }
+}
+
+/** Waits for the end, says it, and ends with 1 unless the run succeeded. */
+async function conclude(client: Client, id: string, talk = false): Promise<void> {
+  let last = "";
+  let saidAt = performance.now();
+  const ended = await until(client, id, (run) => {
+    const line = `${run.state}${run.waiting === null ? "" : ` (${run.waiting.code}: ${run.waiting.text})`}, ${run.stepsDone} of ${run.stepsTotal} steps`;
+    // something new, or a sign of life off a terminal
+    if ((talk && line !== last) || performance.now() - saidAt > 10_000) {
+      process.stderr.write(`${line}\n`);
+      saidAt = performance.now();
+    }
+    last = line;
+  });
+  if (ended.state === "succeeded") process.stderr.write(`${id} succeeded\n`);
+  else throw new EndWith(EXIT.failed, `${id} ${ended.state}${ended.error === null ? "" : `: ${ended.error.message} (${ended.error.code})`}`);
+}
