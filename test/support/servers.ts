@@ -1,7 +1,6 @@
 // Real servers for tests, each by its recipe in test/support/servers. One server serves a test process; give each test
 // its own bucket or path. Check `needs(...)` of skip.ts first: nothing is installed here.
 import { execFile } from "node:child_process";
-import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
@@ -11,7 +10,6 @@ import { randomUUID } from "node:crypto";
 import { CreateBucketCommand, S3Client } from "@aws-sdk/client-s3";
 import { cleanEnv, repository, tempDir } from "./launcher.ts";
 import type { Teardown } from "./launcher.ts";
-import { findServer } from "./skip.ts";
 import type { ServerName } from "./skip.ts";
 
 const exec = promisify(execFile);
@@ -164,27 +162,4 @@ export async function startVault(
       await api("POST", `secret/data/${path}`, { data });
     },
   };
-}
-
-/** Path of a Chromium for playwright-core's `executablePath`, and the arguments it needs under test. */
-export function chromium(): { executablePath: string; args: string[] } {
-  const executablePath = findServer("chromium");
-  if (executablePath === undefined) throw new Error("no chromium here: ask needs('chromium') first");
-  return {
-    executablePath,
-    // No sandbox: tests may run as root, where it does not work. The others stop its calls home.
-    args: [
-      "--no-sandbox",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
-  };
-}
-
-/** SHA-256 fingerprint of a PEM certificate's DER bytes, lower-case hex. */
-export function fingerprintOf(pemFile: string): string {
-  return new X509Certificate(readFileSync(pemFile)).fingerprint256.replaceAll(":", "").toLowerCase();
 }
