@@ -22,7 +22,7 @@ import { CommandRegistry } from "./commands/registry.ts";
 import { ReportOutbox } from "./commands/reports.ts";
 import { CommandRunner } from "./commands/runner.ts";
 import { configCommands, describe, loadFor, type ConfigSource } from "./config/cli.ts";
-import { loadConfig, reload, type CompiledConfig } from "./config/index.ts";
+import { loadConfig, reload, type CompiledConfig, type Config } from "./config/index.ts";
 import {
   askAgent,
   ControlServer,
@@ -44,13 +44,15 @@ import { LogStore } from "./logs/index.ts";
 import { policyCommands } from "./policy/cli.ts";
 import { LivePolicy } from "./policy/index.ts";
 import { createRedactor, type Redactor } from "./redaction/index.ts";
-import { openSecrets } from "./secrets/index.ts";
-import { makeManifest, openStores, parseArtifactPath } from "./stores/index.ts";
+import { openSecrets, type ConfiguredSecrets, type Secrets } from "./secrets/index.ts";
+import { manifestOf, openStores, parseArtifactPath, type OpenStores, type Stores } from "./stores/index.ts";
 
 const DEFAULT_CONFIG = "/etc/sallyport/agent.yaml";
 /** From the first signal to the end of the process. */
 const STOP_MS = 10_000;
 const COMPACT_MS = 3600_000;
+/** How long connections of an earlier configuration serve what began with them. */
+const OLD_CONNECTIONS_MS = 3600_000;
 const EXIT = { ok: 0, failed: 1, usage: 2 } as const;
 
 const clock: Clock = systemClock;
@@ -160,6 +162,58 @@ async function run(configFile: string | undefined): Promise<number> {
   }
 }
 
+/** Stores and secrets as configured now: a reload exchanges them, what is under way keeps those it began with. */
+class Connections {
+  readonly #redactor: Redactor;
+  readonly #environment = { ...process.env };
+  #config: Config;
+  #secrets: ConfiguredSecrets;
+  #stores: OpenStores;
+  readonly secrets: Secrets;
+  readonly stores: Stores;
+
+  constructor(config: Config, redactor: Redactor) {
+    this.#redactor = redactor;
+    this.#config = config;
+    this.#secrets = this.#openSecrets();
+    this.#stores = openStores(config.stores, this.#secrets, clock);
+    const ids = () => this.#stores.ids;
+    this.secrets = {
+      resolve: (text, signal) => this.#secrets.resolve(text, signal),
+      named: (name, signal) => this.#secrets.named(name, signal),
+    };
+    this.stores = {
+      get: (id) => this.#stores.get(id),
+      get ids() {
+        return ids();
+      },
+    };
+  }
+
+  #openSecrets(): ConfiguredSecrets {
+    return openSecrets({ ...this.#config.secrets, environment: this.#environment, redactor: this.#redactor, clock });
+  }
+
+  replace(config: Config): void {
+    const same =
+      JSON.stringify([this.#config.stores, this.#config.secrets]) === JSON.stringify([config.stores, config.secrets]);
+    this.#config = config;
+    if (same) return;
+    const old = { stores: this.#stores, secrets: this.#secrets };
+    this.#secrets = this.#openSecrets();
+    this.#stores = openStores(config.stores, this.#secrets, clock);
+    clock.after(OLD_CONNECTIONS_MS, () => {
+      old.secrets.close();
+      void old.stores.close().catch(() => undefined);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#secrets.close();
+    await this.#stores.close();
+  }
+}
+
 class Agent {
   readonly #configFile: string | undefined;
   readonly #redactor: Redactor;
@@ -169,6 +223,7 @@ class Agent {
   #lock: StateLock | null = null;
   #journal: SqliteJournal | null = null;
   #audit: FileAudit | null = null;
+  #connections: Connections | null = null;
   #ended: ((code: number) => void) | null = null;
   #linkSince = clock.now();
   #linkProblem: string | null = null;
@@ -187,7 +242,6 @@ class Agent {
     const redactor = this.#redactor;
     for (const warning of this.#compiled.warnings) log.warn(warning);
 
-    this.#lock = lockState(config.state);
     const identity = new IdentityStore(config.state);
     const held = identity.load();
     const enrolment = readEnrolment(redactor);
@@ -207,6 +261,7 @@ class Agent {
       });
     }
     const ca = readCa(config.cloud.ca);
+    this.#lock = lockState(config.state);
 
     const audit = (this.#audit = await openAudit({
       folder: join(config.state, "audit"),
@@ -232,8 +287,8 @@ class Agent {
     if (pause !== null) intake.pause(pause);
 
     const engine = createProcessEngine({ stateDir: config.state, clock });
-    const secrets = openSecrets({ ...config.secrets, environment: { ...process.env }, redactor, clock });
-    const stores = openStores({ stores: config.stores, secrets, clock });
+    const connections = (this.#connections = new Connections(config, redactor));
+    const { secrets, stores } = connections;
     const logs = new LogStore({
       stateDir: config.state,
       redactor,
@@ -256,7 +311,10 @@ class Agent {
       workBytes: config.limits.workBytes,
     });
     const registry = new CommandRegistry();
-    for (const kind of [...artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest }), ...pipelines.kinds])
+    for (const kind of [
+      ...artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest: manifestOf }),
+      ...pipelines.kinds,
+    ])
       registry.add(kind);
 
     const runner = new CommandRunner({
@@ -280,7 +338,13 @@ class Agent {
       host: () => facts.sample,
       labels: () => this.#compiled.config.labels,
       intake,
-      stores: () => stores.described().map((one) => ({ ...one, grants: policy.grants(one.id) })),
+      stores: () =>
+        this.#compiled.config.stores.map((one) => ({
+          id: one.id,
+          kind: one.kind,
+          label: one.kind === "s3" ? `s3://${one.bucket}/${one.prefix}` : "file",
+          grants: policy.grants(one.id),
+        })),
       programs: () =>
         Object.keys(this.#compiled.config.programs).filter(
           (program) => policy.decide({ kind: "program", program }).allowed,
@@ -380,7 +444,7 @@ class Agent {
         return;
       }
       stopping = true;
-      void this.#drain(signal, { intake, runner, outbox, link, control, engine, facts, secrets });
+      void this.#drain(signal, { intake, runner, outbox, link, control, engine, facts });
     };
     const hangUp = () => this.#reload(policy, runner, statusChanged);
     process.on("SIGTERM", stop);
@@ -544,6 +608,7 @@ class Agent {
       const { text, source: name } = source.read(this.#configFile);
       const { current, problem, needRestart } = reload(this.#compiled, text, name, process.env);
       if (problem !== null) throw problem;
+      this.#connections?.replace(current.config);
       this.#compiled = current;
       policy.replace(current.policy);
       runner.policyChanged();
@@ -572,7 +637,6 @@ class Agent {
       control: ControlServer;
       engine: ProcessEngine;
       facts: HostFacts;
-      secrets: { close(): void };
     },
   ): Promise<void> {
     const until = clock.monotonic() + STOP_MS;
@@ -588,7 +652,7 @@ class Agent {
       await parts.link.drain(left(1000));
       this.#audit?.append({ event: "agent.stopped", who: "agent", note: signal });
       parts.facts.stop();
-      parts.secrets.close();
+      await this.#connections?.close();
       parts.engine.close();
       await parts.control.close();
       this.#log.info("stopped");

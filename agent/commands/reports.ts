@@ -115,15 +115,15 @@ export class ReportOutbox {
   async #read(stream: LinkStream, sent: { through: number }): Promise<never> {
     for await (const line of readNdjson(stream.bytes)) {
       const ack = reportAckSchema.safeParse(line);
-      if (!ack.success)
-        throw new ConnectorError("PROTOCOL_ERROR", "An acknowledgement of reports is not of the expected shape.");
-      const { committedThrough } = ack.data;
+      const committedThrough = ack.success ? ack.data.committedThrough : Infinity;
       // What was not sent cannot have been committed: obeying would drop reports that nobody has.
       if (committedThrough > sent.through) {
-        throw new ConnectorError(
-          "PROTOCOL_ERROR",
-          `Report ${committedThrough} was acknowledged, but ${sent.through} is the last that was sent.`,
-        );
+        const what = ack.success
+          ? `Report ${committedThrough} was acknowledged, but ${sent.through} is the last that was sent.`
+          : "An acknowledgement of reports is not of the expected shape.";
+        const error = new ConnectorError("PROTOCOL_ERROR", what);
+        stream.reset(error);
+        throw error;
       }
       if (committedThrough <= this.#acknowledged) continue;
       await this.#options.journal.acknowledge(committedThrough);

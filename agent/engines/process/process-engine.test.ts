@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import {
   closeSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -57,7 +58,7 @@ function scene(t: Test): {
   mkdirSync(work);
   const engine = createProcessEngine({ stateDir, clock: systemClock });
   t.teardown(async () => {
-    for (const { name } of await engine.list()) await engine.stop(name, 0);
+    for (const { name } of await engine.list().catch(() => [])) await engine.stop(name, 0);
     engine.close();
     for (const pid of hostsOf(stateDir)) process.kill(pid, "SIGKILL");
     await until("host gone", () => hostsOf(stateDir).length === 0);
@@ -265,4 +266,49 @@ engine.close();`,
   t.same(codes, [0, 0, 0]);
   await until("one host", () => hostsOf(stateDir).length === 1);
   t.same(lines(), ["once"]);
+});
+
+await t.test("a host that nobody needs ends itself; one with work or with an agent does not", async (t) => {
+  const { stateDir, engine, spec, work } = scene(t);
+  const host = join(stateDir, "host");
+  const fast = join(stateDir, "fast-host.ts");
+  // The host's own ten minutes, a thousand times as fast.
+  writeFileSync(
+    fast,
+    `import { startHostServer } from ${JSON.stringify(new URL("./host-server.ts", import.meta.url).href)};
+import { mkdirSync } from "node:fs";
+mkdirSync(${JSON.stringify(host)}, { mode: 0o700 });
+process.chdir(${JSON.stringify(host)});
+const after = (delayMs, fn) => { const timer = setTimeout(fn, delayMs / 1000); return { cancel: () => clearTimeout(timer) }; };
+const server = startHostServer(${JSON.stringify(host)}, { now: () => Date.now(), monotonic: () => performance.now() * 1000, after });
+await server.ended;
+process.exit(7);`,
+  );
+  const child = spawn(process.execPath, ["--disable-warning=ExperimentalWarning", fast], { stdio: "inherit" });
+  const ended = new Promise((resolve) => child.once("exit", resolve));
+  await until("it listens", () => existsSync(join(host, "host.sock")));
+  await engine.start(spec("s", "while [ ! -e go ]; do sleep 0.02; done"));
+  t.equal(hostsOf(stateDir).length, 0, "the engine uses the host that is there");
+  await wait(systemClock, 900);
+  t.equal(child.exitCode, null, "an agent is connected and work runs");
+  engine.close();
+  await wait(systemClock, 900);
+  t.equal(child.exitCode, null, "work runs");
+  writeFileSync(join(work, "go"), "");
+  t.equal(await ended, 7);
+  t.notOk(existsSync(join(host, "host.sock")));
+});
+
+await t.test("work folders of an earlier boot, as this format was first written", async (t) => {
+  const { engine, stateDir } = scene(t);
+  cpSync(new URL("./fixtures/work-1", import.meta.url), join(stateDir, "host", "work"), { recursive: true });
+  const status = async (step: string) => {
+    const name = workName("cmd", step, 1);
+    return (await engine.status(name)).state === "absent" ? await engine.status(name) : await engine.ended(name);
+  };
+  t.match(await status("ended"), { state: "exited", code: 3, signal: null, reason: "exit" });
+  t.match(await status("crashed"), { state: "exited", code: null, signal: null, reason: "unknown" });
+  t.match(await status("done"), { state: "exited", code: 0, endedAt: 1795255260000 });
+  // Before a crash of the machine, the record of a beginning may not have reached the disk.
+  t.match(await status("never"), { state: "exited", code: null, reason: "unknown" });
 });

@@ -213,7 +213,7 @@ export class ProcessHost {
       new Promise((resolve) => {
         if (work.childEnded && !told) {
           told = true;
-          return  resolve();
+          return resolve();
         }
         const timer = this.#clock.after(delayMs, resolve, { keepAlive: true });
         wake = () => {
