@@ -2,6 +2,8 @@
 // by the configuration; nothing that crosses the link can change either. The SDK is imported at the first use.
 import { createHash, type Hash } from "node:crypto";
 import { readFile } from "node:fs/promises";
+import { Agent as HttpAgent } from "node:http";
+import { Agent as HttpsAgent } from "node:https";
 import type { Readable } from "node:stream";
 import type { GetObjectCommandOutput, HeadObjectCommandOutput, S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
 import { ConnectorError, type ArtifactEntry, type Clock, type Digest } from "@sallyport/protocol";
@@ -395,8 +397,9 @@ export class S3Store implements ArtifactStore {
         // Of a body we watch ourselves, and only while we wait for it: a slow reader must not look like a slow store.
         requestTimeout: 0,
         socketTimeout: 0,
-        httpsAgent: { keepAlive: true, maxSockets: 64, rejectUnauthorized: true, ...(ca === null ? {} : { ca }) },
-        httpAgent: { keepAlive: true, maxSockets: 64 },
+        // Agents, not their options: for a large body the handler makes a new agent of its own, which would not have the CA.
+        httpsAgent: new HttpsAgent({ keepAlive: true, maxSockets: 64, rejectUnauthorized: true, ...(ca === null ? {} : { ca }) }),
+        httpAgent: new HttpAgent({ keepAlive: true, maxSockets: 64 }),
       },
       credentials: async () => {
         const [key, secret, token] = await Promise.all([this.#secrets.resolve(accessKeyId), this.#secrets.resolve(secretAccessKey), sessionToken === null ? null : this.#secrets.resolve(sessionToken)]);
