@@ -30,18 +30,41 @@ const RESUME_MS = 60_000;
 const PAUSE_MS = { first: 100, most: 2_000 };
 const RESUMABLE: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED", "AGENT_OFFLINE", "AGENT_DRAINING", "STREAM_REFUSED"]);
 
+/** Before the first answer: only a link that broke while it was on its way. An offline agent is said at once. */
+const RETRIED: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED"]);
+
 /** Resolves when the agent has answered; the records then come as they are read. AGENT_OFFLINE is said at once. */
 export async function followLogs(dispatch: Dispatch, scope: Scope, pool: PoolRef, replica: ReplicaId, request: LogRequest, signal: AbortSignal): Promise<AsyncIterable<LogRecord>> {
   const { clock } = dispatch;
   const ask = (input: LogRequest) => dispatch.relay(scope, pool, runLogs, input, { resource: `run:${request.run}`, replica, signal });
-  const first = await ask(request);
+
+  /** Asks the one replica that has the log until it answers, or for `RESUME_MS` after `failure`. */
+  async function again(failure: ConnectorError, input: LogRequest): ReturnType<typeof ask> {
+    const deadline = clock.monotonic() + RESUME_MS;
+    let last = failure;
+    for (let pauseMs = PAUSE_MS.first; ; pauseMs = Math.min(pauseMs * 2, PAUSE_MS.most)) {
+      if (!RESUMABLE.has(last.code) || signal.aborted || clock.monotonic() >= deadline) throw last;
+      await wait(clock, pauseMs, signal);
+      try {
+        return await ask(input);
+      } catch (failed) {
+        last = toConnectorError(failed);
+      }
+    }
+  }
+
+  const first = await ask(request).catch((error: unknown) => {
+    const failure = toConnectorError(error);
+    if (!RETRIED.has(failure.code)) throw failure;
+    return again(failure, request);
+  });
 
   return (async function* () {
     let answer = first;
     let after = request.after;
     let count = 0;
     // Named from here on: a newer attempt must not go on in the middle of this one.
-    const attempt = first.result.attempt;
+    const { attempt } = first.result;
     for (;;) {
       try {
         for await (const line of readNdjson(answer.content!)) {
@@ -53,22 +76,11 @@ export async function followLogs(dispatch: Dispatch, scope: Scope, pool: PoolRef
         }
         return;
       } catch (error) {
-        let last = toConnectorError(error);
-        const deadline = clock.monotonic() + RESUME_MS;
         const { tail, ...rest } = request;
+        const limit = request.follow ? request.limit : request.limit - count;
+        if (limit <= 0) return;
         // Nothing came of a tail yet: it is asked for again as it was.
-        const next: LogRequest = { ...rest, attempt, after, ...(count === 0 && tail !== undefined ? { tail } : {}), limit: request.follow ? request.limit : request.limit - count };
-        if (!request.follow && next.limit <= 0) return;
-        for (let pauseMs = PAUSE_MS.first; ; pauseMs = Math.min(pauseMs * 2, PAUSE_MS.most)) {
-          if (!RESUMABLE.has(last.code) || signal.aborted || clock.monotonic() >= deadline) throw last;
-          await wait(clock, pauseMs, signal);
-          try {
-            answer = await ask(next);
-            break;
-          } catch (failed) {
-            last = toConnectorError(failed);
-          }
-        }
+        answer = await again(toConnectorError(error), { ...rest, attempt, after, limit, ...(count === 0 && tail !== undefined ? { tail } : {}) });
         dispatch.metrics.resumed("logs");
       }
     }
