@@ -2,8 +2,23 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ConnectorError, newId, systemClock, type AgentStatus, type Clock, type EnrolmentSecret, type LinkStream } from "@sallyport/protocol";
-import { IdentityStore, WsLink, type AgentSession, type HelloSource, type LinkEvent, type LinkStateKind } from "../../../agent/link/index.ts";
+import {
+  ConnectorError,
+  newId,
+  systemClock,
+  type AgentStatus,
+  type Clock,
+  type EnrolmentSecret,
+  type LinkStream,
+} from "@sallyport/protocol";
+import {
+  IdentityStore,
+  WsLink,
+  type AgentSession,
+  type HelloSource,
+  type LinkEvent,
+  type LinkStateKind,
+} from "../../../agent/link/index.ts";
 
 export const sampleStatus = (labels: Record<string, string> = {}): AgentStatus => ({
   at: Date.now(),
@@ -18,7 +33,16 @@ export const sampleStatus = (labels: Record<string, string> = {}): AgentStatus =
   commands: [],
   limits: { runs: 1, steps: 1 },
   running: [],
-  host: { hostname: "test", platform: "linux", cpus: 2, cpuLoad: null, memoryTotalBytes: 1, memoryFreeBytes: 1, diskTotalBytes: null, diskFreeBytes: null },
+  host: {
+    hostname: "test",
+    platform: "linux",
+    cpus: 2,
+    cpuLoad: null,
+    memoryTotalBytes: 1,
+    memoryFreeBytes: 1,
+    diskTotalBytes: null,
+    diskFreeBytes: null,
+  },
 });
 
 export interface AgentEnd {
@@ -102,9 +126,13 @@ export function startAgentEnd(options: AgentEndOptions): AgentEnd {
       statusListener?.();
     },
     async reached(state) {
-      if (link.state !== state) await once((event) => (event.type === "state" && event.to === state ? true : undefined));
+      if (link.state !== state)
+        await once((event) => (event.type === "state" && event.to === state ? true : undefined));
     },
-    online: () => (link.session !== null ? Promise.resolve(link.session) : once((event) => (event.type === "online" ? event.session : undefined))),
+    online: () =>
+      link.session !== null
+        ? Promise.resolve(link.session)
+        : once((event) => (event.type === "online" ? event.session : undefined)),
     failed: () => once((event) => (event.type === "state" && event.error !== null ? event.error : undefined)),
     stop() {
       link.abort(new ConnectorError("CANCELLED", "The test is over."));

@@ -20,13 +20,22 @@ import {
   type ReplicaId,
   type WorkspaceId,
 } from "@sallyport/protocol";
-import { LinkGateway, type GatewayEvent, type GatewayOptions, type LinkDirectory, type LinkReplica } from "../../../cloud/link/index.ts";
+import {
+  LinkGateway,
+  type GatewayEvent,
+  type GatewayOptions,
+  type LinkDirectory,
+  type LinkReplica,
+} from "../../../cloud/link/index.ts";
 
 export class MemoryDirectory implements LinkDirectory {
   readonly workspace: WorkspaceId = newId("workspace");
   readonly pool: PoolId = newId("pool");
   readonly replicas = new Map<ReplicaId, LinkReplica & { epoch: number }>();
-  readonly enrollments = new Map<EnrollmentId, { secretHash: string; expiresAt: number; revoked: boolean; usedBy: ReplicaId | null }>();
+  readonly enrollments = new Map<
+    EnrollmentId,
+    { secretHash: string; expiresAt: number; revoked: boolean; usedBy: ReplicaId | null }
+  >();
   readonly opens: Parameters<LinkDirectory["opened"]>[0][] = [];
   readonly closes: { session: string; reason: ConnectorError }[] = [];
   readonly statuses: AgentStatus[] = [];
@@ -37,7 +46,12 @@ export class MemoryDirectory implements LinkDirectory {
   addEnrollment(expiresInMs = 3_600_000): { id: EnrollmentId; secret: Buffer } {
     const id = newId("enrollment");
     const secret = newEnrolmentSecretBytes();
-    this.enrollments.set(id, { secretHash: hashEnrolmentSecret(secret), expiresAt: Date.now() + expiresInMs, revoked: false, usedBy: null });
+    this.enrollments.set(id, {
+      secretHash: hashEnrolmentSecret(secret),
+      expiresAt: Date.now() + expiresInMs,
+      revoked: false,
+      usedBy: null,
+    });
     return { id, secret };
   }
 
@@ -103,7 +117,11 @@ export interface CloudEnd {
   readonly identityFingerprint: string;
   readonly commandKey: KeyObject;
   readonly incarnation: string;
-  enrolment(options?: { caFingerprint?: string; identityFingerprint?: string; expiresInMs?: number }): EnrolmentSecret & { text: string };
+  enrolment(options?: {
+    caFingerprint?: string;
+    identityFingerprint?: string;
+    expiresInMs?: number;
+  }): EnrolmentSecret & { text: string };
   stop(): Promise<void>;
 }
 

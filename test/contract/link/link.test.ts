@@ -60,8 +60,13 @@ t.test("a reset reaches the other side with its code, from either side", async (
   t.teardown(() => agent.stop());
   const session = await agent.online();
   const there = cloud.gateway.sessions.all()[0]!;
-  agent.onStream = (stream) => stream.reset(new ConnectorError("POLICY_DENIED", "No.", { fix: "Ask.", details: { rule: "r1" } }));
-  await t.rejects(there.open({}, { lane: "interactive", end: true }).answer, { code: "POLICY_DENIED", fix: "Ask.", details: { rule: "r1" } });
+  agent.onStream = (stream) =>
+    stream.reset(new ConnectorError("POLICY_DENIED", "No.", { fix: "Ask.", details: { rule: "r1" } }));
+  await t.rejects(there.open({}, { lane: "interactive", end: true }).answer, {
+    code: "POLICY_DENIED",
+    fix: "Ask.",
+    details: { rule: "r1" },
+  });
 
   const accepted = new Promise<LinkStream>((resolve) => {
     agent.onStream = resolve;
