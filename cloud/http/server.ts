@@ -3,7 +3,6 @@
 import { randomBytes } from "node:crypto";
 import { createServer as createHttpServer, type Server } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
-import type { Duplex } from "node:stream";
 import cookie from "@fastify/cookie";
 import swagger from "@fastify/swagger";
 import { ConnectorError, type Clock } from "@sallyport/protocol";
@@ -17,7 +16,7 @@ import type { Store } from "../store/index.ts";
 import { guard } from "./guard.ts";
 import { secureHeaders } from "./headers.ts";
 import { servePage } from "./page.ts";
-import { answerProblem, pathOf, problemOf, toApiError } from "./problem.ts";
+import { answerProblem, pathOf, problemOf } from "./problem.ts";
 import type { ApiApp, RoutePlugin } from "./routes.ts";
 import { changeStreams } from "./sse.ts";
 
@@ -30,6 +29,8 @@ export interface ApiServerOptions {
   version: string;
   /** PEM; null = plain http. */
   tls: { cert: string; key: string } | null;
+  /** Whether browsers reach this by TLS, ours or a proxy's: the cookie is then bound to it. */
+  secureCookies: boolean;
   /** Host names that requests may be addressed to, without port. Loopback's own are always among them. */
   hosts: readonly string[];
   /** The page's origin where a proxy stands before this server. Absent = the one that requests are addressed to. */
@@ -90,7 +91,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
 
   app.addHook("onRequest", async (request, reply) => {
     void reply.header("x-request-id", request.id);
-    secureHeaders(reply, tls);
+    secureHeaders(reply, options.secureCookies);
   });
   app.addHook("onResponse", async (request, reply) => {
     // No query string: it holds paths of the customer's store.
@@ -102,7 +103,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
     authenticator,
     store,
     now: () => clock.now(),
-    cookieName: cookieNameFor(tls),
+    cookieName: cookieNameFor(options.secureCookies),
     hosts: new Set(["localhost", "127.0.0.1", "::1", ...options.hosts.map((host) => host.toLowerCase())]),
     origins: new Set(options.publicOrigin === undefined ? [] : [options.publicOrigin.toLowerCase()]),
     tls,
@@ -112,7 +113,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       openapi: "3.1.0",
       info: { title: "Sallyport", version: options.version, description: "The control plane's API. Errors are application/problem+json." },
       components: {
-        securitySchemes: { token: { type: "http", scheme: "bearer", description: "An API token: spt_…" }, session: { type: "apiKey", in: "cookie", name: cookieNameFor(tls) } },
+        securitySchemes: { token: { type: "http", scheme: "bearer", description: "An API token: spt_…" }, session: { type: "apiKey", in: "cookie", name: cookieNameFor(options.secureCookies) } },
       },
       security: [{ token: [] }, { session: [] }],
     },
@@ -170,11 +171,4 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       }
     },
   };
-}
-
-/** Answers an upgrade that nobody wants, and closes. */
-export function refuseUpgrade(socket: Duplex, error: unknown): void {
-  const known = toApiError(error);
-  const body = JSON.stringify(problemOf(known, "-", "/link"));
-  socket.end(`HTTP/1.1 ${known.status} Refused\r\nconnection: close\r\ncontent-type: application/problem+json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
 }

@@ -18,7 +18,7 @@ const WRITE_NAMES = [
   "reserveDispatches", "markAccepted", "markRefused", "cancelQueued", "declareLost", "expireQueued", "commitReports",
 ] as const satisfies readonly (keyof typeof WRITES)[];
 const READ_NAMES = [
-  "userByName", "peekWebSession", "peekToken", "tokens", "pools", "poolByName", "enrollments", "enrollment", "replicas", "replica", "replicaByKey",
+  "hasSignedIn", "userByName", "peekWebSession", "peekToken", "tokens", "pools", "poolByName", "enrollments", "enrollment", "replicas", "replica", "replicaByKey",
   "idempotent", "command", "commands", "offerable", "run", "runs", "changesAfter",
 ] as const satisfies readonly (keyof typeof READS)[];
 

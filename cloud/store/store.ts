@@ -52,6 +52,7 @@ export interface PoolRow {
 }
 export interface ReplicaRow {
   workspace: WorkspaceId;
+  workspaceName: string;
   id: ReplicaId;
   name: string;
   pool: PoolId;
@@ -173,6 +174,8 @@ export interface Store {
   addSignIn(user: string, secretHash: string, expiresAt: number): Promise<void>;
   /** Once: the second call answers null. */
   redeemSignIn(secretHash: string, now: number): Promise<UserRow | null>;
+  /** Whether this person ever got in: used a sign-in link or has a password. */
+  hasSignedIn(user: string): Promise<boolean>;
   userByName(name: string): Promise<UserRow | null>;
   /** Ends the user's web sessions too. */
   setPassword(scope: Scope, user: string, passwordHash: string): Promise<void>;

@@ -14,18 +14,19 @@ export interface SessionDeps {
   authenticator: Authenticator;
   clock: Clock;
   version: string;
-  tls: boolean;
+  /** Whether browsers reach this by TLS. */
+  secureCookies: boolean;
 }
 
 export const sessionRoutes =
   (deps: SessionDeps): RoutePlugin =>
   async (app) => {
-    const { store, authenticator, clock, version, tls } = deps;
-    const cookieName = cookieNameFor(tls);
+    const { store, authenticator, clock, version, secureCookies } = deps;
+    const cookieName = cookieNameFor(secureCookies);
     const attempts = new Attempts(clock);
     // Lax: a link from a mail or a chat opens the page signed in; nothing that changes is a GET, and those that are not
     // need our own Origin besides.
-    const cookieOptions = { path: "/", httpOnly: true, sameSite: "lax", secure: tls } as const;
+    const cookieOptions = { path: "/", httpOnly: true, sameSite: "lax", secure: secureCookies } as const;
 
     const me = (user: UserRow, via: Me["via"]): Me => ({
       user: { id: user.id, name: user.name, role: user.role },

@@ -225,13 +225,15 @@ const replicaRows = (tx: Tx) =>
   tx.db
     .selectFrom("replicas as r")
     .innerJoin("pools as p", (join) => join.onRef("p.workspace_id", "=", "r.workspace_id").onRef("p.pool_id", "=", "r.pool_id"))
+    .innerJoin("workspaces as w", "w.workspace_id", "r.workspace_id")
     .selectAll("r")
-    .select("p.name as pool_name");
+    .select(["p.name as pool_name", "w.name as workspace_name"]);
 
-async function withAlarms(tx: Tx, row: Tables["replicas"] & { pool_name: string }): Promise<ReplicaRow> {
+async function withAlarms(tx: Tx, row: Tables["replicas"] & { pool_name: string; workspace_name: string }): Promise<ReplicaRow> {
   const alarms = await tx.db.selectFrom("alarms").selectAll().where("workspace_id", "=", row.workspace_id).where("replica_id", "=", row.replica_id).orderBy("alarm_no", "desc").execute();
   return {
     workspace: ws(row.workspace_id),
+    workspaceName: row.workspace_name,
     id: row.replica_id as ReplicaId,
     name: row.name,
     pool: row.pool_id as PoolId,

@@ -42,6 +42,7 @@ export const WRITES = {
 } as const;
 
 export const READS = {
+  hasSignedIn: signIn.hasSignedIn,
   userByName: signIn.userByName,
   peekWebSession: signIn.peekWebSession,
   peekToken: signIn.peekToken,

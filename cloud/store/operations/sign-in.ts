@@ -81,6 +81,14 @@ export async function redeemSignIn(tx: Tx, secretHash: string, now: number): Pro
   return toUser(await people(tx).where("u.workspace_id", "=", used.workspace_id).where("u.user_id", "=", used.user_id).executeTakeFirstOrThrow());
 }
 
+export async function hasSignedIn(tx: Tx, user: string): Promise<boolean> {
+  const row = await people(tx).where("u.user_id", "=", user).executeTakeFirst();
+  if (row === undefined) return false;
+  if (row.password_hash !== null) return true;
+  const used = await tx.db.selectFrom("signins").select("secret_hash").where("workspace_id", "=", row.workspace_id).where("user_id", "=", user).where("redeemed_at", "is not", null).limit(1).executeTakeFirst();
+  return used !== undefined;
+}
+
 export async function userByName(tx: Tx, name: string): Promise<UserRow | null> {
   const row = await people(tx).where("u.name", "=", name).executeTakeFirst();
   return row === undefined ? null : toUser(row);

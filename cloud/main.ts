@@ -1,0 +1,115 @@
+// sallyport-cloud: the control plane's program. Reads flags, environment and file, starts or asks, answers on stdout.
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { ConnectorError, systemClock, toConnectorError } from "@sallyport/protocol";
+import { Command, Option } from "commander";
+import { Authenticator, signInUrl } from "./auth/index.ts";
+import { loadConfig, OPTIONS, publicUrlOf, type CloudConfig, type OptionName } from "./config/index.ts";
+import { writePrivateFile } from "./keys/index.ts";
+import { DATABASE_FILE, openSqliteStore } from "./store/index.ts";
+import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud } from "./wiring/cloud.ts";
+import { makeLogger } from "./wiring/logger.ts";
+
+const { version } = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8")) as { version: string };
+const say = (text: string): void => void process.stdout.write(`${text}\n`);
+
+/** Exit codes: 0 as asked, 1 a fault, 2 the configuration or the command line is wrong. */
+function fail(value: unknown): never {
+  const error = toConnectorError(value);
+  process.stderr.write(`sallyport-cloud: ${error.message}\n${error.fix === undefined ? "" : `  ${error.fix}\n`}`);
+  if (error.code === "INTERNAL") process.stderr.write(`${error.cause instanceof Error ? error.cause.stack : String(error.cause)}\n`);
+  process.exit(error.code === "CONFIG_INVALID" ? 2 : 1);
+}
+
+function withOptions(command: Command): Command {
+  command.addOption(new Option("--config <file>", "YAML file with options").env("SALLYPORT_CLOUD_CONFIG"));
+  for (const option of Object.values(OPTIONS)) command.addOption(new Option(`--${option.flag} ${option.argument}`, `${option.text} (${option.variable})`));
+  return command;
+}
+
+function configOf(given: Record<string, unknown>): CloudConfig {
+  const camel = (flag: string) => flag.replace(/-([a-z])/g, (_match, letter: string) => letter.toUpperCase());
+  const flags: Partial<Record<OptionName, unknown>> = {};
+  for (const [name, option] of Object.entries(OPTIONS) as [OptionName, { flag: string }][]) flags[name] = given[camel(option.flag)];
+  return loadConfig({ flags, environment: process.env, file: (given["config"] as string | undefined) ?? null });
+}
+
+async function run(given: Record<string, unknown>): Promise<void> {
+  const config = configOf(given);
+  const log = makeLogger(config.logLevel, process.stderr.isTTY);
+  const fatal = (error: unknown, what: string): void => {
+    log.fatal({ err: error }, what);
+    log.flush(() => process.exit(1));
+    setTimeout(() => process.exit(1), 500);
+  };
+  process.on("uncaughtException", (error) => fatal(error, "a fault that nothing caught; stopping"));
+  process.on("unhandledRejection", (error) => fatal(error, "a failure that nothing waited for; stopping"));
+  const cloud = await startCloud(config, version, log, (error) => fatal(error.cause ?? error, error.message));
+
+  let stopping = false;
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => {
+      if (stopping) return process.exit(1);
+      stopping = true;
+      log.info({ signal }, "stopping: no new work; what is under way may finish");
+      cloud.stop().then(
+        () => {
+          log.info("stopped");
+          log.flush(() => process.exit(0));
+          setTimeout(() => process.exit(0), 500);
+        },
+        (error: unknown) => fatal(error, "could not stop cleanly"),
+      );
+    });
+  }
+  say(`Sallyport ${version} is ready at ${cloud.url}`);
+  if (cloud.caFile !== null) say(`Its certificate is signed by its own CA: ${cloud.caFile}`);
+  if (cloud.signInUrl !== null) {
+    // Where stdout is collected by something, the link goes by file only.
+    if (process.stdout.isTTY) say(`Sign in (works once, for 15 minutes):\n  ${cloud.signInUrl}`);
+    else say(`A sign-in link (works once, for 15 minutes) is in ${join(config.data, SIGN_IN_FILE)}`);
+  }
+}
+
+/** Works on the database itself, whether or not the control plane runs. */
+async function adminReset(given: Record<string, unknown>): Promise<void> {
+  const config = configOf(given);
+  if (!existsSync(join(config.data, DATABASE_FILE))) {
+    throw new ConnectorError("CONFIG_INVALID", `There is no database in ${config.data}.`, { fix: "Name the data directory of the control plane by --data, and its user by sudo -u." });
+  }
+  const store = await openSqliteStore({ dir: config.data });
+  try {
+    const admin = await store.ensureAdmin(config.admin, config.workspace);
+    const secret = await new Authenticator(store, systemClock).offerSignIn(admin);
+    const known = join(config.data, PUBLIC_URL_FILE);
+    const base = config.url ?? (existsSync(known) ? readFileSync(known, "utf8").trim() : publicUrlOf(config, config.listen.port));
+    const url = signInUrl(base, secret);
+    writePrivateFile(join(config.data, SIGN_IN_FILE), `${url}\n`);
+    say(url);
+  } finally {
+    await store.close();
+  }
+}
+
+function configShow(given: Record<string, unknown>): void {
+  const config = configOf(given);
+  for (const { name, value, origin } of config.origins) say(`${name}: ${JSON.stringify(value)}${given["origin"] === true ? `  # ${origin}` : ""}`);
+}
+
+const guarded = (work: (given: Record<string, unknown>) => void | Promise<void>) => async (given: Record<string, unknown>) => {
+  try {
+    await work(given);
+  } catch (error) {
+    fail(error);
+  }
+};
+
+const program = new Command("sallyport-cloud").description("The control plane of Sallyport").exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
+withOptions(program.command("run").description("start the control plane")).action(guarded(run));
+withOptions(program.command("config").description("about the configuration").command("show").description("print every option's value").option("--origin", "also say where each came from")).action(guarded(configShow));
+withOptions(program.command("admin").description("about the admin").command("reset").description("print a new one-time sign-in link")).action(guarded(adminReset));
+program
+  .command("version")
+  .description("print the version")
+  .action(() => say(version));
+await program.parseAsync();

@@ -1,0 +1,172 @@
+// Puts the parts of one control plane together, starts them in order and stops them in the reverse. main.ts calls it;
+// nothing else does.
+import { randomBytes } from "node:crypto";
+import { readFileSync, rmSync } from "node:fs";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { ConnectorError, systemClock } from "@sallyport/protocol";
+import type { Logger } from "pino";
+import { collectDefaultMetrics, Gauge, Registry } from "prom-client";
+import { Authenticator, signInUrl } from "../auth/index.ts";
+import { publicUrlOf, type CloudConfig } from "../config/index.ts";
+import { makeDispatch } from "../dispatch/index.ts";
+import { agentRoutes } from "../http/routes/agents.ts";
+import { artifactRoutes } from "../http/routes/artifacts.ts";
+import { commandRoutes } from "../http/routes/commands.ts";
+import { enrollmentRoutes } from "../http/routes/enrollments.ts";
+import { runRoutes } from "../http/routes/runs.ts";
+import { sessionRoutes } from "../http/routes/session.ts";
+import { tokenRoutes } from "../http/routes/tokens.ts";
+import { makeApiServer } from "../http/server.ts";
+import { loadKeyRing, ownTls, writePrivateFile, type ServerTls } from "../keys/index.ts";
+import { LinkGateway } from "../link/index.ts";
+import { openSqliteStore } from "../store/index.ts";
+import { lockData } from "./data-lock.ts";
+import { linkDirectory } from "./link-directory.ts";
+
+/** Files in the data directory, beside the database. */
+export const SIGN_IN_FILE = "sign-in-url";
+export const PUBLIC_URL_FILE = "public-url";
+
+export interface RunningCloud {
+  url: string;
+  /** The one-time link for the first admin, until somebody signed in; null after. */
+  signInUrl: string | null;
+  /** Path of the CA certificate that clients need; null when there is none of ours. */
+  caFile: string | null;
+  stop(): Promise<void>;
+}
+
+async function tlsOf(config: CloudConfig, now: number): Promise<ServerTls | null> {
+  if (config.tls.kind === "none") return null;
+  if (config.tls.kind === "own") return ownTls(join(config.data, "tls"), config.hosts, now);
+  try {
+    return { cert: readFileSync(config.tls.cert, "utf8"), key: readFileSync(config.tls.key, "utf8"), caFingerprint: null, caFile: null };
+  } catch (cause) {
+    throw new ConnectorError("CONFIG_INVALID", `The certificate ${config.tls.cert} or its key ${config.tls.key} cannot be read.`, { fix: "Check both paths and the rights.", cause });
+  }
+}
+
+export async function startCloud(config: CloudConfig, version: string, log: Logger, onFatal: (error: ConnectorError) => void): Promise<RunningCloud> {
+  const clock = systemClock;
+  // Undone from the last to the first when the start fails, and when it stops.
+  const undo: (() => unknown)[] = [];
+  const unwind = async (): Promise<void> => {
+    for (const step of undo.splice(0).reverse()) {
+      try {
+        await step();
+      } catch (error) {
+        log.warn({ err: error }, "a part did not stop cleanly");
+      }
+    }
+  };
+  try {
+    const lock = lockData(config.data);
+    undo.push(() => lock.release());
+    const identity = loadKeyRing(join(config.data, "keys/identity.json"), "identity", clock.now());
+    const command = loadKeyRing(join(config.data, "keys/command.json"), "command", clock.now());
+    const tls = await tlsOf(config, clock.now());
+
+    const store = await openSqliteStore({ dir: config.data, onDeath: onFatal });
+    undo.push(() => store.close());
+    const incarnation = await store.incarnation();
+    await store.putCloudKeys([...identity.publicRows, ...command.publicRows]);
+    const admin = await store.ensureAdmin(config.admin, config.workspace);
+    const processId = `${hostname()}:${process.pid}:${randomBytes(4).toString("hex")}`;
+    const orphans = await store.releaseSessions(processId, clock.now());
+    if (orphans > 0) log.info({ sessions: orphans }, "sessions of a process that is gone were closed");
+
+    const registry = new Registry();
+    collectDefaultMetrics({ register: registry });
+    const gateway = new LinkGateway({
+      directory: linkDirectory(store, clock, processId),
+      identity: identity.signer,
+      identityPublicKey: identity.publicKey,
+      commandKeys: () => command.ring,
+      incarnation,
+      clock,
+      observe(event) {
+        switch (event.type) {
+          case "refused":
+            return log.warn({ code: event.error.code, replica: event.replica, from: event.remoteAddress, why: event.error.message }, "link refused");
+          case "enrolled":
+            return log.info({ replica: event.replica.id, name: event.replica.names.replica, pool: event.replica.names.pool, from: event.remoteAddress }, "agent enrolled");
+          case "online":
+            return log.info({ replica: event.session.replica, session: event.session.id, epoch: event.session.epoch, from: event.session.remoteAddress }, "agent connected");
+          case "offline":
+            return log.info({ replica: event.session.replica, session: event.session.id, code: event.reason.code, why: event.reason.message }, "agent disconnected");
+          case "failed":
+            return log.error({ err: event.error.cause ?? event.error }, event.error.message);
+        }
+      },
+    });
+    new Gauge({
+      name: "sallyport_cloud_sessions",
+      help: "Live sessions of agents",
+      registers: [registry],
+      collect() {
+        this.set(gateway.sessions.all().length);
+      },
+    });
+    const dispatch = makeDispatch({ store, sessions: gateway.sessions, clock, signer: command.signer, incarnation, log, registry });
+    dispatch.start();
+    undo.push(() => dispatch.stop());
+
+    const authenticator = new Authenticator(store, clock);
+    let ready = false;
+    let url = config.url ?? "";
+    const secureCookies = tls !== null || config.url?.startsWith("https://") === true;
+    const api = await makeApiServer({
+      store,
+      authenticator,
+      clock,
+      log,
+      registry,
+      version,
+      tls,
+      secureCookies,
+      hosts: config.hosts,
+      publicOrigin: config.url ?? undefined,
+      pageFolder: fileURLToPath(new URL("../web/dist", import.meta.url)),
+      ready: () => ready,
+      routes: [
+        sessionRoutes({ store, authenticator, clock, version, secureCookies }),
+        tokenRoutes({ store, clock }),
+        enrollmentRoutes({ store, clock, trust: { identityFingerprint: identity.fingerprint, caFingerprint: tls?.caFingerprint ?? null }, publicUrl: () => url }),
+        agentRoutes({
+          store,
+          clock,
+          links: { ofReplica: (workspace, replica) => gateway.sessions.ofReplica(workspace, replica), revoke: (replica) => gateway.revoke(replica) },
+        }),
+        artifactRoutes({ store, dispatch }),
+        runRoutes({ store, dispatch }),
+        commandRoutes({ store, dispatch }),
+      ],
+    });
+    gateway.attach(api.server);
+    // Links and answers end together: a download needs both.
+    undo.push(async () => {
+      ready = false;
+      await Promise.all([gateway.drain(config.drainMs), api.close(config.drainMs)]);
+    });
+    const port = await api.listen(config.listen.host, config.listen.port);
+    url = publicUrlOf(config, port);
+    writePrivateFile(join(config.data, PUBLIC_URL_FILE), `${url}\n`);
+
+    const signInFile = join(config.data, SIGN_IN_FILE);
+    let signIn: string | null = null;
+    if (await store.hasSignedIn(admin.id)) {
+      rmSync(signInFile, { force: true });
+    } else {
+      signIn = signInUrl(url, await authenticator.offerSignIn(admin));
+      writePrivateFile(signInFile, `${signIn}\n`);
+    }
+    ready = true;
+    log.info({ url, data: config.data, tls: config.tls.kind, version }, "control plane is ready");
+    return { url, signInUrl: signIn, caFile: tls?.caFile ?? null, stop: unwind };
+  } catch (error) {
+    await unwind();
+    throw error;
+  }
+}

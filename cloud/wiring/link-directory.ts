@@ -1,0 +1,48 @@
+// What the gateway asks, answered by the store.
+import { createHash } from "node:crypto";
+import { ConnectorError, type Clock } from "@sallyport/protocol";
+import type { LinkDirectory, LinkReplica } from "../link/index.ts";
+import type { ReplicaRow, Store } from "../store/index.ts";
+
+const REFUSALS = {
+  ENROLMENT_UNKNOWN: "This enrolment secret is not of this control plane.",
+  ENROLMENT_USED: "This enrolment secret was used already; each lets one agent join, once.",
+  ENROLMENT_EXPIRED: "This enrolment secret is older than an hour.",
+  ENROLMENT_REVOKED: "This enrolment secret was withdrawn.",
+} as const;
+
+const toLink = (row: ReplicaRow): LinkReplica => ({
+  workspace: row.workspace,
+  pool: row.pool,
+  id: row.id,
+  publicKey: row.publicKey,
+  names: { replica: row.name, pool: row.poolName, workspace: row.workspaceName },
+  revoked: row.revokedAt !== null,
+});
+
+/** `process`: names this cloud process in the presence rows. */
+export function linkDirectory(store: Store, clock: Clock, process: string): LinkDirectory {
+  return {
+    async findReplica(id) {
+      const row = await store.replicaByKey(id);
+      return row === null ? null : toLink(row);
+    },
+    async redeemEnrollment(request) {
+      const fingerprint = createHash("sha256").update(Buffer.from(request.publicKey, "base64url")).digest("base64url");
+      const answer = await store.redeemEnrollment({ ...request, fingerprint, now: clock.now() });
+      if ("refused" in answer) throw new ConnectorError(answer.refused, REFUSALS[answer.refused], { fix: "Make a new one on the page Add agent." });
+      return toLink(answer.replica);
+    },
+    async opened(session) {
+      const now = clock.now();
+      const { epoch, journalChanged } = await store.openSession(session.replica, { id: session.id, process, instance: session.instance, journal: session.journal, remoteAddress: session.remoteAddress, now });
+      if (journalChanged) {
+        await store.addAlarm(session.workspace, session.replica, { at: now, code: "JOURNAL_CHANGED", message: "The agent came back with another journal: its state directory was emptied or replaced. What it had accepted may be forgotten." });
+      }
+      return { epoch };
+    },
+    closed: (session) => store.closeSession(session.replica, session.id, clock.now()),
+    seen: (updates) => store.seen(updates.map((update) => ({ ...update, at: clock.now() }))),
+    alarm: (workspace, replica, error) => store.addAlarm(workspace, replica, { at: clock.now(), code: error.code, message: error.message }),
+  };
+}
