@@ -309,6 +309,7 @@ class Agent {
       clock,
       log,
       workBytes: config.limits.workBytes,
+      maxSteps: () => this.#compiled.config.limits.concurrentSteps,
     });
     const registry = new CommandRegistry();
     for (const kind of [
@@ -363,7 +364,7 @@ class Agent {
       cloudUrl,
       identity,
       enrolment,
-      nameHint: hostname(),
+      nameHint: hostname().slice(0, 63),
       ca,
       mac: true,
       version,

@@ -22,7 +22,7 @@ export interface WorkSpec {
 
 export type WorkStatus =
   | { state: "running"; startedAt: number; pid: number | null }
-  /** `code` is null when a signal ended it. `reason` tells apart what an exit code cannot. */
+  /** `code` is null when a signal ended it. `reason` tells apart what an exit code cannot; `killed`: by `stop`. */
   | {
       state: "exited";
       startedAt: number;

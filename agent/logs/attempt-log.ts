@@ -11,7 +11,7 @@ import type { Redactor } from "../redaction/redactor.ts";
 import { LineSplitter, type Piece } from "./line-splitter.ts";
 import { SegmentWriter, type Cursors } from "./segments.ts";
 
-const CHUNK_BYTES = 256 * 1024;
+const CHUNK_BYTES = 64 * 1024;
 /** Where the kernel does not tell of changes (some network file systems), or forgets to. */
 const POLL_MS = 1000;
 /** An unfinished line is shown after this much silence. */

@@ -312,16 +312,7 @@ export class ProcessHost {
       endedAt: Math.max(work.startedAt, exit?.at ?? this.#clock.now()),
       code: exit === null || signal !== null ? null : exit.status,
       signal,
-      reason:
-        stopped && exit?.status !== 0
-          ? "killed"
-          : starved
-            ? "out-of-memory"
-            : !known
-              ? "unknown"
-              : signal === "SIGKILL"
-                ? "killed"
-                : "exit",
+      reason: stopped && exit?.status !== 0 ? "killed" : starved ? "out-of-memory" : !known ? "unknown" : "exit",
     };
     try {
       writeAtomic(work.folder, "done.json", JSON.stringify(status));

@@ -32,6 +32,8 @@ export interface PipelinesDeps {
   stateDir: string;
   clock: Clock;
   log: Logger;
+  /** limits.concurrentSteps of the configuration; the policy's ceiling counts too. Absent = that alone. */
+  maxSteps?: () => number;
   /** limits.workBytes: inputs of one step, and work folders kept after failures. */
   workBytes: number;
   /** Between TERM and KILL. Default 10 s. */

@@ -360,6 +360,17 @@ await t.test("cancel before, during and after; a stop at the agent's host", asyn
   t.equal(await agent.pipelines.stop(newId("run"), "root"), null);
   t.equal((await agent.pipelines.stop(`${local.run}/a`, "root"))!.stopped.length, 1);
   await t.rejects(again, { code: "CANCELLED", message: /root/ });
+
+  const past = ids();
+  const third = agent.run(past.command, past.run, long);
+  third.catch(() => undefined);
+  await until("a runs a third time", () => lines().length === 3);
+  for (const { name } of await agent.engine.list()) await agent.engine.stop(name, 0);
+  await t.rejects(
+    third,
+    { code: "CANCELLED", message: /at the agent's host/ },
+    "past the agent: not a failure to try again",
+  );
 });
 
 const driver = fileURLToPath(new URL("fixtures/driver.ts", import.meta.url));

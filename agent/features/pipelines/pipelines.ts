@@ -38,7 +38,9 @@ const LOOK_MS = 50;
 export const pipelineKinds = (deps: PipelinesDeps): AnyCommandKind[] => createPipelines(deps).kinds;
 
 export function createPipelines(deps: PipelinesDeps): Pipelines {
-  const slots = new Slots(() => deps.policy.limit("concurrentSteps"));
+  const slots = new Slots(() =>
+    Math.min(deps.policy.limit("concurrentSteps"), deps.maxSteps?.() ?? Number.POSITIVE_INFINITY),
+  );
   const active = new Map<RunId, PipelineRun>();
   const known = () => ({ programs: new Set(deps.programs().keys()), stores: new Set(deps.stores.ids) });
   let collecting: Promise<void> | null = null;

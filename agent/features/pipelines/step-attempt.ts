@@ -144,6 +144,11 @@ class Attempt {
     }
     const { exited, stopping, stopped } = await this.#whole(begun);
     boundary.ended.publish({ work: this.#name });
+    // By somebody at the agent's host, past the agent (`stop` while it does not run).
+    if (stopping === null && exited.reason === "killed") {
+      const error = new ConnectorError("CANCELLED", `Step ${step.name} was stopped at the agent's host.`);
+      return await this.#end({ state: "cancelled", error, exitCode: exited.code, logSeq: 0, stopped: [this.#name] });
+    }
     if (stopping === "cancel")
       return this.#end({
         state: "cancelled",
@@ -351,9 +356,7 @@ class Attempt {
 
   async #stored(): Promise<ProducedArtifact[]> {
     const { pipeline, run, step, attempt } = this.#in;
-    return again(this.#in, this.#halt, () =>
-      storeOutputs(pipeline, run, step, attempt, this.#places, this.#files),
-    );
+    return again(this.#in, this.#halt, () => storeOutputs(pipeline, run, step, attempt, this.#places, this.#files));
   }
 
   /** A log that cannot be written is no reason to change what happened. */
