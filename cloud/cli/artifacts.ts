@@ -148,7 +148,11 @@ export function artifactCommands(program: Command, client: () => Client): void {
     });
 }
 
-const quoted = (version: string): string => (version.startsWith('"') ? version : `"${version}"`);
+/** A version as it is shown, or an ETag as it came. What an ETag cannot hold is percent-encoded, as the API does. */
+const quoted = (version: string): string =>
+  /^"[!#-~]*"$/.test(version)
+    ? version
+    : `"${[...version].map((c) => (/^[!#$&-~]$/.test(c) ? c : [...Buffer.from(c)].map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`).join(""))).join("")}"`;
 
 function sizeOf(file: string): number {
   try {

@@ -51,7 +51,7 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
 
   let pending: Report[] = [];
   let over = false;
-  let failure: unknown = null;
+  let failure: ConnectorError | null = null;
   let wakeWriter: () => void = () => {};
   let wakeReader: () => void = () => {};
   /** Never acknowledge beyond what came on this stream: the agent would take that for a fault. */
@@ -67,7 +67,7 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
         if (pending.length >= BATCH) await new Promise<void>((resolve) => (wakeReader = resolve));
       }
     } catch (error) {
-      failure = error;
+      failure = toConnectorError(error);
     } finally {
       over = true;
       wakeWriter();
@@ -102,7 +102,7 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
     throw error;
   }
   await reading;
-  if (failure !== null) throw failure;
+  if (failure !== null) throw failure as ConnectorError;
   await stream.end();
 }
 

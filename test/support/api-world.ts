@@ -50,6 +50,7 @@ export async function apiWorld(t: Teardown, more: (deps: { store: Store; dispatc
     registry: new Registry(),
     version: "test",
     tls: null,
+    secureCookies: false,
     hosts: [],
     pageFolder: "/nonexistent",
     ready: () => true,

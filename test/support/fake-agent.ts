@@ -37,7 +37,7 @@ import {
   type WorkspaceId,
 } from "@sallyport/protocol";
 import { WebSocket, WebSocketServer } from "ws";
-import { SessionRegistry } from "../../cloud/link/session-registry.ts";
+import type { SessionRegistry } from "../../cloud/link/session-registry.ts";
 import type { CloudSession } from "../../cloud/link/sessions.ts";
 
 export interface Command {
@@ -108,12 +108,11 @@ export class FakeAgent {
     const id = newId("session");
     const common = { id, clock: systemClock, windows: DEFAULT_WINDOWS, peerWindows: DEFAULT_WINDOWS, maxStreams: DEFAULT_MAX_STREAMS, peerMaxStreams: DEFAULT_MAX_STREAMS, checksums: true };
     const ends = [far, near].map((socket) => ({ transport: webSocketTransport(socket, (socket as unknown as { _socket: import("node:net").Socket })._socket), writer: new FrameWriter(null), reader: new FrameReader(null) }));
-    let session: CloudSession;
     const cloud = new Mux({ ...common, ...ends[0]!, side: "cloud", onStream: (stream) => this.#sessions.accept(stream, session) });
     const agent = new Mux({ ...common, ...ends[1]!, side: "agent", onStream: (stream) => void this.#serve(stream, session) });
     const { workspace, pool, replica } = this.#identity;
-    const self = this;
-    session = {
+    const status = () => this.status;
+    const session: CloudSession = {
       id,
       epoch,
       workspace,
@@ -129,7 +128,7 @@ export class FakeAgent {
       },
       open: (head, options) => cloud.open(head, options),
       lastSeenMs: () => cloud.lastSeenMs,
-      status: () => self.status,
+      status,
       close: (reason) => cloud.close(reason),
     };
     this.session = session;

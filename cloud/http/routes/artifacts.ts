@@ -160,20 +160,18 @@ export const artifactRoutes = (deps: { store: Store; dispatch: Dispatch }): Rout
     }
 
     async function part() {
-      try {
-        const download = await open("suffixBytes" in range! ? { suffixBytes: range.suffixBytes } : { range: range! });
-        if (download.head.lengthBytes === 0) {
-          await discard(download);
-          return unsatisfiable(download.head.totalBytes, new ConnectorError("RANGE_INVALID", `The range lies beyond the ${download.head.totalBytes} bytes of ${path}.`));
-        }
-        const { start, lengthBytes, totalBytes } = download.head;
-        void reply.header("content-range", `bytes ${start}-${start + lengthBytes - 1}/${totalBytes}`);
-        return answer(download, 206);
-      } catch (error) {
+      const download = await open("suffixBytes" in range! ? { suffixBytes: range.suffixBytes } : { range: range! }).catch(async (error: unknown) => {
         const failure = toConnectorError(error);
         if (failure.code !== "RANGE_INVALID") throw failure;
         return unsatisfiable((await stat(scope, pool, storeName, path, false, signal)).sizeBytes ?? 0, failure);
+      });
+      const { start, lengthBytes, totalBytes } = download.head;
+      if (lengthBytes === 0) {
+        await discard(download);
+        return unsatisfiable(totalBytes, new ConnectorError("RANGE_INVALID", `The range lies beyond the ${totalBytes} bytes of ${path}.`));
       }
+      void reply.header("content-range", `bytes ${start}-${start + lengthBytes - 1}/${totalBytes}`);
+      return answer(download, 206);
     }
 
     function open(more: Partial<DownloadRequest>): Promise<Download> {
