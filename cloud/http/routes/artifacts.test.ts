@@ -1,6 +1,6 @@
 // Artifacts over HTTP, against a store in memory behind a real link: what a header means, and that a cut link does not show.
 import { createHash, randomBytes } from "node:crypto";
-import { ConnectorError } from "@sallyport/protocol";
+import type { ConnectorError } from "@sallyport/protocol";
 import fc from "fast-check";
 import t from "tap";
 import type { FakeAgent } from "../../../test/support/fake-agent.ts";
