@@ -269,7 +269,9 @@ t.test("a lost link breaks every stream at once with LINK_LOST", async (t) => {
     for (;;) await stream.write(Buffer.alloc(256 * 1024));
   })();
   both.cloudTransport.destroy();
-  for (const broken of [...reads, stuck]) await t.rejects(broken, { code: "LINK_LOST" });
+  for (const broken of await Promise.allSettled([...reads, stuck])) {
+    t.equal(broken.status === "rejected" && (broken.reason as ConnectorError).code, "LINK_LOST");
+  }
   t.equal((stream.signal.reason as ConnectorError).code, "LINK_LOST");
   t.throws(() => both.agent.open({}, { lane: "bulk" }), { code: "LINK_LOST" });
 });
@@ -329,9 +331,11 @@ t.test("a delayed path keeps a small standing queue and full use", async (t) => 
     wrap: (transport) => {
       const send = transport.send;
       let freeAt = 0;
+      let tail = Promise.resolve();
       transport.send = (message) => {
         freeAt = Math.max(freeAt, performance.now()) + message.length / rate;
-        void wait(systemClock, freeAt - performance.now() + 20).then(() => send(message));
+        const dueAt = freeAt + 20;
+        tail = tail.then(() => wait(systemClock, Math.max(0, dueAt - performance.now()))).then(() => send(message));
       };
       return transport;
     },
@@ -342,6 +346,7 @@ t.test("a delayed path keeps a small standing queue and full use", async (t) => 
   const queued: number[] = [];
   for (let sent = 0; sent < 6_000_000; sent += 50_000) {
     await stream.write(Buffer.alloc(50_000));
+    // The start is still finding out what the path holds.
     if (sent > 3_000_000) queued.push(both.agent.flow.inFlightBytes);
   }
   await stream.end();
