@@ -206,7 +206,7 @@ function decideRelease(policy: Policy, action: Extract<PolicyAction, { kind: "re
         if (at !== -1) return allow(`policy.release.raw[${i}].paths[${at}]`);
       }
       const what = action.path === undefined || action.store === undefined ? "artifacts' own bytes" : `the bytes of ${quote(action.path)} in store ${action.store}`;
-      const line = action.path === undefined || action.store === undefined ? "raw: true" : `raw: [{ store: ${action.store}, paths: [${quote(action.path)}] }]`;
+      const line = action.path === undefined || action.store === undefined ? "raw: true" : `raw: [{ store: ${action.store}, paths: [${quote(action.path === "" ? "**" : action.path)}] }]`;
       return refuse(policy.raw === null || policy.raw.length === 0 ? "policy.release.raw (default)" : "policy.release.raw", what, line);
     }
   }

@@ -1,0 +1,153 @@
+import { readFileSync } from "node:fs";
+import { Command } from "commander";
+import t from "tap";
+import { parse } from "yaml";
+import { ConnectorError } from "@sallyport/protocol";
+import { policyCommands } from "../policy/cli.ts";
+import { configCommands, loadFor, type ConfigSource } from "./cli.ts";
+import { configJsonSchema, loadConfig, reload, showConfig } from "./index.ts";
+
+const FULL = `
+cloud: { url: https://cp.example, ca: /etc/cp.pem }
+state: /srv/agent
+labels: { env: prod }
+log: { level: debug }
+secrets:
+  vault: { address: "https://vault.example:8200", token: "\${file:/run/secrets/vault-token}", ca: /etc/vault.pem }
+  named: { tracker-token: "\${vault:kv/ml/tracker#token}", literal: "plain-secret-in-file" }
+stores:
+  - { id: sample, kind: fs, root: /data }
+  - { id: lake, kind: s3, endpoint: "https://s3.example", bucket: bkt, prefix: a/b/, accessKeyId: AKIALITERAL, secretAccessKey: "\${env:S3_SECRET}" }
+programs:
+  node: { path: /usr/bin/node, args: [--no-warnings], env: { MODE: fast, API_TOKEN: do-not-show-me } }
+limits: { concurrentRuns: 2 }
+policy:
+  commands: ["artifact.*"]
+  stores: [{ store: lake, read: ["**"] }]
+  programs: [node]
+  engines: [process]
+  secrets: [tracker-token]
+  ceilings: { streams: 9 }
+  release: { previews: { rows: 5 }, raw: [{ store: lake, paths: ["x/*"] }] }
+`;
+const load = (text: string | null, environment = {}) => loadConfig(text, "agent.yaml", environment);
+
+t.test("the sample file is valid, says every default and equals having no file", (t) => {
+  const text = readFileSync(new URL("../../packaging/agent.sample.yaml", import.meta.url), "utf8");
+  t.strictSame(load(text).config, load(null).config);
+  t.strictSame(load("").config, load(null).config);
+  // Every field of the schema is named in it, so that a new one cannot be forgotten.
+  const names = new Set<string>();
+  const collect = (schema: unknown): void => {
+    if (typeof schema !== "object" || schema === null) return;
+    const { properties } = schema as { properties?: Record<string, unknown> };
+    for (const name of Object.keys(properties ?? {})) names.add(name);
+    Object.values(schema).forEach(collect);
+  };
+  collect(configJsonSchema());
+  t.ok(names.size > 40);
+  t.strictSame([...names].filter((name) => !new RegExp(`\\b${name}\\b`).test(text) && name !== "sessionToken"), []);
+  t.end();
+});
+
+t.test("a full file", (t) => {
+  const compiled = load(FULL, { SALLYPORT_URL: "https://other.example", SALLYPORT_LOG_LEVEL: "warn" });
+  t.match(compiled.config, {
+    cloud: { url: "https://other.example", ca: "/etc/cp.pem" },
+    log: { level: "warn" },
+    stores: [{ id: "sample" }, { id: "lake", region: "us-east-1", pathStyle: true, ca: null, sessionToken: null }],
+    limits: { concurrentRuns: 2, concurrentSteps: 4 },
+  });
+  t.equal(compiled.policy.previewRows, 5);
+  t.equal(compiled.originOf(["cloud", "url"]), "environment SALLYPORT_URL");
+  t.equal(compiled.originOf(["state"]), "agent.yaml:3");
+  t.equal(compiled.originOf(["limits", "concurrentSteps"]), "default");
+  const shown = showConfig(compiled, { origin: true });
+  for (const hidden of ["plain-secret-in-file", "AKIALITERAL", "do-not-show-me"]) t.notMatch(shown, hidden);
+  t.match(shown, /\$\{env:S3_SECRET\}/);
+  t.match(shown, /url: https:\/\/other.example # environment SALLYPORT_URL/);
+  t.match(parse(shown), { programs: { node: { env: { MODE: "fast", API_TOKEN: "********" } } } });
+  t.ok(compiled.warnings.some((w) => w.startsWith("secrets.named.literal is written in the file")));
+  t.end();
+});
+
+t.test("what is wrong is named: field, line, expectation, what came; never a secret", (t) => {
+  const cases: [string, string, RegExp][] = [
+    ["an unknown field", "state: /x\nstorez: []\n", /^agent\.yaml, line 2: storez is not a known field; known here: cloud, state/],
+    ["deep unknown field", FULL.replace("read: [", "raed: ["), /line 1\d: policy\.stores\[0\]\.raed is not a known field; known here: store, read, write, delete/],
+    ["unknown field of a store", FULL.replace("root: /data", "root: /data, bucket: b"), /stores\[0\]\.bucket is not a known field; known here: id, kind, root/],
+    ["a wrong type", FULL.replace("concurrentRuns: 2", "concurrentRuns: two"), /limits\.concurrentRuns: expected a number, got "two"/],
+    ["a wrong kind", FULL.replace("kind: fs", "kind: ftp"), /stores\[0\]\.kind: expected one of the known kinds: fs, s3/],
+    ["a missing field", FULL.replace(", root: /data", ""), /stores\[0\]\.root: expected text, got nothing/],
+    ["a relative path", FULL.replace("/srv/agent", "srv"), /line 3: state: expected an absolute path, got "srv"/],
+    ["a bad name", FULL.replace("id: sample", "id: Sample!"), /stores\[0\]\.id: expected 1 to 63/],
+    ["a password in an address", FULL.replace("https://s3.example", "https://u:hunter22hunter22@s3.example"), /stores\[1\]\.endpoint: expected an address without user and password/],
+    ["a dot in a pattern", FULL.replace('["**"]', '["../x"]'), /policy\.stores\[0\]\.read\[0\]: expected a path pattern that has the segment `\.\.`/],
+    ["an unknown store", FULL.replace("store: lake, read", "store: lakes, read"), /policy\.stores\[0\]\.store: expected the id of a store: sample, lake, got "lakes"/],
+    ["an unknown program", FULL.replace("[node]", "[nodes]"), /policy\.programs\[0\].*the name of a program: node/],
+    ["an unknown provider", FULL.replace("${env:S3_SECRET}", "${exec:S3}"), /secretAccessKey: expected text that has a reference to an unknown provider/],
+    ["a reference where none is taken", FULL.replace("bucket: bkt", 'bucket: "${env:X}"'), /stores\[1\]\.bucket/],
+    ["Vault's token from Vault", FULL.replace("${file:/run/secrets/vault-token}", "${vault:a/b#c}"), /Vault's token cannot come from Vault/],
+    ["Vault used, not set", FULL.replace(/ {2}vault: .*\n/, ""), /secrets\.named\.tracker-token: expected a reference to a configured provider/],
+    ["an id twice", FULL.replace("id: lake", "id: sample"), /an id that no other store has/],
+    ["not YAML", "a: [1\nsecret: hunter2hunter2", /^agent\.yaml, line \d+: the file: expected YAML/],
+    ["a key twice", "state: /a\nstate: /b\n", /line 2: the file: expected YAML \(fault: duplicate key\)/],
+    ["a list", "- 1\n", /the file: expected a mapping, got a list/],
+    ["a secret of the wrong type", FULL.replace("AKIALITERAL", "[hunter2hunter2]"), /accessKeyId: expected text, got a list/],
+  ];
+  for (const [name, text, expected] of cases) {
+    let error: unknown;
+    try {
+      load(text);
+    } catch (caught) {
+      error = caught;
+    }
+    t.ok(error instanceof ConnectorError && error.code === "CONFIG_INVALID", name);
+    t.match((error as Error).message, expected, name);
+    t.notMatch(JSON.stringify((error as ConnectorError).toBody()), /hunter2/, name);
+  }
+  t.throws(() => load(null, { SALLYPORT_LOG_LEVEL: "loud" }), { code: "CONFIG_INVALID", message: /SALLYPORT_LOG_LEVEL/ });
+  t.throws(() => load(`a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &c [*b,*b,*b,*b,*b,*b,*b]\n`), { code: "CONFIG_INVALID" });
+  t.end();
+});
+
+t.test("reload keeps the old one when the new one is invalid", (t) => {
+  const old = load(FULL);
+  const bad = reload(old, "storez: []", "agent.yaml", {});
+  t.equal(bad.current, old);
+  t.equal(bad.problem?.code, "CONFIG_INVALID");
+  const good = reload(old, FULL.replace("/srv/agent", "/srv/b").replace("streams: 9", "streams: 8"), "agent.yaml", {});
+  t.equal(good.problem, null);
+  t.strictSame(good.needRestart, ["state"]);
+  t.not(good.current.policy.digest, old.policy.digest);
+  t.end();
+});
+
+t.test("the sub-programs", async (t) => {
+  const run = async (text: string | null, ...args: string[]) => {
+    let out = "";
+    let err = "";
+    let code = 0;
+    const source: ConfigSource = {
+      read: () => ({ text, source: "agent.yaml" }),
+      environment: {},
+      write: (s) => (out += s),
+      writeError: (s) => (err += s),
+      exit: (c) => (code = c),
+    };
+    const program = new Command();
+    configCommands(program, source);
+    policyCommands(program, { ...source, load: (file) => loadFor(source, file)?.policy ?? null });
+    await program.parseAsync(args, { from: "user" });
+    return { out, err, code };
+  };
+  t.match(await run(FULL, "config", "validate"), { code: 0, out: /valid/ });
+  t.match(await run("x: 1\ny: 2", "config", "validate"), { code: 2, err: /agent\.yaml:1: x is.*\nagent\.yaml:2: y is/ });
+  t.match(await run(null, "config", "show", "--origin"), { code: 0, out: /state: \/var\/lib\/sallyport # default/ });
+  t.match(JSON.parse((await run(null, "config", "schema")).out), { type: "object", additionalProperties: false });
+  t.match(await run(FULL, "policy", "show"), { code: 0, out: /^# digest [0-9a-f]{64}/ });
+  t.match(await run(FULL, "policy", "test", "read", "lake", "a/b"), { code: 0, out: /allowed by policy\.stores\[0\]\.read\[0\]/ });
+  t.match(await run(FULL, "policy", "test", "write", "lake", "a/b"), { code: 1, out: /refused by policy\.stores\[0\]\.write\n/ });
+  t.match(await run(FULL, "policy", "test", "fly"), { code: 2, err: /fly is not an action/ });
+  t.match(await run(FULL, "policy", "test", "ceiling", "streams", "10"), { code: 1, out: /at most 9; 10 were asked for/ });
+});
