@@ -97,16 +97,17 @@ const source: ConfigSource = {
 // ---- run
 
 /** The enrolment secret, by value or by file; it leaves the environment at once, so that no child inherits it. */
-function readEnrolment(redactor: Redactor): EnrolmentSecret | null {
+function readEnrolment(redactor: Redactor, wanted: boolean): EnrolmentSecret | null {
   const { SALLYPORT_ENROLL_SECRET: value, SALLYPORT_ENROLL_SECRET_FILE: file } = process.env;
   delete process.env["SALLYPORT_ENROLL_SECRET"];
+  if (value !== undefined && value.trim() !== "") redactor.add(value.trim());
+  // Used once: who has an identity needs none.
+  if (!wanted) return null;
   let text = value;
   if (text === undefined && file !== undefined && file !== "") {
     try {
       text = readFileSync(file, "utf8");
     } catch (cause) {
-      // A secret is used once; whoever provides the file may take it away after.
-      if ((cause as NodeJS.ErrnoException).code === "ENOENT") return null;
       throw new ConnectorError(
         "CONFIG_INVALID",
         `The enrolment secret in ${file} cannot be read (${(cause as NodeJS.ErrnoException).code}).`,
@@ -244,7 +245,7 @@ class Agent {
 
     const identity = new IdentityStore(config.state);
     const held = identity.load();
-    const enrolment = readEnrolment(redactor);
+    const enrolment = readEnrolment(redactor, held === null);
     if (held === null && enrolment === null) {
       throw new ConnectorError(
         "CONFIG_INVALID",
@@ -810,7 +811,7 @@ function buildProgram(): Command {
         try {
           stopped = ((await askAgent(stateDir, { op: "stop", id: id ?? null })) as { stopped: string[] }).stopped;
         } catch (error) {
-          if (!(error instanceof ConnectorError) || error.code !== "AGENT_OFFLINE") throw error;
+          if (!(error instanceof ConnectorError) || error.details?.["absent"] !== true) throw error;
           stopped = await stopWithoutAgent(stateDir, id ?? null);
         }
         process.stdout.write(stopped.length === 0 ? "Nothing was running.\n" : `Stopped ${stopped.join(", ")}\n`);

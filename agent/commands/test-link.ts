@@ -28,6 +28,7 @@ import { WebSocket, WebSocketServer } from "ws";
 import type { AgentSession } from "../link/link.ts";
 
 const keys = generateKeyPairSync("ed25519");
+export const commandKey = keys.publicKey;
 export const signer = keySigner("command-1", keys.privateKey);
 export const workspace = newId("workspace");
 export const pool = newId("pool");
@@ -113,7 +114,12 @@ export interface OfferChanges {
 }
 
 /** The head of a command's stream, signed after the changes were made. */
-export function offer(session: AgentSession, kind: string, input: unknown, changes: OfferChanges = {}): CommandOpen {
+export function offer(
+  session: Pick<AgentSession, "id" | "epoch" | "incarnation">,
+  kind: string,
+  input: unknown,
+  changes: OfferChanges = {},
+): CommandOpen {
   const body = changes.body ?? jsonBody(input);
   const now = Date.now();
   const intent = JSON.stringify({

@@ -8,7 +8,7 @@ import { socketAddress } from "./socket-path.ts";
 const PATIENCE_MS = 60_000;
 const ABSENT = new Set(["ENOENT", "ECONNREFUSED", "ENOTDIR"]);
 
-/** Throws AGENT_OFFLINE when no agent runs there. `timeoutMs`: give up after this. */
+/** Throws AGENT_OFFLINE when no agent runs there (`details.absent`), or it does not answer. `timeoutMs`: give up after this. */
 export async function askAgent(stateDir: string, request: ControlRequest, timeoutMs = PATIENCE_MS): Promise<unknown> {
   let address: ReturnType<typeof socketAddress> | null = null;
   try {
@@ -29,6 +29,7 @@ export async function askAgent(stateDir: string, request: ControlRequest, timeou
     if (code !== undefined && ABSENT.has(code)) {
       throw new ConnectorError("AGENT_OFFLINE", `No agent runs in the state directory ${stateDir}.`, {
         fix: "Start one (sallyport-agent run), or name the configuration of the one you mean with --config FILE.",
+        details: { absent: true },
         cause: error,
       });
     }

@@ -40,7 +40,8 @@ export class ControlServer {
   constructor(stateDir: string, operations: ControlOperations) {
     this.#stateDir = stateDir;
     this.#operations = operations;
-    this.#server = createServer((socket) => void this.#serve(socket));
+    // The client ends its side with the request; the answer may take longer than that.
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => void this.#serve(socket));
   }
 
   /** The caller holds the lock of the state directory, so a socket that is there is a dead one's. */
