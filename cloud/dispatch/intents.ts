@@ -32,6 +32,9 @@ export interface Wish {
   expires: number;
 }
 
+/** How far the agent's notion of our time may lie behind it. */
+const CLOCK_SLACK_MS = 60_000;
+
 /** The intent and the exact text that is kept, offered and digested. */
 export function writeIntent(wish: Wish, nowMs: number): { intent: Intent; text: string } {
   const bytes = bodyBytes(wish.body);
@@ -41,15 +44,16 @@ export function writeIntent(wish: Wish, nowMs: number): { intent: Intent; text: 
       details: { bytes: bytes.length, limit: MAX_BODY_BYTES },
     });
   }
+  // At once. Now itself would be wrong: the agent's notion of our time is behind by the link's delay.
+  const notBefore = nowMs - CLOCK_SLACK_MS;
   const intent: Intent = {
     workspace: wish.workspace,
     pool: wish.pool,
     kind: wish.kind,
     resource: wish.resource,
     command: wish.command ?? newCommandId(nowMs),
-    // At once. Now would be wrong: the agent's notion of our time is behind by the link's delay.
-    notBefore: 0,
-    expires: Math.min(wish.expires, nowMs + MAX_INTENT_LIFETIME_MS),
+    notBefore,
+    expires: Math.min(wish.expires, notBefore + MAX_INTENT_LIFETIME_MS),
     bodyDigest: sha256(bytes),
   };
   return { intent, text: JSON.stringify(intent) };
