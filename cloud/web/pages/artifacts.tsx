@@ -74,7 +74,7 @@ export function Artifacts() {
                 to="/artifacts/$pool/$store"
                 params={{ pool, store }}
                 search={entry.kind === "tree" ? { path: entry.path } : { ...(path ? { path } : {}), file: entry.path }}
-                className="main-link clip"
+                className="main-link plain clip"
                 aria-label={`${entry.name}, ${entry.kind === "tree" ? "folder" : formatBytes(entry.sizeBytes)}`}
               >
                 {entry.name}

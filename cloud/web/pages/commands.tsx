@@ -3,7 +3,7 @@ import { ActionIcon, Button } from "@mantine/core";
 import { IconFilterOff, IconTerminal2, IconX } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
-import { lazy, Suspense, useMemo } from "react";
+import { useMemo } from "react";
 import { commandQuery, useCommands } from "../api/queries.ts";
 import type { Command } from "../api/types.ts";
 import { Copy, Id } from "../parts/copy.tsx";
@@ -13,8 +13,7 @@ import { Chips, Filter, PageHead, Split } from "../parts/page.tsx";
 import { COMMAND_LOOKS, Status, commandLook } from "../parts/status.tsx";
 import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago, Took } from "../parts/time.tsx";
-
-const JsonView = lazy(() => import("../viewers/json-view.tsx").then((m) => ({ default: m.JsonView })));
+import { JsonView } from "../viewers/json-view.tsx";
 
 const state: Column<Command> = { key: "state", title: "State", width: "104px", render: (command) => <Status look={commandLook(command)} /> };
 const what: Column<Command> = {
@@ -229,9 +228,7 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
                     <Copy text={JSON.stringify(command.result, null, 2)} label="Copy the result" />
                   </span>
                 </div>
-                <Suspense>
-                  <JsonView value={command.result} />
-                </Suspense>
+                <JsonView value={command.result} />
               </div>
             )}
             {command.error?.details && Object.keys(command.error.details).length > 0 && (
@@ -239,9 +236,7 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
                 <div className="card-head" style={{ minHeight: 36, padding: "6px 14px" }}>
                   <h2>Details of the error</h2>
                 </div>
-                <Suspense>
-                  <JsonView value={command.error.details} />
-                </Suspense>
+                <JsonView value={command.error.details} />
               </div>
             )}
           </>

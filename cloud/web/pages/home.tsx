@@ -121,10 +121,10 @@ export function Home() {
       key: command.id,
       to: (
         <Link to="/commands" search={{ id: command.id }} className="list-row">
-          <Status look={{ word: "Waiting", tone: "idle", icon: IconCircle }} />
+          <StatusIcon look={RUN_LOOKS.queued} />
           <span className="grow">
             <div style={{ fontWeight: 550 }}>
-              <span className="mono">{command.kind}</span> for {command.pool.name}
+              Waiting: <span className="mono">{command.kind}</span> for {command.pool.name}
             </div>
             <div className="dim clip">{command.waiting.text}</div>
           </span>
@@ -138,7 +138,7 @@ export function Home() {
 
   return (
     <>
-      <PageHead title="Home" actions={<Button variant="default" leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>} />
+      <PageHead title="Home" actions={open === 0 && <Button variant="default" leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>} />
       <div className="body">
         {error && (
           <div style={{ marginBottom: 16 }}>
@@ -204,14 +204,14 @@ export function Home() {
                   {recent.slice(0, 7).map((run) => (
                     <li key={run.id}>
                       <Link to="/runs/$id" params={{ id: run.id }} className="list-row">
-                        <span style={{ width: 104, flex: "none" }}>
+                        <span className="row" style={{ width: 104, flex: "none" }}>
                           <Status look={lookOf(RUN_LOOKS, run.state)} />
                         </span>
                         <span className="grow clip">
                           <span style={{ fontWeight: 550 }}>{run.pipeline}</span> <span className="mono faint">{shortId(run.id)}</span>
                         </span>
                         <span className="faint small nowrap num" style={{ width: 66, textAlign: "right" }}>
-                          <Took from={run.startedAt} to={run.endedAt} />
+                          {run.state === "unknown" ? "–" : <Took from={run.startedAt} to={run.endedAt} />}
                         </span>
                         <span className="faint small nowrap num" style={{ width: 74, textAlign: "right" }}>
                           <Ago at={run.createdAt} />

@@ -91,8 +91,21 @@ export function NewRun() {
             Runs
           </Link>
         }
+        actions={
+          <>
+            {missing.length > 0 && <span className="faint small">Give a value for {missing.map((param) => param.name).join(", ")} first</span>}
+            <Button leftSection={<IconPlayerPlay size={14} />} loading={busy} disabled={!read.pipeline || pool === null || missing.length > 0} onClick={() => void start()}>
+              {read.pipeline ? `Start ${read.pipeline.name}` : "Start"}
+            </Button>
+          </>
+        }
       />
       <div className="body">
+        {error !== null && (
+          <div style={{ maxWidth: 1180, marginBottom: 16 }} ref={(box) => box?.scrollIntoView({ block: "nearest" })}>
+            <ProblemNote error={error} />
+          </div>
+        )}
         <div className="newrun">
           <div className="stack" style={{ gap: 16 }}>
             <section className="card">
@@ -212,11 +225,6 @@ export function NewRun() {
                 Its agents know: {chosen.programs.join(", ")}. The run would be refused.
               </Note>
             )}
-            {error !== null && <ProblemNote error={error} />}
-            <Button size="sm" fullWidth leftSection={<IconPlayerPlay size={15} />} loading={busy} disabled={!read.pipeline || pool === null || missing.length > 0} onClick={() => void start()}>
-              {read.pipeline ? `Start ${read.pipeline.name}` : "Start"}
-            </Button>
-            {missing.length > 0 && <div className="faint small">Give a value for {missing.map((param) => param.name).join(", ")} first.</div>}
           </div>
         </div>
       </div>

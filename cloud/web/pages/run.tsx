@@ -3,7 +3,7 @@ import { ActionIcon, Button, Menu, Select, Skeleton } from "@mantine/core";
 import { IconAlertTriangle, IconCircleX, IconDots, IconDownload, IconFileDescription, IconHelpCircle, IconPackage, IconPlayerPlay, IconPlayerStop, IconStack2 } from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
-import { lazy, Suspense, useState } from "react";
+import { useState } from "react";
 import { api, artifactUrls } from "../api/client.ts";
 import { previewQuery, runQuery } from "../api/queries.ts";
 import type { Attempt, ParamValue, PipelineStep, ProducedArtifact, RunDetail } from "../api/types.ts";
@@ -18,10 +18,9 @@ import { predecessorsOf } from "../runs/timeline-layout.ts";
 import { Timeline } from "../runs/timeline.tsx";
 import { LogView } from "../runs/log-view.tsx";
 import { toast } from "../shell/toasts.tsx";
+import { JsonView } from "../viewers/json-view.tsx";
+import { MetricsView } from "../viewers/metrics-view.tsx";
 import { metricsOf } from "../viewers/metrics.ts";
-
-const JsonView = lazy(() => import("../viewers/json-view.tsx").then((m) => ({ default: m.JsonView })));
-const MetricsView = lazy(() => import("../viewers/metrics-view.tsx").then((m) => ({ default: m.MetricsView })));
 
 /** Which step a reader most likely wants: the failed one, else the one that runs, else the last that ended. */
 export function stepToShow(run: Pick<RunDetail, "attempts" | "spec">): string | null {
@@ -360,7 +359,7 @@ function Output({ pool, output }: { pool: string; output: ProducedArtifact }) {
       )}
       {inline && shown?.type === "json" && (
         <div style={{ borderTop: "1px solid var(--line)", maxHeight: 360, display: "flex", flexDirection: "column" }}>
-          <Suspense>{metrics ? <MetricsView groups={metrics} /> : <JsonView value={shown.value} />}</Suspense>
+          {metrics ? <MetricsView groups={metrics} /> : <JsonView value={shown.value} />}
         </div>
       )}
       {inline && preview.isPending && <Skeleton height={120} radius={0} />}

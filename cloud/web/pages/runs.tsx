@@ -44,7 +44,7 @@ const COLUMNS: Column<Run>[] = [
     ),
   },
   { key: "steps", title: "Steps", width: "112px", render: (run) => <StepsBar run={run} /> },
-  { key: "took", title: "Duration", width: "82px", right: true, render: (run) => <Took from={run.startedAt} to={run.endedAt} /> },
+  { key: "took", title: "Duration", width: "82px", right: true, render: (run) => (run.state === "unknown" ? <span className="faint">unknown</span> : <Took from={run.startedAt} to={run.endedAt} />) },
   {
     key: "agent",
     title: "Agent",

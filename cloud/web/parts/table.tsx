@@ -73,6 +73,14 @@ export function DataTable<T>(props: Props<T>) {
   const selectedIndex = selected == null ? -1 : rows.findIndex((row) => rowKey(row) === selected);
   const at = cursor >= 0 && cursor < rows.length ? cursor : selectedIndex;
 
+  // A link from elsewhere may choose a row far down.
+  const shown = useRef<string | null>(null);
+  useEffect(() => {
+    if (selected == null || selectedIndex < 0 || shown.current === selected) return;
+    shown.current = selected;
+    virtual.scrollToIndex(selectedIndex, { align: "auto" });
+  }, [selected, selectedIndex, virtual]);
+
   const keys = useRef<(event: KeyboardEvent) => void>(() => undefined);
   keys.current = (event) => {
     if (event.defaultPrevented || isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;

@@ -1,5 +1,5 @@
 // A step's log, live: follows while the reader is at the bottom, and leaves them alone when they are not.
-import { ActionIcon, Button, Loader, Tooltip } from "@mantine/core";
+import { ActionIcon, Button, Tooltip } from "@mantine/core";
 import { IconArrowDown, IconClock, IconDownload, IconPlugConnectedX } from "@tabler/icons-react";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
@@ -183,11 +183,6 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
                 );
               })}
             </div>
-            {live && following && source.state === "reading" && (
-              <div className="lines-note row" style={{ gap: 8 }}>
-                <Loader size={10} type="dots" color="gray" /> <span className="sr">Following</span>
-              </div>
-            )}
           </div>
         )}
         {live && !following && lines.length > 0 && (

@@ -1,7 +1,6 @@
 // The steps of a run over time. Rows are in the order of the DAG; thin lines say what each one waited for.
 import { Tooltip } from "@mantine/core";
 import { useElementSize } from "@mantine/hooks";
-import { IconRotate2 } from "@tabler/icons-react";
 import { useMemo } from "react";
 import type { RunDetail } from "../api/types.ts";
 import { formatClockMs, formatDuration } from "../parts/format.ts";
@@ -31,7 +30,7 @@ export function Timeline({ run, selected, onSelect }: { run: RunDetail; selected
               <i className="tl-gridline" style={{ left: x(tick.at) }} />
               {x(tick.at) < width - 44 && (
                 <span className="tick" style={{ left: x(tick.at) }}>
-                  {tick.ms === 0 ? "0" : formatDuration(tick.ms).replace(/ 00 [sm]$/, "")}
+                  {tick.ms === 0 ? "0" : formatDuration(tick.ms).replace(/ 00 [sm]$|\.0(?= )/, "")}
                 </span>
               )}
             </span>
@@ -105,8 +104,7 @@ function StepRow({ row, at, count, selected, unknown, width, onSelect }: { row: 
         <span className="clip">{row.step.name}</span>
         {retries > 0 && (
           <span className="tag" title={`Attempt ${retries + 1}`}>
-            <IconRotate2 size={11} aria-hidden />
-            {retries}
+            {retries} {retries === 1 ? "retry" : "retries"}
           </span>
         )}
       </div>

@@ -68,6 +68,10 @@ export function Layout() {
         setPalette((open) => !open);
         return;
       }
+      if (event.key === "Escape" && !isTyping(event.target) && !document.querySelector("[role=dialog], [role=menu]")) {
+        document.querySelector<HTMLElement>("[data-escape]")?.click();
+        return;
+      }
       if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return;
       if (event.key === "/") {
         event.preventDefault();

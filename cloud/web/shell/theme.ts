@@ -7,12 +7,13 @@ export const colorSchemeManager = localStorageColorSchemeManager({ key: THEME_KE
 
 const iris: MantineColorsTuple = ["#eef0ff", "#dcdffb", "#b8bdf3", "#9199ec", "#707ae6", "#5a66e0", "#4450c9", "#3843ae", "#2d378f", "#222a70"];
 const gray: MantineColorsTuple = ["#f7f8fa", "#f0f2f5", "#e5e8ed", "#d5dae2", "#b9c0cc", "#8b94a3", "#667085", "#4a5364", "#2f3746", "#1a202c"];
+const red: MantineColorsTuple = ["#fdeeed", "#f9dad8", "#f1b3af", "#e98a84", "#e2665f", "#d54d46", "#c02f2a", "#a32621", "#84201c", "#5b1714"];
 const dark: MantineColorsTuple = ["#d6dbe4", "#b7bfcc", "#98a2b3", "#6f7989", "#3a4352", "#2b323f", "#1c222c", "#14191f", "#0f1318", "#0a0d11"];
 
 export const theme = createTheme({
   primaryColor: "iris",
   primaryShade: { light: 6, dark: 5 },
-  colors: { iris, gray, dark },
+  colors: { iris, gray, red, dark },
   defaultRadius: 6,
   cursorType: "pointer",
   focusRing: "auto",

@@ -14,14 +14,15 @@ import { Empty, ProblemNote, isOffline } from "../parts/notes.tsx";
 import { Tabs } from "../parts/page.tsx";
 import { Ago } from "../parts/time.tsx";
 import { toast } from "../shell/toasts.tsx";
+import { ImageView } from "./image-view.tsx";
+import { JsonView } from "./json-view.tsx";
+import { LinesView } from "./lines-view.tsx";
+import { MetricsView } from "./metrics-view.tsx";
 import { metricsOf } from "./metrics.ts";
+import { TableView } from "./table-view.tsx";
 
-const JsonView = lazy(() => import("./json-view.tsx").then((m) => ({ default: m.JsonView })));
-const MetricsView = lazy(() => import("./metrics-view.tsx").then((m) => ({ default: m.MetricsView })));
-const TableView = lazy(() => import("./table-view.tsx").then((m) => ({ default: m.TableView })));
+// Markdown alone is heavy; the others are a few KB and come with the page, so that nothing flickers.
 const MarkdownView = lazy(() => import("./markdown-view.tsx").then((m) => ({ default: m.MarkdownView })));
-const ImageView = lazy(() => import("./image-view.tsx").then((m) => ({ default: m.ImageView })));
-const LinesView = lazy(() => import("./lines-view.tsx").then((m) => ({ default: m.LinesView })));
 
 const MORE_ROWS = 5_000;
 

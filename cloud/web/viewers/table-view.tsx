@@ -30,7 +30,7 @@ export function TableView({ table }: { table: PreviewOf<"table"> }) {
   });
   const shown = cols.getVirtualItems();
   const total = noWidth + widths.reduce((sum, width) => sum + width, 0);
-  const cell = (n: number, start: number) => ({ position: "absolute" as const, left: start, width: widths[n], height: "100%" });
+  const cell = (n: number, start: number) => ({ position: "absolute" as const, top: 0, left: start, width: widths[n], height: "100%" });
   return (
     <div className="dt" ref={scroller} tabIndex={0} role="table" aria-label="Rows" aria-rowcount={table.totalRows ?? table.rows.length} aria-colcount={table.columns.length}>
       <div className="dt-in" style={{ width: total, minWidth: "100%" }}>

@@ -1,0 +1,79 @@
+// Drives the page in a real Chromium, for tests. What a browser must never see fails the test by itself: an error in the
+// console, a violation of the content security policy, a request to anybody but the control plane that served the page.
+// Check `needs("chromium")` of skip.ts first.
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
+import { chromium, type Browser, type Page } from "playwright-core";
+import { findServer } from "./skip.ts";
+
+export interface WatchedPage {
+  readonly page: Page;
+  /** What went wrong so far, a sentence each. A test ends with this being empty. */
+  readonly faults: string[];
+  /** Forgives console errors that match: a test that provokes a refusal sees the browser log its status. */
+  allow(pattern: RegExp): void;
+  /** Waits until fonts and pictures are there, then writes a PNG. */
+  screenshot(path: string): Promise<void>;
+}
+
+export interface BrowserDriver {
+  /** A page with its own cookies. `origin` is the only one that it may talk to. */
+  open(origin: string, options?: { dark?: boolean; width?: number; height?: number }): Promise<WatchedPage>;
+  close(): Promise<void>;
+}
+
+export async function startBrowser(): Promise<BrowserDriver> {
+  const executablePath = findServer("chromium");
+  if (executablePath === undefined) throw new Error("No Chromium on this machine: test/support/servers/chromium install");
+  const browser: Browser = await chromium.launch({
+    executablePath,
+    // No sandbox: tests run as root in containers. The rest keeps Chromium from talking to anybody by itself.
+    args: ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  return {
+    async open(origin, { dark = false, width = 1440, height = 900 } = {}) {
+      const context = await browser.newContext({
+        viewport: { width, height },
+        colorScheme: dark ? "dark" : "light",
+        reducedMotion: "reduce",
+        ignoreHTTPSErrors: true,
+        acceptDownloads: true,
+      });
+      const page = await context.newPage();
+      const faults: string[] = [];
+      const allowed: RegExp[] = [];
+      const fault = (text: string) => {
+        if (!allowed.some((pattern) => pattern.test(text))) faults.push(text);
+      };
+      page.on("console", (message) => {
+        if (message.type() === "error") fault(`console: ${message.text()}`);
+      });
+      page.on("pageerror", (error) => fault(`uncaught: ${error.message}`));
+      page.on("request", (request) => {
+        const url = new URL(request.url());
+        if (url.protocol === "data:" || url.protocol === "blob:") return;
+        if (url.origin !== new URL(origin).origin) fault(`third party: ${request.method()} ${request.url()}`);
+      });
+      // The page may not inline scripts, so the listener comes from the debugger, before any script of the page.
+      await page.exposeFunction("sallyportCspViolation", (text: string) => fault(`content security policy: ${text}`));
+      await page.addInitScript(() => {
+        const scope = globalThis as unknown as {
+          addEventListener(name: string, listener: (event: { violatedDirective: string; blockedURI: string }) => void): void;
+          sallyportCspViolation(text: string): void;
+        };
+        scope.addEventListener("securitypolicyviolation", (event) => scope.sallyportCspViolation(`${event.violatedDirective} refused ${event.blockedURI}`));
+      });
+      return {
+        page,
+        faults,
+        allow: (pattern) => void allowed.push(pattern),
+        async screenshot(path) {
+          mkdirSync(dirname(path), { recursive: true });
+          await page.evaluate(() => (globalThis as unknown as { document: { fonts: { ready: Promise<unknown> } } }).document.fonts.ready);
+          await page.screenshot({ path });
+        },
+      };
+    },
+    close: () => browser.close(),
+  };
+}
