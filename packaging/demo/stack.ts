@@ -122,7 +122,7 @@ policy:
     previews: { rows: 500 }
     logs: true
     raw: [{ store: sample, paths: ["**"] }]
-  ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 600000 }
+  ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 3600000, stepsPerRun: 20, uploadBytes: 1073741824, streams: 32 }
 `,
     );
   }

@@ -50,7 +50,7 @@ function family(pid: number): number[] {
 t.test("one outbound connection, nothing that listens", { skip: process.platform === "linux" ? false : "reads /proc, which only Linux has", timeout: 60_000 }, async (t) => {
   const cloud = await TestCloud.start(t);
   const agent = await connectAgent(t, cloud, "lab", {
-    config: `stores: [{ id: box, kind: fs, root: ${tempDir(t, "store")} }]\npolicy: { commands: ["artifact.*"], stores: [{ store: box, read: ["**"] }], release: { metadata: true } }\n`,
+    config: `stores: [{ id: box, kind: fs, root: ${tempDir(t, "store")} }]\npolicy: { commands: ["artifact.*"], stores: [{ store: box, read: ["**"] }], release: { metadata: true }, ceilings: { streams: 8 } }\n`,
   });
   for (let n = 0; n < 20; n++) await cloud.api.json("/v1/pools/lab/stores/box/artifacts?path=");
   const sockets = family(agent.program.pid).flatMap(socketsOf);
