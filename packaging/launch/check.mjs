@@ -11,7 +11,13 @@ const checks = {
   lint: () => runNode24(bin("oxlint/bin/oxlint"), ["--deny-warnings", "--report-unused-disable-directives"]),
   format: () => runNode24(bin("oxfmt/bin/oxfmt"), ["--check"]),
   unused: () => runNode24(bin("knip/bin/knip.js"), ["--no-progress"]),
-  boundaries: () => runNode24(join(root, "test/contract/boundaries.test.ts")),
+  boundaries: async () => {
+    const lines = [];
+    const onLine = (line) => lines.push(line);
+    const code = await runNode24(join(root, "test/contract/boundaries.test.ts"), [], { onLine });
+    if (code !== 0) console.log(lines.join("\n")); // TAP is long, and says nothing when all is well
+    return code;
+  },
 };
 
 await script(async () => {
