@@ -338,7 +338,7 @@ t.test("the program's life: enrols, serves, pauses, is stopped and started, is k
 });
 
 t.test(
-  "without the control plane: it starts, answers at its host, and stops; a second signal ends it at once",
+  "without the control plane: it starts, answers at its host, and stops",
   async (t) => {
     // Longer than the address of a socket can be.
     const { cloud, cli, start, state } = await rig(t, "a-folder-with-a-long-name/".repeat(6) + "state");

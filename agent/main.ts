@@ -241,6 +241,17 @@ class Agent {
     const { config } = this.#compiled;
     const log = this.#log;
     const redactor = this.#redactor;
+    const crashed = (error: unknown) => {
+      log.fatal(
+        { err: error },
+        "a fault of the agent itself: it ends, what runs goes on, and a new start takes it over",
+      );
+      this.#ended?.(EXIT.failed);
+      // Also when it was still starting.
+      clock.after(2000, () => process.exit(EXIT.failed), { keepAlive: true });
+    };
+    process.on("uncaughtException", crashed);
+    process.on("unhandledRejection", crashed);
     for (const warning of this.#compiled.warnings) log.warn(warning);
 
     const identity = new IdentityStore(config.state);
@@ -452,15 +463,6 @@ class Agent {
     process.on("SIGTERM", stop);
     process.on("SIGINT", stop);
     process.on("SIGHUP", hangUp);
-    const crashed = (error: unknown) => {
-      log.fatal(
-        { err: error },
-        "a fault of the agent itself: it ends, what runs goes on, and a new start takes it over",
-      );
-      this.#ended?.(EXIT.failed);
-    };
-    process.on("uncaughtException", crashed);
-    process.on("unhandledRejection", crashed);
 
     const code = await ended;
     await Promise.race([
@@ -738,7 +740,9 @@ function buildProgram(): Command {
     .option("-o, --output <format>", "text or json", "text")
     .action((options: { config?: string; output: string }) =>
       local(async (stateDir) => {
-        const verdict = await verifyAudit(join(stateDir, "audit"));
+        let verdict = await verifyAudit(join(stateDir, "audit"));
+        // A file may have been closed and renamed by a running agent in the middle of it.
+        if (!verdict.sound) verdict = await verifyAudit(join(stateDir, "audit"));
         if (options.output === "json") process.stdout.write(`${JSON.stringify(verdict)}\n`);
         else if (verdict.sound)
           process.stdout.write(

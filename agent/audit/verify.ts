@@ -1,8 +1,9 @@
 // Walks the chain of the audit log and names the first record that is not as it was written. Reads only.
 import { createReadStream } from "node:fs";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { auditFiles, GENESIS, readAuditLine } from "./file-audit.ts";
+import { auditFiles, CURRENT, GENESIS, readAuditLine } from "./file-audit.ts";
 
 export type AuditVerdict =
   /** `firstSeq` is above 1 when older files were removed by the cap, which a record attests. */
@@ -17,7 +18,10 @@ export async function verifyAudit(folder: string): Promise<AuditVerdict> {
   let records = 0;
   for (const file of files) {
     let line = 0;
-    for await (const text of createInterface({ input: createReadStream(join(folder, file)), crlfDelay: Infinity })) {
+    const bytes = file === CURRENT ? await wholeLines(join(folder, file)) : Infinity;
+    if (bytes === 0) continue;
+    const input = createReadStream(join(folder, file), { end: bytes - 1 });
+    for await (const text of createInterface({ input, crlfDelay: Infinity })) {
       line++;
       const bad = (problem: string, seq: number | null): AuditVerdict => ({ sound: false, file, line, seq, problem });
       const read = readAuditLine(text);
@@ -58,4 +62,17 @@ export async function verifyAudit(folder: string): Promise<AuditVerdict> {
     lastHash: previous.hash,
     files: files.length,
   };
+}
+
+/** Bytes up to the last newline: an agent may be writing, and a crash may have cut off what nobody was promised. */
+async function wholeLines(path: string): Promise<number> {
+  const handle = await open(path, "r");
+  try {
+    const { size } = await handle.stat();
+    const tail = Buffer.alloc(Math.min(size, 64 * 1024));
+    await handle.read(tail, 0, tail.length, size - tail.length);
+    return size - tail.length + tail.lastIndexOf(10) + 1;
+  } finally {
+    await handle.close();
+  }
 }
