@@ -197,3 +197,6 @@ export async function connectAgent(
 }
 
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
+
+/** Ceilings of a policy that do not stand in a test's way; a line of `policy:`. */
+export const CEILINGS = "ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 3600000, stepsPerRun: 100, uploadBytes: 1073741824, streams: 32 }";

@@ -9,7 +9,7 @@ import { makeAuthority } from "../support/certificates.ts";
 import { entryFile, runProgram, tempDir, waitFor } from "../support/launcher.ts";
 import { startS3 } from "../support/servers.ts";
 import { needs } from "../support/skip.ts";
-import { connectAgent, TERMINAL, TestCloud } from "../support/stack.ts";
+import { CEILINGS, connectAgent, TERMINAL, TestCloud } from "../support/stack.ts";
 
 t.test("bad input has a code, a cause and a fix", { skip: needs("s3"), timeout: 180_000 }, async (t) => {
   const s3 = await startS3(t, { tls: true });
@@ -33,6 +33,7 @@ stores:
 ${s3Store("badkey", s3.caFile!, `\${file:${join(secrets, "wrong")}}`)}${s3Store("badca", otherCa, `\${file:${join(secrets, "wrong")}}`)}${s3Store("nosecret", s3.caFile!, `\${file:${join(secrets, "absent")}}`)}
 programs: { node: { path: ${process.execPath} } }
 policy:
+  ${CEILINGS}
   commands: ["artifact.list", "artifact.stat", "artifact.preview", "artifact.read", "pipeline.run", "run.*"]
   engines: [process]
   programs: [node]

@@ -9,7 +9,7 @@ import { tempDir, waitFor } from "../support/launcher.ts";
 import { sampleRss } from "../support/rss.ts";
 import { startS3 } from "../support/servers.ts";
 import { needs } from "../support/skip.ts";
-import { connectAgent, TestCloud } from "../support/stack.ts";
+import { CEILINGS, connectAgent, TestCloud } from "../support/stack.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
 
 const gib = Number(process.env["SALLYPORT_BULK_GIB"] ?? 1);
@@ -42,6 +42,7 @@ stores:
   - { id: lake, kind: s3, endpoint: ${s3.endpoint}, region: ${s3.region}, bucket: ${bucket}, pathStyle: true,
       accessKeyId: ${s3.accessKeyId}, secretAccessKey: "\${file:${secretFile}}" }
 policy:
+  ${CEILINGS}
   commands: ["artifact.*"]
   stores: [{ store: lake, read: ["big/**"] }]
   release: { metadata: true, raw: [{ store: lake, paths: ["big/**"] }] }

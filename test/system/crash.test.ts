@@ -7,7 +7,7 @@ import t from "tap";
 import { readNdjson, type LogRecord } from "@sallyport/protocol";
 import type { RunDetail } from "../../cloud/http/api.ts";
 import { tempDir, waitFor } from "../support/launcher.ts";
-import { connectAgent, TERMINAL, TestCloud } from "../support/stack.ts";
+import { CEILINGS, connectAgent, TERMINAL, TestCloud } from "../support/stack.ts";
 
 const LINES = 60;
 const STEP = `import { appendFileSync, existsSync, writeFileSync } from "node:fs";
@@ -37,6 +37,7 @@ for (const victim of ["agent", "cloud", "both"] as const) {
 stores: [{ id: box, kind: fs, root: ${store} }]
 programs: { node: { path: ${process.execPath} } }
 policy:
+  ${CEILINGS}
   commands: ["pipeline.run", "run.*"]
   engines: [process]
   programs: [node]

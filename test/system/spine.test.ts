@@ -11,7 +11,7 @@ import { tempDir, waitFor } from "../support/launcher.ts";
 import { startRecordingProxy } from "../support/recording-proxy.ts";
 import { startS3, startVault } from "../support/servers.ts";
 import { needs } from "../support/skip.ts";
-import { connectAgent, TERMINAL, TestCloud } from "../support/stack.ts";
+import { CEILINGS, connectAgent, TERMINAL, TestCloud } from "../support/stack.ts";
 import { makeAuthority } from "../support/certificates.ts";
 
 const sha256 = (bytes: Uint8Array) => `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
@@ -73,6 +73,7 @@ stores:
 programs:
   node: { path: ${process.execPath} }
 policy:
+  ${CEILINGS}
   commands: ["artifact.*", "pipeline.run", "run.*"]
   engines: [process]
   programs: [node]
