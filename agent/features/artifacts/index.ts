@@ -16,6 +16,7 @@ import {
 import { defineKind, type AnyCommandKind } from "../../commands/command.ts";
 import type { PolicyGuard } from "../../policy/action.ts";
 import type { ArtifactStore, MakeManifest, Stores } from "../../stores/store.ts";
+import { boundPreview } from "./bounds.ts";
 import { makePreview, previewReadBytes, previewType } from "./preview.ts";
 
 export interface ArtifactDeps {
@@ -31,6 +32,12 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
   /** What every command asks before any I/O. Pure: called at acceptance and again when the work begins. */
   const ask = (policy: PolicyGuard, access: Access, target: { store: string; path: string }, release?: "metadata" | "preview" | "raw"): string => {
     const path = deps.parsePath(target.path);
+    // Said before the policy's no, which would hide a misspelt name. Nothing is given away: status lists the stores.
+    if (!deps.stores.ids.includes(target.store)) {
+      throw new ConnectorError("STORE_UNKNOWN", `The agent has no store ${JSON.stringify(target.store)}; ${deps.stores.ids.length === 0 ? "none is configured" : `it has ${deps.stores.ids.join(", ")}`}.`, {
+        fix: "Name one of these, or add the store to the agent's configuration.",
+      });
+    }
     policy.require({ kind: "store", access, store: target.store, path });
     if (release !== undefined) policy.require({ kind: "release", what: release, store: target.store, path });
     return path;
@@ -59,9 +66,18 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
       const entry = await store.stat(path, { signal });
       if (entry.kind === "file") ask(policy, "read", { store: input.store, path });
       if (!input.digest) return { result: { ...entry, digest: null } };
-      // a tree's digest covers all that is in it: each part must be readable
-      if (entry.kind === "tree") ask(policy, "read", { store: input.store, path: path === "" ? "x" : `${path}/x` });
-      return { result: { ...entry, digest: await digestOf(store, entry, signal) } };
+      // A tree's digest covers all that is in it: each file is asked about before it is read.
+      const readable: ArtifactStore = {
+        id: store.id,
+        kind: store.kind,
+        label: store.label,
+        list: (at, options) => store.list(at, options),
+        stat: (at, options) => store.stat(at, options),
+        read: async (at, options) => await store.read(ask(policy, "read", { store: input.store, path: at }), options),
+        write: (at, bytes, options) => store.write(at, bytes, options),
+        delete: (at, options) => store.delete(at, options),
+      };
+      return { result: { ...entry, digest: await digestOf(readable, entry, signal) } };
     },
   });
 
@@ -95,7 +111,7 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
           mediaType: made.mediaType,
           modifiedAt: entry.modifiedAt,
           version: entry.version,
-          preview: made.preview,
+          preview: boundPreview(made.preview, policy.previewRows),
           readBytes: head.length,
         },
         ...(made.content === null ? {} : { content: once(made.content) }),

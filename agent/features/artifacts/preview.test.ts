@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { readFileSync } from "node:fs";
 import { previewSchema } from "@sallyport/protocol";
 import t from "tap";
+import { boundPreview } from "./bounds.ts";
 import { makePreview, previewReadBytes, previewType } from "./preview.ts";
 
 const show = (path: string, content: Buffer | string, { rows = 200, mediaType = null as string | null, sizeBytes = -1 } = {}) => {
@@ -70,4 +71,32 @@ t.test("any bytes under any name", async (t) => {
     { numRuns: 3000 },
   );
   t.pass("3,000 files: each a valid preview");
+});
+
+t.test("the policy's rows hold for every type, and a frame for every content", async (t) => {
+  const rows = (n: number) => Array.from({ length: n }, (_, i) => `row ${i}, x`);
+  const lines = rows(1000).join("\n");
+  for (const name of ["a.txt", "a.md", "a.log", "a.csv", "a.py"]) {
+    t.notMatch(JSON.stringify(boundPreview(show(name, lines).preview, 5)), "row 7", name);
+  }
+  t.notMatch(JSON.stringify(boundPreview(show("a.csv", `${lines}\n"open`).preview, 5)), "row 7", "a table that is none");
+  t.notMatch(JSON.stringify(boundPreview(show("a.json", JSON.stringify({ deep: { list: rows(100) } })).preview, 5)), "row 7");
+  t.notMatch(JSON.stringify(boundPreview(show("a.json", JSON.stringify(Object.fromEntries(rows(100).map((r) => [r, 1])))).preview, 5)), "row 7");
+  t.same(boundPreview(show("a.txt", "1\n2\n3\n").preview, 3), show("a.txt", "1\n2\n3\n").preview);
+  t.match(boundPreview(show("a.txt", "1\n2\n3\n4").preview, 3), { text: "1\n2\n3", truncated: true });
+  for (const [name, content] of [
+    ["a.txt", "\u0001".repeat(256 * 1024)],
+    ["a.txt", '"\n'.repeat(128 * 1024)],
+    ["a.json", JSON.stringify(Array.from({ length: 9000 }, (_, i) => ({ "a\"b": `"${i}"` })))],
+    ["a.json", "[".repeat(100_000) + "]".repeat(100_000)],
+    ["a.json", '{"a":'.repeat(5000) + "1" + "}".repeat(5000)],
+    ["a.csv", `${"h,".repeat(600)}\n${'"""",'.repeat(100_000)}`],
+    ["a.csv", `a,b\n${"\u20ac,\u20ac\n".repeat(60_000)}`],
+    ["a.log", `${"\u20ac".repeat(80_000)}\n`],
+    ["a.log", '"'.repeat(200_000)],
+  ] as const) {
+    const preview = boundPreview(show(name, content, { rows: 10_000 }).preview, 10_000);
+    previewSchema.parse(preview);
+    t.ok(Buffer.byteLength(JSON.stringify(preview)) <= 400 * 1024, `${name} ${preview.type}`);
+  }
 });
