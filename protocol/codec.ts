@@ -20,7 +20,8 @@ export const INLINE_BYTES = 4 * 1024;
 
 const EMPTY = Buffer.alloc(0);
 
-const violation = (what: string): ConnectorError => new ConnectorError("PROTOCOL_ERROR", `The peer broke the protocol: ${what}.`);
+const violation = (what: string): ConnectorError =>
+  new ConnectorError("PROTOCOL_ERROR", `The peer broke the protocol: ${what}.`);
 
 /** Up to this size the MAC is made of two one-shot hashes in buffers kept for it: half the time of a Hmac object, measured. */
 const SMALL_MAC_BYTES = 4 * 1024;
@@ -77,9 +78,13 @@ export class FrameWriter {
   control(type: FrameType, flags: number, stream: number, json: string): Buffer {
     const length = Buffer.byteLength(json);
     if (length > maxPayloadBytes(type)) {
-      throw new ConnectorError("FRAME_TOO_LARGE", `A ${FRAME_NAMES[type]} of ${length} bytes is over the limit of ${maxPayloadBytes(type)}.`, {
-        fix: "Send large content as stream bytes, not in a head.",
-      });
+      throw new ConnectorError(
+        "FRAME_TOO_LARGE",
+        `A ${FRAME_NAMES[type]} of ${length} bytes is over the limit of ${maxPayloadBytes(type)}.`,
+        {
+          fix: "Send large content as stream bytes, not in a head.",
+        },
+      );
     }
     const macBytes = this.mac === null ? 0 : MAC_BYTES;
     const message = Buffer.allocUnsafe(HEADER_BYTES + length + macBytes);
@@ -87,7 +92,10 @@ export class FrameWriter {
     message[1] = this.mac === null ? flags : flags | FLAG.maced;
     message.writeUInt32BE(stream, 2);
     message.write(json, HEADER_BYTES, "utf8");
-    if (this.mac !== null) this.mac.next(message.subarray(0, HEADER_BYTES + length), null).copy(message, HEADER_BYTES + length, 0, MAC_BYTES);
+    if (this.mac !== null)
+      this.mac
+        .next(message.subarray(0, HEADER_BYTES + length), null)
+        .copy(message, HEADER_BYTES + length, 0, MAC_BYTES);
     return message;
   }
 
@@ -108,7 +116,8 @@ export class FrameWriter {
       head.writeUInt32BE(stream, 2);
       head.writeUInt32BE(timestampUs, 6);
       head.writeUInt32BE(payload.length, 10);
-      if (mac !== null) mac.next(head.subarray(0, DETACHED_HEADER_BYTES), payload).copy(head, DETACHED_HEADER_BYTES, 0, MAC_BYTES);
+      if (mac !== null)
+        mac.next(head.subarray(0, DETACHED_HEADER_BYTES), payload).copy(head, DETACHED_HEADER_BYTES, 0, MAC_BYTES);
       return head;
     }
     const end = DATA_HEADER_BYTES + payload.length;
@@ -171,9 +180,16 @@ export class FrameReader {
 
   #readDetached(head: Buffer, payload: Buffer): Frame {
     this.#head = null;
-    if (payload.length !== head.readUInt32BE(10)) throw violation("a detached payload does not have the length that was announced");
+    if (payload.length !== head.readUInt32BE(10))
+      throw violation("a detached payload does not have the length that was announced");
     if ((head[1]! & FLAG.maced) !== 0) this.#verify(head, DETACHED_HEADER_BYTES, payload);
-    return { type: FRAME.data, flags: head[1]!, stream: head.readUInt32BE(2), timestampUs: head.readUInt32BE(6), payload };
+    return {
+      type: FRAME.data,
+      flags: head[1]!,
+      stream: head.readUInt32BE(2),
+      timestampUs: head.readUInt32BE(6),
+      payload,
+    };
   }
 
   #verify(message: Buffer, end: number, detached: Buffer | null): void {
@@ -185,14 +201,21 @@ export class FrameReader {
 }
 
 const tooLarge = (type: FrameType, bytes: number): ConnectorError =>
-  new ConnectorError("FRAME_TOO_LARGE", `The peer sent a ${FRAME_NAMES[type]} of ${bytes} bytes; the limit is ${maxPayloadBytes(type)}.`);
+  new ConnectorError(
+    "FRAME_TOO_LARGE",
+    `The peer sent a ${FRAME_NAMES[type]} of ${bytes} bytes; the limit is ${maxPayloadBytes(type)}.`,
+  );
 
 /** JSON of a control payload. Throws PROTOCOL_ERROR. */
 export function parseJson(frame: Frame): unknown {
   try {
     return JSON.parse(frame.payload.toString("utf8")) as unknown;
   } catch (cause) {
-    throw new ConnectorError("PROTOCOL_ERROR", `The peer broke the protocol: a ${FRAME_NAMES[frame.type]} is not JSON.`, { cause });
+    throw new ConnectorError(
+      "PROTOCOL_ERROR",
+      `The peer broke the protocol: a ${FRAME_NAMES[frame.type]} is not JSON.`,
+      { cause },
+    );
   }
 }
 
@@ -201,7 +224,9 @@ export function parseControl<S extends z.ZodType>(frame: Frame, schema: S): z.in
   const result = schema.safeParse(parseJson(frame));
   if (!result.success) {
     const issue = result.error.issues[0];
-    throw violation(`field ${issue?.path.join(".") || "(all)"} of a ${FRAME_NAMES[frame.type]}: ${issue?.message ?? "is not valid"}`);
+    throw violation(
+      `field ${issue?.path.join(".") || "(all)"} of a ${FRAME_NAMES[frame.type]}: ${issue?.message ?? "is not valid"}`,
+    );
   }
   return result.data;
 }

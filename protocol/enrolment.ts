@@ -37,8 +37,10 @@ export function parseEnrolmentSecret(text: string): EnrolmentSecret {
   const parsedId = enrollmentIdSchema.safeParse(id);
   if (!parsedId.success) throw malformed("its first part is not the id of an enrolment");
   if (!FINGERPRINT.test(secret)) throw malformed("its second part is not 32 bytes");
-  if (!FINGERPRINT.test(identityFingerprint)) throw malformed("its third part is not the fingerprint of an identity key");
-  if (caFingerprint !== "-" && !FINGERPRINT.test(caFingerprint)) throw malformed("its fourth part is not the fingerprint of a CA");
+  if (!FINGERPRINT.test(identityFingerprint))
+    throw malformed("its third part is not the fingerprint of an identity key");
+  if (caFingerprint !== "-" && !FINGERPRINT.test(caFingerprint))
+    throw malformed("its fourth part is not the fingerprint of a CA");
   return {
     id: parsedId.data,
     secret: Buffer.from(secret, "base64url"),

@@ -4,7 +4,16 @@ import t from "tap";
 import type { z } from "zod";
 import { FrameMac, FrameReader, parseControl, parseJson } from "./codec.ts";
 import { signatureSchema } from "./envelope.ts";
-import { FRAME, FRAME_NAMES, ackSchema, creditSchema, endSchema, failureSchema, pingSchema, type Frame } from "./frames.ts";
+import {
+  FRAME,
+  FRAME_NAMES,
+  ackSchema,
+  creditSchema,
+  endSchema,
+  failureSchema,
+  pingSchema,
+  type Frame,
+} from "./frames.ts";
 import { challengeSchema, helloSchema, proofSchema, readySchema } from "./handshake.ts";
 
 interface Recorded {

@@ -28,8 +28,25 @@ import { z } from "zod";
 import { FrameMac, FrameReader, FrameWriter, parseControl } from "./codec.ts";
 import { DOMAIN, keyFingerprint, signatureSchema, type KeyRing, type Signer } from "./envelope.ts";
 import { ConnectorError } from "./errors.ts";
-import { FRAME, FRAME_NAMES, MAX_HELLO_BYTES, MAX_PROOF_BYTES, failureSchema, type Failure, type Frame, type FrameType } from "./frames.ts";
-import { enrollmentIdSchema, journalIdSchema, poolIdSchema, replicaIdSchema, sessionIdSchema, workspaceIdSchema, type SessionId } from "./ids.ts";
+import {
+  FRAME,
+  FRAME_NAMES,
+  MAX_HELLO_BYTES,
+  MAX_PROOF_BYTES,
+  failureSchema,
+  type Failure,
+  type Frame,
+  type FrameType,
+} from "./frames.ts";
+import {
+  enrollmentIdSchema,
+  journalIdSchema,
+  poolIdSchema,
+  replicaIdSchema,
+  sessionIdSchema,
+  workspaceIdSchema,
+  type SessionId,
+} from "./ids.ts";
 import type { StreamWindows } from "./mux.ts";
 import { PROTOCOL_MIN, PROTOCOL_VERSION } from "./version.ts";
 
@@ -138,7 +155,11 @@ export function rawPublicKey(key: KeyObject): string {
   return (key.export({ format: "jwk" }) as { x: string }).x;
 }
 export function ed25519PublicKey(raw: string): KeyObject {
-  return createPublicKey({ key: Buffer.concat([SPKI_ED25519, Buffer.from(raw, "base64url")]), format: "der", type: "spki" });
+  return createPublicKey({
+    key: Buffer.concat([SPKI_ED25519, Buffer.from(raw, "base64url")]),
+    format: "der",
+    type: "spki",
+  });
 }
 const x25519PublicKey = (raw: string): KeyObject =>
   createPublicKey({ key: Buffer.concat([SPKI_X25519, Buffer.from(raw, "base64url")]), format: "der", type: "spki" });
@@ -195,7 +216,11 @@ function expect(frame: Frame, type: FrameType): void {
     const failure = parseControl(frame, failureSchema);
     throw new HandshakeRefused(failure, (frame.flags & 0x80) !== 0);
   }
-  if (frame.type !== type) throw new ConnectorError("HANDSHAKE_FAILED", `A ${FRAME_NAMES[type]} was expected and a ${FRAME_NAMES[frame.type]} came.`);
+  if (frame.type !== type)
+    throw new ConnectorError(
+      "HANDSHAKE_FAILED",
+      `A ${FRAME_NAMES[type]} was expected and a ${FRAME_NAMES[frame.type]} came.`,
+    );
 }
 
 /** The cloud said no. `proven`: the words carry a MAC, so they are the cloud's own and not those of somebody between. */
@@ -225,14 +250,23 @@ function chooseProtocol(range: { min: number; max: number }): number {
 }
 
 const tooWeak = (): ConnectorError =>
-  new ConnectorError("HANDSHAKE_FAILED", "Frames without a MAC are possible on loopback only.", { fix: "Switch the link's MAC on at both ends." });
+  new ConnectorError("HANDSHAKE_FAILED", "Frames without a MAC are possible on loopback only.", {
+    fix: "Switch the link's MAC on at both ends.",
+  });
 
 // The agent's end
 
 export interface AgentHello extends HelloLimits {
   /** The replica's key, also when it only asks to become one. */
   readonly key: KeyObject;
-  readonly who: { readonly type: "replica"; readonly replica: string } | { readonly type: "enrol"; readonly enrollment: string; readonly secret: Uint8Array; readonly nameHint: string | null };
+  readonly who:
+    | { readonly type: "replica"; readonly replica: string }
+    | {
+        readonly type: "enrol";
+        readonly enrollment: string;
+        readonly secret: Uint8Array;
+        readonly nameHint: string | null;
+      };
   /** Fingerprints of the identity keys that are the cloud's. */
   readonly pins: readonly string[];
   /** Sent once the cloud has proved itself. */
@@ -288,29 +322,43 @@ export class AgentHandshake {
   receive(message: Buffer): { send: Buffer } | { greeted: AgentGreeted } {
     const frame = this.#reader.read(message);
     if (frame === null) throw new ConnectorError("HANDSHAKE_FAILED", "The handshake has no detached payloads.");
-    return this.#challenge === null ? { send: this.#onChallenge(frame) } : { greeted: this.#onReady(frame, this.#challenge) };
+    return this.#challenge === null
+      ? { send: this.#onChallenge(frame) }
+      : { greeted: this.#onReady(frame, this.#challenge) };
   }
 
   #onChallenge(frame: Frame): Buffer {
     expect(frame, FRAME.challenge);
     const { text, signature } = parseControl(frame, signedTextSchema);
     const untrusted = (why: string) =>
-      new ConnectorError("CLOUD_UNTRUSTED", `The control plane did not prove that it is the one this agent belongs to: ${why}.`, {
-        fix: "Check the address of the control plane and that nothing between answers in its place; if its identity key was replaced, enrol the agent again.",
-      });
+      new ConnectorError(
+        "CLOUD_UNTRUSTED",
+        `The control plane did not prove that it is the one this agent belongs to: ${why}.`,
+        {
+          fix: "Check the address of the control plane and that nothing between answers in its place; if its identity key was replaced, enrol the agent again.",
+        },
+      );
     // The claim is read to find the key; only a key that is pinned counts.
     const challenge = parseControl({ ...frame, payload: Buffer.from(text) }, challengeSchema);
     const identity = ed25519PublicKey(challenge.identity.publicKey);
-    if (!this.#options.pins.includes(keyFingerprint(identity))) throw untrusted("its identity key is not the pinned one");
+    if (!this.#options.pins.includes(keyFingerprint(identity)))
+      throw untrusted("its identity key is not the pinned one");
     const digest = transcript(this.#hello, Buffer.from(text));
     const signed = Buffer.concat([Buffer.from(`${DOMAIN.helloCloud}\0`), digest]);
-    if (signature.kid !== challenge.identity.kid || !edVerify(null, signed, identity, Buffer.from(signature.sig, "base64url"))) {
+    if (
+      signature.kid !== challenge.identity.kid ||
+      !edVerify(null, signed, identity, Buffer.from(signature.sig, "base64url"))
+    ) {
       throw untrusted("the signature does not match what was said");
     }
     if (challenge.protocol < PROTOCOL_MIN || challenge.protocol > PROTOCOL_VERSION) {
-      throw new ConnectorError("PROTOCOL_VERSION", `The control plane chose protocol ${challenge.protocol}; this agent speaks ${PROTOCOL_MIN} to ${PROTOCOL_VERSION}.`, {
-        fix: "Update the agent.",
-      });
+      throw new ConnectorError(
+        "PROTOCOL_VERSION",
+        `The control plane chose protocol ${challenge.protocol}; this agent speaks ${PROTOCOL_MIN} to ${PROTOCOL_VERSION}.`,
+        {
+          fix: "Update the agent.",
+        },
+      );
     }
     this.#macAgreed = this.#options.mac || challenge.mac;
     if (!this.#macAgreed && !this.#options.peerOnLoopback) throw tooWeak();
@@ -324,7 +372,8 @@ export class AgentHandshake {
     const { who } = this.#options;
     const proof: Proof = {
       ...this.#options.proof(),
-      enrolment: who.type === "replica" ? null : { sealed: seal(keys.seal, digest, who.secret), nameHint: who.nameHint },
+      enrolment:
+        who.type === "replica" ? null : { sealed: seal(keys.seal, digest, who.secret), nameHint: who.nameHint },
     };
     const proofText = JSON.stringify(proof);
     const payload = JSON.stringify({
@@ -332,7 +381,11 @@ export class AgentHandshake {
       signature: {
         kid: keyFingerprint(createPublicKey(this.#options.key)),
         alg: "ed25519",
-        sig: edSign(null, agentSignable(transcript(this.#hello, frame.payload, Buffer.from(proofText))), this.#options.key).toString("base64url"),
+        sig: edSign(
+          null,
+          agentSignable(transcript(this.#hello, frame.payload, Buffer.from(proofText))),
+          this.#options.key,
+        ).toString("base64url"),
       },
     });
     return this.#writer.control(FRAME.proof, 0, 0, payload);
@@ -341,7 +394,8 @@ export class AgentHandshake {
   #onReady(frame: Frame, challenge: Challenge): AgentGreeted {
     expect(frame, FRAME.ready);
     const ready = parseControl(frame, readySchema);
-    if (ready.session !== challenge.session) throw new ConnectorError("HANDSHAKE_FAILED", "READY names another session than CHALLENGE.");
+    if (ready.session !== challenge.session)
+      throw new ConnectorError("HANDSHAKE_FAILED", "READY names another session than CHALLENGE.");
     return {
       protocol: challenge.protocol,
       writer: this.#macAgreed ? this.#writer! : new FrameWriter(null),
@@ -440,8 +494,14 @@ export class CloudHandshake {
     const proof = parseControl({ ...frame, payload: Buffer.from(text) }, proofSchema);
     this.#proof = { frame, proofText: text, proof, signature: Buffer.from(signature.sig, "base64url") };
     const hello = this.#hello!;
-    if ((hello.who.type === "enrol") !== (proof.enrolment !== null)) throw new ConnectorError("HANDSHAKE_FAILED", "PROOF does not fit HELLO.");
-    return { hello, proof, enrolmentSecret: proof.enrolment === null ? null : unseal(this.#keys!.seal, this.#digest!, proof.enrolment.sealed) };
+    if ((hello.who.type === "enrol") !== (proof.enrolment !== null))
+      throw new ConnectorError("HANDSHAKE_FAILED", "PROOF does not fit HELLO.");
+    return {
+      hello,
+      proof,
+      enrolmentSecret:
+        proof.enrolment === null ? null : unseal(this.#keys!.seal, this.#digest!, proof.enrolment.sealed),
+    };
   }
 
   /** Did the holder of this key (raw, base64url) sign the PROOF? */
@@ -469,13 +529,20 @@ export class CloudHandshake {
   }
 
   refuse(error: ConnectorError, retryAfterMs?: number): Buffer {
-    return this.#writer.control(FRAME.refuse, 0, 0, JSON.stringify({ ...error.toBody(), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }));
+    return this.#writer.control(
+      FRAME.refuse,
+      0,
+      0,
+      JSON.stringify({ ...error.toBody(), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }),
+    );
   }
 
   #read(message: Buffer, type: FrameType): Frame {
-    if (message.length > MAX_PROOF_BYTES + MAX_HELLO_BYTES) throw new ConnectorError("FRAME_TOO_LARGE", "A message of the handshake is too large.");
+    if (message.length > MAX_PROOF_BYTES + MAX_HELLO_BYTES)
+      throw new ConnectorError("FRAME_TOO_LARGE", "A message of the handshake is too large.");
     const frame = this.#reader.read(message);
-    if (frame === null || frame.type !== type) throw new ConnectorError("HANDSHAKE_FAILED", `A ${FRAME_NAMES[type]} was expected.`);
+    if (frame === null || frame.type !== type)
+      throw new ConnectorError("HANDSHAKE_FAILED", `A ${FRAME_NAMES[type]} was expected.`);
     return frame;
   }
 }

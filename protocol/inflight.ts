@@ -126,10 +126,14 @@ export class InFlight {
     const bytesPerMs = this.#windowBytes / rttMs;
     const queueMs = rttMs - this.#baseMs;
     const queueTargetBytes = Math.min(bytesPerMs * QUEUE_TARGET_MS, QUEUE_MAX_BYTES);
-    if (this.#starting && queueMs > QUEUE_TARGET_MS / 4 && queueMs * bytesPerMs > queueTargetBytes / 4) this.#starting = false;
+    if (this.#starting && queueMs > QUEUE_TARGET_MS / 4 && queueMs * bytesPerMs > queueTargetBytes / 4)
+      this.#starting = false;
     const wanted = this.#starting ? this.#windowBytes * 2 : bytesPerMs * this.#baseMs + queueTargetBytes;
     // At most doubled or halved per round trip, and half of the way when shrinking: one odd sample does not starve the link.
-    const next = wanted > this.#windowBytes ? Math.min(wanted, this.#windowBytes * 2) : (this.#windowBytes + Math.max(wanted, this.#windowBytes / 2)) / 2;
+    const next =
+      wanted > this.#windowBytes
+        ? Math.min(wanted, this.#windowBytes * 2)
+        : (this.#windowBytes + Math.max(wanted, this.#windowBytes / 2)) / 2;
     this.#windowBytes = Math.min(MAX_BYTES, Math.max(MIN_BYTES, Math.round(next)));
   }
 }

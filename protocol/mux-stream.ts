@@ -101,7 +101,8 @@ export class MuxStream implements LinkStream {
   }
 
   respond(head: unknown, options?: { end?: boolean }): void {
-    if (this.#opened || this.#answered) throw new Error("An answer is given once, by the side that accepted the stream.");
+    if (this.#opened || this.#answered)
+      throw new Error("An answer is given once, by the side that accepted the stream.");
     if (this.#error !== null) return;
     this.#answered = true;
     const end = options?.end === true;

@@ -25,18 +25,27 @@ interface Pair {
   cloudSocket: Socket;
 }
 
-async function pair(t: { teardown(fn: () => unknown): void }, options: { maced?: boolean; clock?: Clock; maxStreams?: number; wrap?: (transport: Transport) => Transport } = {}): Promise<Pair> {
+async function pair(
+  t: { teardown(fn: () => unknown): void },
+  options: { maced?: boolean; clock?: Clock; maxStreams?: number; wrap?: (transport: Transport) => Transport } = {},
+): Promise<Pair> {
   const server = createServer();
   const webSockets = new WebSocketServer({ noServer: true, perMessageDeflate: false });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const far = new Promise<{ transport: Transport; socket: Socket }>((resolve) =>
     server.on("upgrade", (request, socket, head) =>
-      webSockets.handleUpgrade(request, socket, head, (webSocket) => resolve({ transport: webSocketTransport(webSocket, socket as Socket), socket: socket as Socket })),
+      webSockets.handleUpgrade(request, socket, head, (webSocket) =>
+        resolve({ transport: webSocketTransport(webSocket, socket as Socket), socket: socket as Socket }),
+      ),
     ),
   );
-  const webSocket = new WebSocket(`ws://127.0.0.1:${(server.address() as AddressInfo).port}`, { perMessageDeflate: false });
+  const webSocket = new WebSocket(`ws://127.0.0.1:${(server.address() as AddressInfo).port}`, {
+    perMessageDeflate: false,
+  });
   const opened = new Promise((resolve) => webSocket.once("open", resolve));
-  let agentTransport = await new Promise<Transport>((resolve) => webSocket.on("upgrade", (response) => resolve(webSocketTransport(webSocket, response.socket))));
+  let agentTransport = await new Promise<Transport>((resolve) =>
+    webSocket.on("upgrade", (response) => resolve(webSocketTransport(webSocket, response.socket))),
+  );
   await opened;
   const { transport: cloudTransport, socket: cloudSocket } = await far;
   const sent: string[] = [];
@@ -61,7 +70,14 @@ async function pair(t: { teardown(fn: () => unknown): void }, options: { maced?:
     peerMaxStreams: 256,
     checksums: true,
   } satisfies Partial<MuxOptions>;
-  const agent = new Mux({ ...base, transport: agentTransport, side: "agent", writer: new FrameWriter(mac(keys[0])), reader: new FrameReader(mac(keys[1])), onStream: () => {} });
+  const agent = new Mux({
+    ...base,
+    transport: agentTransport,
+    side: "agent",
+    writer: new FrameWriter(mac(keys[0])),
+    reader: new FrameReader(mac(keys[1])),
+    onStream: () => {},
+  });
   const cloud = new Mux({
     ...base,
     transport: cloudTransport,
@@ -151,7 +167,12 @@ t.test("interactive and control frames pass bulk that waits", async (t) => {
   const read = Promise.all([count(a), count(b)]);
   both.sent.length = 0;
   // One turn of the event loop: bulk is asked for first, and leaves last.
-  const writes = [bulk.write(Buffer.alloc(2000)), interactive.write(Buffer.alloc(2000)), bulk.write(Buffer.alloc(2000)), interactive.write(Buffer.alloc(2000))];
+  const writes = [
+    bulk.write(Buffer.alloc(2000)),
+    interactive.write(Buffer.alloc(2000)),
+    bulk.write(Buffer.alloc(2000)),
+    interactive.write(Buffer.alloc(2000)),
+  ];
   void both.agent.ping();
   await Promise.all(writes);
   await Promise.all([bulk.end(), interactive.end()]);
@@ -161,12 +182,23 @@ t.test("interactive and control frames pass bulk that waits", async (t) => {
 
 t.test("streams of a lane take turns", async (t) => {
   const both = await pair(t);
-  const streams = [both.agent.open({}, { lane: "bulk" }), both.agent.open({}, { lane: "bulk" }), both.agent.open({}, { lane: "bulk" })];
+  const streams = [
+    both.agent.open({}, { lane: "bulk" }),
+    both.agent.open({}, { lane: "bulk" }),
+    both.agent.open({}, { lane: "bulk" }),
+  ];
   const reads = Promise.all([count(await accept(both)), count(await accept(both)), count(await accept(both))]);
   both.sent.length = 0;
   await Promise.all(streams.map((stream) => stream.write(Buffer.alloc(200 * 1024))));
   await Promise.all(streams.map((stream) => stream.end()));
-  t.same(both.sent.filter((frame) => frame.startsWith("DATA")).slice(0, 6), ["DATA:1", "DATA:3", "DATA:5", "DATA:1", "DATA:3", "DATA:5"]);
+  t.same(both.sent.filter((frame) => frame.startsWith("DATA")).slice(0, 6), [
+    "DATA:1",
+    "DATA:3",
+    "DATA:5",
+    "DATA:1",
+    "DATA:3",
+    "DATA:5",
+  ]);
   t.same(await reads, [200 * 1024, 200 * 1024, 200 * 1024]);
 });
 

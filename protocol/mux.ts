@@ -87,7 +87,8 @@ interface Outgoing {
   readonly json: string;
 }
 
-const violation = (what: string): ConnectorError => new ConnectorError("PROTOCOL_ERROR", `The peer broke the protocol: ${what}.`);
+const violation = (what: string): ConnectorError =>
+  new ConnectorError("PROTOCOL_ERROR", `The peer broke the protocol: ${what}.`);
 
 const linkLost = (reason: ConnectorError): ConnectorError =>
   new ConnectorError("LINK_LOST", `The link between agent and control plane was lost: ${reason.message}`, {
@@ -195,16 +196,24 @@ export class Mux implements LinkSession {
   }
   /** For metrics and tests. */
   get flow(): { windowBytes: number; inFlightBytes: number; baseMs: number | null } {
-    return { windowBytes: this.#inFlight.windowBytes, inFlightBytes: this.#inFlight.inFlightBytes, baseMs: this.#inFlight.baseMs };
+    return {
+      windowBytes: this.#inFlight.windowBytes,
+      inFlightBytes: this.#inFlight.inFlightBytes,
+      baseMs: this.#inFlight.baseMs,
+    };
   }
 
   open(head: unknown, options: OpenOptions): LinkStream {
     if (this.#closedBy !== null) throw linkLost(this.#closedBy);
     if (this.#peerDraining !== null) throw this.#peerDraining;
     if (this.#ownStreams >= this.#options.peerMaxStreams) {
-      throw new ConnectorError("STREAM_REFUSED", `The link has ${this.#ownStreams} streams open, the most that the other end takes.`, {
-        fix: "Try again when some of the work in progress has ended.",
-      });
+      throw new ConnectorError(
+        "STREAM_REFUSED",
+        `The link has ${this.#ownStreams} streams open, the most that the other end takes.`,
+        {
+          fix: "Try again when some of the work in progress has ended.",
+        },
+      );
     }
     if (options.signal?.aborted === true) throw toConnectorError(options.signal.reason);
     const id = this.#nextId;
@@ -238,7 +247,10 @@ export class Mux implements LinkSession {
   drain(reason: ConnectorError, retryAfterMs?: number): Promise<void> {
     if (!this.#draining && this.#closedBy === null) {
       this.#draining = true;
-      this.#sendFailure(FRAME.goAway, 0, { ...reason.toBody(), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) });
+      this.#sendFailure(FRAME.goAway, 0, {
+        ...reason.toBody(),
+        ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+      });
     }
     if (this.#awaited.size === 0 || this.#closedBy !== null) return Promise.resolve();
     return new Promise((resolve) => this.#idleWaiters.push(resolve));
@@ -259,9 +271,13 @@ export class Mux implements LinkSession {
   #sendHead(id: number, flags: number, head: unknown): void {
     const json = JSON.stringify(head ?? null);
     if (json.length > MAX_HEAD_BYTES / 4 && Buffer.byteLength(json) > MAX_HEAD_BYTES) {
-      throw new ConnectorError("FRAME_TOO_LARGE", `A stream's head of ${json.length} characters is over the limit of ${MAX_HEAD_BYTES} bytes.`, {
-        fix: "Send large content as stream bytes, not in the head.",
-      });
+      throw new ConnectorError(
+        "FRAME_TOO_LARGE",
+        `A stream's head of ${json.length} characters is over the limit of ${MAX_HEAD_BYTES} bytes.`,
+        {
+          fix: "Send large content as stream bytes, not in the head.",
+        },
+      );
     }
     this.#heads.push({ type: FRAME.open, flags, stream: id, json });
     this.#schedule();
@@ -358,7 +374,10 @@ export class Mux implements LinkSession {
       this.#transport.send(this.#writer.control(head.type, head.flags, head.stream, head.json));
       return true;
     }
-    if (this.#interactive.length > 0 && this.#inFlight.inFlightBytes < this.#inFlight.windowBytes + INTERACTIVE_RESERVE_BYTES) {
+    if (
+      this.#interactive.length > 0 &&
+      this.#inFlight.inFlightBytes < this.#inFlight.windowBytes + INTERACTIVE_RESERVE_BYTES
+    ) {
       this.#sendFrom(this.#interactive);
       return true;
     }
@@ -413,7 +432,8 @@ export class Mux implements LinkSession {
         return this.#handleData(frame);
       case FRAME.ack: {
         const ack = parseControl(frame, ackSchema);
-        if (!this.#inFlight.acked(ack.bytes, ack.echo, ack.holdUs)) throw violation("an ACK covers bytes that were never sent");
+        if (!this.#inFlight.acked(ack.bytes, ack.echo, ack.holdUs))
+          throw violation("an ACK covers bytes that were never sent");
         if (this.#bulk.length > 0 || this.#interactive.length > 0) this.#schedule();
         return;
       }
@@ -425,7 +445,8 @@ export class Mux implements LinkSession {
       case FRAME.end: {
         const end = parseControl(frame, endSchema);
         const stream = this.#find(frame);
-        if (stream !== undefined && !stream.ended(end)) throw violation(`stream ${frame.stream} ended with another length or checksum than its bytes have`);
+        if (stream !== undefined && !stream.ended(end))
+          throw violation(`stream ${frame.stream} ended with another length or checksum than its bytes have`);
         return;
       }
       case FRAME.reset: {
@@ -474,7 +495,8 @@ export class Mux implements LinkSession {
     if (stream.lane === "interactive" && this.#reader.mac !== null && (frame.flags & FLAG.maced) === 0) {
       throw violation("interactive bytes came without a MAC");
     }
-    if (!stream.received(payload)) throw violation(`stream ${frame.stream} got bytes beyond its credit, or out of order`);
+    if (!stream.received(payload))
+      throw violation(`stream ${frame.stream} got bytes beyond its credit, or out of order`);
   }
 
   #acknowledge(): void {
@@ -499,13 +521,19 @@ export class Mux implements LinkSession {
     if (id <= this.#highestPeerId) throw violation(`stream ${id} was opened before`);
     this.#highestPeerId = id;
     if (this.#draining) {
-      const error = new ConnectorError("GOING_AWAY", "This end is closing down and takes no new streams.", { fix: "Try again on the next connection." });
+      const error = new ConnectorError("GOING_AWAY", "This end is closing down and takes no new streams.", {
+        fix: "Try again on the next connection.",
+      });
       return this.#sendFailure(FRAME.reset, id, error.toBody());
     }
     if (this.#peerStreams >= this.#options.maxStreams) {
-      const error = new ConnectorError("STREAM_REFUSED", `${this.#peerStreams} streams are open on the link, the most that this end takes.`, {
-        fix: "Try again when some of the work in progress has ended.",
-      });
+      const error = new ConnectorError(
+        "STREAM_REFUSED",
+        `${this.#peerStreams} streams are open on the link, the most that this end takes.`,
+        {
+          fix: "Try again when some of the work in progress has ended.",
+        },
+      );
       return this.#sendFailure(FRAME.reset, id, error.toBody());
     }
     const lane: Lane = (frame.flags & FLAG.bulk) !== 0 ? "bulk" : "interactive";
@@ -534,7 +562,8 @@ export class Mux implements LinkSession {
     const stream = this.#streams.get(frame.stream);
     if (stream !== undefined) return stream;
     const known = this.#isOwn(frame.stream) ? frame.stream < this.#nextId : frame.stream <= this.#highestPeerId;
-    if (!known || frame.stream === 0) throw violation(`a ${FRAME_NAMES[frame.type]} is for stream ${frame.stream}, which was never opened`);
+    if (!known || frame.stream === 0)
+      throw violation(`a ${FRAME_NAMES[frame.type]} is for stream ${frame.stream}, which was never opened`);
     return undefined;
   }
 
@@ -569,7 +598,9 @@ export class Mux implements LinkSession {
       if (quietMs < DEAD_MS) this.#armDeath(DEAD_MS - quietMs);
       else if (now - dueMs > STALL_MS) this.#armDeath(STALL_MS);
       else {
-        this.#over(new ConnectorError("LINK_LOST", `Nothing came from the other end for ${Math.round(quietMs / 1000)} s.`));
+        this.#over(
+          new ConnectorError("LINK_LOST", `Nothing came from the other end for ${Math.round(quietMs / 1000)} s.`),
+        );
         this.#transport.destroy();
       }
     });

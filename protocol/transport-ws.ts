@@ -26,7 +26,7 @@ const MAX_EARLY_MESSAGES = 64;
 
 export function webSocketTransport(webSocket: WebSocketLike, socket: SocketLike): Transport {
   let receiver: ((message: Buffer) => void) | null = null;
-  let early: Buffer[] = [];
+  const early: Buffer[] = [];
   let cause: Error | null = null;
   let closed = false;
   let onClose: ((cause: Error | null) => void) | null = null;

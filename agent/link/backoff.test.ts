@@ -7,13 +7,16 @@ const almostOne = 0.999_999;
 
 t.test("windows double from 1 to 60 s, and every wait lies within its window", async (t) => {
   const longest = new Backoff(() => almostOne);
-  const waits = Array.from({ length: 8 }, () => Math.ceil(longest.next({ onlineMs: 0, retry: "later", retryAfterMs: null })));
+  const waits = Array.from({ length: 8 }, () =>
+    Math.ceil(longest.next({ onlineMs: 0, retry: "later", retryAfterMs: null })),
+  );
   t.same(waits, [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
 });
 
 t.test("a stable link comes back at once, only once; a flapping one does not", async (t) => {
   const backoff = new Backoff(() => almostOne);
-  const next = (onlineMs: number, retry: "retry" | "later" = "retry") => Math.ceil(backoff.next({ onlineMs, retry, retryAfterMs: null }));
+  const next = (onlineMs: number, retry: "retry" | "later" = "retry") =>
+    Math.ceil(backoff.next({ onlineMs, retry, retryAfterMs: null }));
   t.equal(next(59_999), 1000, "not stable yet");
   t.equal(next(10_000), 2000, "flapping keeps the window");
   t.equal(next(60_000), 200);
@@ -24,11 +27,21 @@ t.test("a stable link comes back at once, only once; a flapping one does not", a
 
 t.test("the server's wish is a floor, and never-codes are asked about slowly for ever", async () => {
   fc.assert(
-    fc.property(fc.double({ min: 0, max: 0.999, noNaN: true }), fc.nat(600_000), fc.nat(1_000_000), fc.constantFrom("retry" as const, "later" as const, "never" as const), (random, retryAfterMs, onlineMs, retry) => {
-      const backoff = new Backoff(() => random);
-      const wait = backoff.next({ onlineMs, retry, retryAfterMs });
-      return wait >= retryAfterMs && wait <= Math.max(60_000, retryAfterMs + 60_000) && (retry !== "never" || wait >= 30_000);
-    }),
+    fc.property(
+      fc.double({ min: 0, max: 0.999, noNaN: true }),
+      fc.nat(600_000),
+      fc.nat(1_000_000),
+      fc.constantFrom("retry" as const, "later" as const, "never" as const),
+      (random, retryAfterMs, onlineMs, retry) => {
+        const backoff = new Backoff(() => random);
+        const wait = backoff.next({ onlineMs, retry, retryAfterMs });
+        return (
+          wait >= retryAfterMs &&
+          wait <= Math.max(60_000, retryAfterMs + 60_000) &&
+          (retry !== "never" || wait >= 30_000)
+        );
+      },
+    ),
   );
 });
 

@@ -1,6 +1,16 @@
 // Who this replica is: a key that never leaves the state directory, and what enrolment taught. A restart needs nothing else.
 import { createPrivateKey, generateKeyPairSync, type KeyObject } from "node:crypto";
-import { chmodSync, closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import { ConnectorError, poolIdSchema, replicaIdSchema, workspaceIdSchema } from "@sallyport/protocol";

@@ -21,7 +21,13 @@ export function toLinkFailure(caught: unknown): LinkFailure {
     const { reason, retryAfterMs, proven } = caught;
     // Before the cloud has proved itself anybody could say these words: do not let them slow the agent down for good.
     if (!proven && reason.retry === "never" && reason.code !== "PROTOCOL_VERSION") {
-      return new LinkFailure(new ConnectorError("HANDSHAKE_FAILED", `Refused by somebody who did not prove to be the control plane: ${reason.message}`), retryAfterMs);
+      return new LinkFailure(
+        new ConnectorError(
+          "HANDSHAKE_FAILED",
+          `Refused by somebody who did not prove to be the control plane: ${reason.message}`,
+        ),
+        retryAfterMs,
+      );
     }
     return new LinkFailure(reason, retryAfterMs);
   }

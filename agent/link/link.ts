@@ -1,5 +1,15 @@
 // The port of the link as main.ts and the runner see it: sessions come and go, streams are opened and accepted.
-import type { AgentStatus, ConnectorError, LinkSession, LinkStream, PoolId, ReplicaId, SessionId, WorkspaceId, KeyRing } from "@sallyport/protocol";
+import type {
+  AgentStatus,
+  ConnectorError,
+  LinkSession,
+  LinkStream,
+  PoolId,
+  ReplicaId,
+  SessionId,
+  WorkspaceId,
+  KeyRing,
+} from "@sallyport/protocol";
 
 export interface AgentSession extends LinkSession {
   readonly id: SessionId;

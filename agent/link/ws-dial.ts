@@ -4,7 +4,14 @@ import type { IncomingMessage } from "node:http";
 import { isIP } from "node:net";
 import { connect as tlsConnect, type DetailedPeerCertificate } from "node:tls";
 import { WebSocket, type ClientOptions } from "ws";
-import { ConnectorError, MAX_MESSAGE_BYTES, webSocketTransport, type Clock, type SocketLike, type Transport } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  MAX_MESSAGE_BYTES,
+  webSocketTransport,
+  type Clock,
+  type SocketLike,
+  type Transport,
+} from "@sallyport/protocol";
 import { LinkFailure } from "./link-failure.ts";
 
 /** From the first packet to the answer of the upgrade. */
@@ -21,7 +28,8 @@ export interface DialTarget {
   readonly signal: AbortSignal;
 }
 
-const isLoopbackHost = (host: string): boolean => host === "localhost" || host === "::1" || host === "[::1]" || (isIP(host) === 4 && host.startsWith("127."));
+const isLoopbackHost = (host: string): boolean =>
+  host === "localhost" || host === "::1" || host === "[::1]" || (isIP(host) === 4 && host.startsWith("127."));
 
 /** `…/link` of a base URL. Throws CONFIG_INVALID, and CLOUD_UNTRUSTED for plain HTTP to another machine. */
 export function linkUrl(cloudUrl: string): { url: URL; secure: boolean; loopback: boolean } {
@@ -29,19 +37,30 @@ export function linkUrl(cloudUrl: string): { url: URL; secure: boolean; loopback
   try {
     url = new URL(cloudUrl);
   } catch (cause) {
-    throw new ConnectorError("CONFIG_INVALID", "The control plane's address is not a URL.", { fix: "Give it as https://host[:port].", cause });
+    throw new ConnectorError("CONFIG_INVALID", "The control plane's address is not a URL.", {
+      fix: "Give it as https://host[:port].",
+      cause,
+    });
   }
   const secure = url.protocol === "https:" || url.protocol === "wss:";
   if (!secure && url.protocol !== "http:" && url.protocol !== "ws:") {
-    throw new ConnectorError("CONFIG_INVALID", `The control plane's address begins with ${url.protocol}, which is not a way to reach one.`, {
-      fix: "Give it as https://host[:port].",
-    });
+    throw new ConnectorError(
+      "CONFIG_INVALID",
+      `The control plane's address begins with ${url.protocol}, which is not a way to reach one.`,
+      {
+        fix: "Give it as https://host[:port].",
+      },
+    );
   }
   const loopback = isLoopbackHost(url.hostname);
   if (!secure && !loopback) {
-    throw new ConnectorError("CLOUD_UNTRUSTED", `The control plane's address ${url.host} is not on this machine and has no TLS.`, {
-      fix: "Use https://; plain http:// is for loopback only.",
-    });
+    throw new ConnectorError(
+      "CLOUD_UNTRUSTED",
+      `The control plane's address ${url.host} is not on this machine and has no TLS.`,
+      {
+        fix: "Use https://; plain http:// is for loopback only.",
+      },
+    );
   }
   url.protocol = secure ? "wss:" : "ws:";
   url.pathname = `${url.pathname.replace(/\/+$/, "")}/link`;
@@ -118,19 +137,34 @@ function httpFailure(response: IncomingMessage, url: URL): LinkFailure {
   const status = response.statusCode ?? 0;
   const details = { status };
   const retryAfterMs = retryAfter(response.headers["retry-after"]);
-  const refuse = (message: string, fix: string) => new LinkFailure(new ConnectorError("CLOUD_UNREACHABLE", message, { fix, details }), retryAfterMs);
+  const refuse = (message: string, fix: string) =>
+    new LinkFailure(new ConnectorError("CLOUD_UNREACHABLE", message, { fix, details }), retryAfterMs);
   if (status >= 300 && status < 400) {
-    return refuse(`${url.host} answered with a redirect (${status}), which the link does not follow.`, "Give the control plane's final address; a captive page may be in between.");
+    return refuse(
+      `${url.host} answered with a redirect (${status}), which the link does not follow.`,
+      "Give the control plane's final address; a captive page may be in between.",
+    );
   }
   if (status === 401 || status === 403 || status === 407) {
-    return refuse(`${url.host} refused the connection (${status}).`, "A gateway in front of the control plane asks for credentials: let /link pass.");
+    return refuse(
+      `${url.host} refused the connection (${status}).`,
+      "A gateway in front of the control plane asks for credentials: let /link pass.",
+    );
   }
-  if (status === 404) return refuse(`${url.host} has no /link (404).`, "Check that the address is the control plane's.");
-  if (status === 429 || status === 503) return refuse(`${url.host} is busy or starting (${status}).`, "Nothing to do: the agent tries again by itself.");
+  if (status === 404)
+    return refuse(`${url.host} has no /link (404).`, "Check that the address is the control plane's.");
+  if (status === 429 || status === 503)
+    return refuse(`${url.host} is busy or starting (${status}).`, "Nothing to do: the agent tries again by itself.");
   if (status >= 200 && status < 300) {
-    return refuse(`${url.host} answered with a page (${status}) where a WebSocket was asked for.`, "A captive page or a proxy without WebSocket support is in between.");
+    return refuse(
+      `${url.host} answered with a page (${status}) where a WebSocket was asked for.`,
+      "A captive page or a proxy without WebSocket support is in between.",
+    );
   }
-  return refuse(`${url.host} answered ${status}.`, "Look at the control plane's log, or at the gateway in front of it.");
+  return refuse(
+    `${url.host} answered ${status}.`,
+    "Look at the control plane's log, or at the gateway in front of it.",
+  );
 }
 
 function retryAfter(header: string | undefined): number | null {
@@ -160,10 +194,14 @@ const TLS_CODES = new Set([
 function dialError(error: Error, url: URL): ConnectorError {
   const code = (error as NodeJS.ErrnoException).code ?? "";
   if (TLS_CODES.has(code)) {
-    return new ConnectorError("CLOUD_UNTRUSTED", `The certificate of ${url.host} is not trusted by this agent (${code}).`, {
-      fix: "Set link.ca to the CA that signed it, or enrol with a secret of this control plane, which names its CA.",
-      cause: error,
-    });
+    return new ConnectorError(
+      "CLOUD_UNTRUSTED",
+      `The certificate of ${url.host} is not trusted by this agent (${code}).`,
+      {
+        fix: "Set link.ca to the CA that signed it, or enrol with a secret of this control plane, which names its CA.",
+        cause: error,
+      },
+    );
   }
   const words: Record<string, string> = {
     ECONNREFUSED: "nothing listens there",
@@ -174,10 +212,14 @@ function dialError(error: Error, url: URL): ConnectorError {
     ENETUNREACH: "there is no network",
     ECONNRESET: "the connection was reset",
   };
-  return new ConnectorError("CLOUD_UNREACHABLE", `No connection to ${url.host}: ${words[code] ?? (code === "" ? "the connection failed" : code)}.`, {
-    fix: "Nothing to do when the control plane is down: the agent tries again by itself. Otherwise check the address and the way there.",
-    cause: error,
-  });
+  return new ConnectorError(
+    "CLOUD_UNREACHABLE",
+    `No connection to ${url.host}: ${words[code] ?? (code === "" ? "the connection failed" : code)}.`,
+    {
+      fix: "Nothing to do when the control plane is down: the agent tries again by itself. Otherwise check the address and the way there.",
+      cause: error,
+    },
+  );
 }
 
 /**
@@ -203,7 +245,11 @@ export function findPinnedCa(target: DialTarget, fingerprint: string): Promise<s
       settle();
       reject(new LinkFailure(error));
     };
-    const timer = target.clock.after(DIAL_MS, () => fail(new ConnectorError("CLOUD_UNREACHABLE", `No answer from ${url.host} within ${DIAL_MS / 1000} s.`)), { keepAlive: true });
+    const timer = target.clock.after(
+      DIAL_MS,
+      () => fail(new ConnectorError("CLOUD_UNREACHABLE", `No answer from ${url.host} within ${DIAL_MS / 1000} s.`)),
+      { keepAlive: true },
+    );
     const onAbort = () => fail(new ConnectorError("CANCELLED", "The dial was given up."));
     target.signal.addEventListener("abort", onAbort, { once: true });
     socket.on("error", (error) => fail(dialError(error, url)));
@@ -227,4 +273,8 @@ export function findPinnedCa(target: DialTarget, fingerprint: string): Promise<s
   });
 }
 
-const pem = (der: Buffer): string => `-----BEGIN CERTIFICATE-----\n${der.toString("base64").replace(/(.{64})/g, "$1\n").trimEnd()}\n-----END CERTIFICATE-----\n`;
+const pem = (der: Buffer): string =>
+  `-----BEGIN CERTIFICATE-----\n${der
+    .toString("base64")
+    .replace(/(.{64})/g, "$1\n")
+    .trimEnd()}\n-----END CERTIFICATE-----\n`;

@@ -174,7 +174,9 @@ export class WsLink implements AgentLink {
   /** An attempt or a link ended: wait, then dial. */
   #rest(failure: LinkFailure, onlineMs: number): void {
     if (this.#state.kind === "closed") return;
-    const delayMs = Math.round(this.#backoff.next({ onlineMs, retry: retryClass(failure.reason.code), retryAfterMs: failure.retryAfterMs }));
+    const delayMs = Math.round(
+      this.#backoff.next({ onlineMs, retry: retryClass(failure.reason.code), retryAfterMs: failure.retryAfterMs }),
+    );
     const timer = this.#clock.after(delayMs, () => this.#dial(), { keepAlive: true });
     this.#moveTo({ kind: "offline", leave: () => timer.cancel() }, failure.reason, delayMs);
   }
@@ -201,7 +203,9 @@ export class WsLink implements AgentLink {
     const held = options.identity.load();
     const cloudUrl = options.cloudUrl ?? held?.identity.cloudUrl ?? null;
     if (cloudUrl === null) {
-      throw new ConnectorError("CONFIG_INVALID", "The agent does not know the address of its control plane.", { fix: "Set cloud.url in the configuration." });
+      throw new ConnectorError("CONFIG_INVALID", "The agent does not know the address of its control plane.", {
+        fix: "Set cloud.url in the configuration.",
+      });
     }
     const { secure, loopback } = linkUrl(cloudUrl);
     const base = {
@@ -215,11 +219,19 @@ export class WsLink implements AgentLink {
     let ca = options.ca;
     if (held !== null) {
       ca ??= held.identity.ca;
-      hello = { ...base, key: held.key, who: { type: "replica", replica: held.identity.replica }, pins: held.identity.identityFingerprints };
+      hello = {
+        ...base,
+        key: held.key,
+        who: { type: "replica", replica: held.identity.replica },
+        pins: held.identity.identityFingerprints,
+      };
     } else if (options.enrolment !== null) {
       const { enrolment } = options;
       if (ca === null && secure && enrolment.caFingerprint !== null) {
-        this.#pinnedCa ??= await findPinnedCa({ cloudUrl, ca: null, clock: this.#clock, signal }, enrolment.caFingerprint);
+        this.#pinnedCa ??= await findPinnedCa(
+          { cloudUrl, ca: null, clock: this.#clock, signal },
+          enrolment.caFingerprint,
+        );
         ca = this.#pinnedCa;
       }
       hello = {
@@ -229,9 +241,13 @@ export class WsLink implements AgentLink {
         pins: [enrolment.identityFingerprint],
       };
     } else {
-      throw new ConnectorError("CONFIG_INVALID", "This agent has not joined a control plane yet, and has no enrolment secret.", {
-        fix: "Make one on the page Add agent and start the agent with it.",
-      });
+      throw new ConnectorError(
+        "CONFIG_INVALID",
+        "This agent has not joined a control plane yet, and has no enrolment secret.",
+        {
+          fix: "Make one on the page Add agent and start the agent with it.",
+        },
+      );
     }
     return { transport: await dial({ cloudUrl, ca, clock: this.#clock, signal }), hello, cloudUrl };
   }
@@ -256,7 +272,12 @@ export class WsLink implements AgentLink {
     const fail = (failure: LinkFailure) => {
       if (this.#state === state) this.#rest(failure, 0);
     };
-    const late = () => fail(new LinkFailure(new ConnectorError("HANDSHAKE_FAILED", "The control plane did not finish the handshake in time.")));
+    const late = () =>
+      fail(
+        new LinkFailure(
+          new ConnectorError("HANDSHAKE_FAILED", "The control plane did not finish the handshake in time."),
+        ),
+      );
     let deadline = this.#clock.after(GREETING_MS, late, { keepAlive: true });
     let challengedAtMs = 0;
     let done = false;
@@ -270,7 +291,13 @@ export class WsLink implements AgentLink {
       },
     };
     this.#moveTo(state, null, null);
-    transport.onClose((cause) => fail(new LinkFailure(new ConnectorError("HANDSHAKE_FAILED", "The connection broke during the handshake.", { cause }))));
+    transport.onClose((cause) =>
+      fail(
+        new LinkFailure(
+          new ConnectorError("HANDSHAKE_FAILED", "The connection broke during the handshake.", { cause }),
+        ),
+      ),
+    );
     try {
       const handshake = new AgentHandshake(hello);
       transport.onMessage((message) => {
@@ -369,10 +396,21 @@ export class WsLink implements AgentLink {
 
   // draining
 
-  async #goodbye(mux: Mux, session: AgentSession, sinceMs: number, final: boolean, reason: ConnectorError, deadlineMs: number): Promise<void> {
+  async #goodbye(
+    mux: Mux,
+    session: AgentSession,
+    sinceMs: number,
+    final: boolean,
+    reason: ConnectorError,
+    deadlineMs: number,
+  ): Promise<void> {
     const over = new Promise<void>((resolve) => {
       const timer = this.#clock.after(deadlineMs, resolve, { keepAlive: true });
-      this.#moveTo({ kind: "draining", session, mux, sinceMs, final, leave: () => timer.cancel() }, final ? null : reason, null);
+      this.#moveTo(
+        { kind: "draining", session, mux, sinceMs, final, leave: () => timer.cancel() },
+        final ? null : reason,
+        null,
+      );
       void mux.drain(reason).then(resolve);
     });
     await over;

@@ -1,6 +1,15 @@
 // What the gateway asks of the rest: who is known, who may join, and where presence is written down. The store's
 // adapter implements it; tests hold it in memory.
-import type { AgentStatus, ConnectorError, EnrollmentId, JournalId, PoolId, ReplicaId, SessionId, WorkspaceId } from "@sallyport/protocol";
+import type {
+  AgentStatus,
+  ConnectorError,
+  EnrollmentId,
+  JournalId,
+  PoolId,
+  ReplicaId,
+  SessionId,
+  WorkspaceId,
+} from "@sallyport/protocol";
 
 export interface LinkReplica {
   readonly workspace: WorkspaceId;
@@ -41,9 +50,19 @@ export interface LinkDirectory {
     readonly dispatchSequence: Readonly<Record<string, number>>;
     readonly generations: Readonly<Record<string, number>>;
   }): Promise<{ readonly epoch: number }>;
-  closed(session: { readonly id: SessionId; readonly workspace: WorkspaceId; readonly replica: ReplicaId }, reason: ConnectorError): Promise<void>;
+  closed(
+    session: { readonly id: SessionId; readonly workspace: WorkspaceId; readonly replica: ReplicaId },
+    reason: ConnectorError,
+  ): Promise<void>;
   /** Signs of life since the last call, gathered; `status` null = unchanged. */
-  seen(updates: readonly { readonly session: SessionId; readonly workspace: WorkspaceId; readonly replica: ReplicaId; readonly status: AgentStatus | null }[]): Promise<void>;
+  seen(
+    updates: readonly {
+      readonly session: SessionId;
+      readonly workspace: WorkspaceId;
+      readonly replica: ReplicaId;
+      readonly status: AgentStatus | null;
+    }[],
+  ): Promise<void>;
   /** Something that a person should look at, such as IDENTITY_CLONED. */
   alarm(workspace: WorkspaceId, replica: ReplicaId, error: ConnectorError): Promise<void>;
 }

@@ -50,7 +50,12 @@ export interface GatewayLimits {
 export const DEFAULT_LIMITS: GatewayLimits = { greeting: 256, greetingPerAddress: 64, sessions: 10_000 };
 
 export type GatewayEvent =
-  | { readonly type: "refused"; readonly remoteAddress: string; readonly error: ConnectorError; readonly replica: ReplicaId | null }
+  | {
+      readonly type: "refused";
+      readonly remoteAddress: string;
+      readonly error: ConnectorError;
+      readonly replica: ReplicaId | null;
+    }
   | { readonly type: "enrolled"; readonly remoteAddress: string; readonly replica: LinkReplica }
   | { readonly type: "online"; readonly session: CloudSession }
   | { readonly type: "offline"; readonly session: CloudSession; readonly reason: ConnectorError }
@@ -121,7 +126,9 @@ export class LinkGateway {
 
   /** Takes the upgrades of a server. Every path but /link is answered 404: nothing else upgrades here. */
   attach(server: Server): void {
-    server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => this.#upgrade(request, socket, head));
+    server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) =>
+      this.#upgrade(request, socket, head),
+    );
   }
 
   /** Ends the live session of a replica, and any greeting of it, with the reason its agent is told. */
@@ -165,8 +172,16 @@ export class LinkGateway {
     // Agents send no Origin; a browser does, and has no business here whatever page it shows.
     if (request.headers.origin !== undefined) return answer(socket, 403, "Forbidden");
     const remoteAddress = socket.remoteAddress ?? "";
-    const fromThere = [...this.#greetings].reduce((count, greeting) => count + (greeting.remoteAddress === remoteAddress ? 1 : 0), 0);
-    if (this.#draining || this.#greetings.size >= this.#limits.greeting || fromThere >= this.#limits.greetingPerAddress || this.#muxes.size >= this.#limits.sessions) {
+    const fromThere = [...this.#greetings].reduce(
+      (count, greeting) => count + (greeting.remoteAddress === remoteAddress ? 1 : 0),
+      0,
+    );
+    if (
+      this.#draining ||
+      this.#greetings.size >= this.#limits.greeting ||
+      fromThere >= this.#limits.greetingPerAddress ||
+      this.#muxes.size >= this.#limits.sessions
+    ) {
       return answer(socket, 503, "Service Unavailable", "retry-after: 5\r\n");
     }
     // Before anybody is known, not even the WebSocket layer may be made to hold much.
@@ -211,7 +226,9 @@ export class LinkGateway {
       gone = true;
       giveUp(new ConnectorError("HANDSHAKE_FAILED", "The agent broke off the handshake.", { cause }));
     });
-    const deadline = clock.after(GREETING_MS, () => giveUp(new ConnectorError("HANDSHAKE_FAILED", "The agent did not finish the handshake in time.")));
+    const deadline = clock.after(GREETING_MS, () =>
+      giveUp(new ConnectorError("HANDSHAKE_FAILED", "The agent did not finish the handshake in time.")),
+    );
     const next = (): Promise<Buffer> =>
       Promise.race([
         over,
@@ -289,9 +306,13 @@ export class LinkGateway {
     }
     const replica = await directory.findReplica(who.replica);
     if (replica === null) {
-      throw new ConnectorError("IDENTITY_UNKNOWN", "The control plane does not know this agent; it was deleted, or belongs to another one.", {
-        fix: "Empty the agent's state directory and enrol it with a new secret.",
-      });
+      throw new ConnectorError(
+        "IDENTITY_UNKNOWN",
+        "The control plane does not know this agent; it was deleted, or belongs to another one.",
+        {
+          fix: "Empty the agent's state directory and enrol it with a new secret.",
+        },
+      );
     }
     if (!handshake.provesKey(replica.publicKey)) throw unproved();
     if (replica.revoked) throw revoked();
@@ -311,11 +332,17 @@ export class LinkGateway {
       const outcome = await Promise.race([mux.ping(), mux.closed.then(() => "closed" as const), silence]);
       (timer as Timer | null)?.cancel();
       if (typeof outcome === "number") {
-        const error = new ConnectorError("IDENTITY_CLONED", `Another running agent uses the identity of ${replica.names.replica}.`, {
-          fix: "Stop one of the two. If the state directory was copied, revoke this agent and enrol each machine by itself.",
-          details: { replica: replica.id, live: old.remoteAddress },
-        });
-        await this.#options.directory.alarm(replica.workspace, replica.id, error).catch((caught: unknown) => this.#failed(caught));
+        const error = new ConnectorError(
+          "IDENTITY_CLONED",
+          `Another running agent uses the identity of ${replica.names.replica}.`,
+          {
+            fix: "Stop one of the two. If the state directory was copied, revoke this agent and enrol each machine by itself.",
+            details: { replica: replica.id, live: old.remoteAddress },
+          },
+        );
+        await this.#options.directory
+          .alarm(replica.workspace, replica.id, error)
+          .catch((caught: unknown) => this.#failed(caught));
         throw error;
       }
     }
@@ -336,7 +363,14 @@ export class LinkGateway {
 
   // Sessions
 
-  #goOnline(transport: Transport, handshake: CloudHandshake, claim: AgentClaim, replica: LinkReplica, epoch: number, remoteAddress: string): void {
+  #goOnline(
+    transport: Transport,
+    handshake: CloudHandshake,
+    claim: AgentClaim,
+    replica: LinkReplica,
+    epoch: number,
+    remoteAddress: string,
+  ): void {
     const { proof } = claim;
     const { send, agreed } = handshake.ready({
       session: handshake.session,
@@ -403,8 +437,13 @@ export class LinkGateway {
 
   // Presence
 
-  #writeClosed(session: { id: CloudSession["id"]; workspace: WorkspaceId; replica: ReplicaId }, reason: ConnectorError): void {
-    const writing = this.#options.directory.closed({ id: session.id, workspace: session.workspace, replica: session.replica }, reason).catch((caught: unknown) => this.#failed(caught));
+  #writeClosed(
+    session: { id: CloudSession["id"]; workspace: WorkspaceId; replica: ReplicaId },
+    reason: ConnectorError,
+  ): void {
+    const writing = this.#options.directory
+      .closed({ id: session.id, workspace: session.workspace, replica: session.replica }, reason)
+      .catch((caught: unknown) => this.#failed(caught));
     this.#closing.add(writing);
     void writing.then(() => this.#closing.delete(writing));
   }
@@ -424,7 +463,12 @@ export class LinkGateway {
     this.#statusTimer?.cancel();
     this.#statusTimer = null;
     if (this.#unsaved.size === 0) return;
-    const updates = [...this.#unsaved].map(([session, status]) => ({ session: session.id, workspace: session.workspace, replica: session.replica, status }));
+    const updates = [...this.#unsaved].map(([session, status]) => ({
+      session: session.id,
+      workspace: session.workspace,
+      replica: session.replica,
+      status,
+    }));
     this.#unsaved.clear();
     this.#options.directory.seen(updates).catch((caught: unknown) => this.#failed(caught));
   }

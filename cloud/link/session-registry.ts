@@ -1,5 +1,16 @@
 // The live sessions of this process.
-import { agentStatusSchema, ConnectorError, readNdjson, toConnectorError, type AgentStatus, type Clock, type LinkStream, type PoolId, type ReplicaId, type WorkspaceId } from "@sallyport/protocol";
+import {
+  agentStatusSchema,
+  ConnectorError,
+  readNdjson,
+  toConnectorError,
+  type AgentStatus,
+  type Clock,
+  type LinkStream,
+  type PoolId,
+  type ReplicaId,
+  type WorkspaceId,
+} from "@sallyport/protocol";
 import type { CloudSession, Sessions } from "./sessions.ts";
 
 /** A session as its registry sees it. */
@@ -47,7 +58,12 @@ export class SessionRegistry implements Sessions {
     this.#streams.set(type, handler);
   }
 
-  waitForPool(workspace: WorkspaceId, pool: PoolId, withinMs: number, signal?: AbortSignal): Promise<CloudSession | null> {
+  waitForPool(
+    workspace: WorkspaceId,
+    pool: PoolId,
+    withinMs: number,
+    signal?: AbortSignal,
+  ): Promise<CloudSession | null> {
     const live = this.ofPool(workspace, pool)[0];
     if (live !== undefined) return Promise.resolve(live);
     return new Promise((resolve, reject) => {
@@ -103,7 +119,11 @@ export class SessionRegistry implements Sessions {
     const type = (stream.head as { type?: unknown } | null)?.type;
     const handler = typeof type === "string" ? this.#streams.get(type) : undefined;
     if (handler === undefined) {
-      stream.reset(new ConnectorError("KIND_UNKNOWN", "The control plane takes no streams of that type.", { fix: "Update the control plane." }));
+      stream.reset(
+        new ConnectorError("KIND_UNKNOWN", "The control plane takes no streams of that type.", {
+          fix: "Update the control plane.",
+        }),
+      );
     } else handler(stream, session);
   }
 
@@ -112,7 +132,8 @@ export class SessionRegistry implements Sessions {
       stream.respond({}, { end: true });
       for await (const value of readNdjson(stream.bytes)) {
         const parsed = agentStatusSchema.safeParse(value);
-        if (!parsed.success) throw new ConnectorError("PROTOCOL_ERROR", "The agent's status does not have the agreed shape.");
+        if (!parsed.success)
+          throw new ConnectorError("PROTOCOL_ERROR", "The agent's status does not have the agreed shape.");
         const held = this.#byReplica.get(session.replica);
         if (held?.session !== session) return;
         held.setStatus(parsed.data);

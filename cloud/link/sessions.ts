@@ -1,6 +1,14 @@
 // The port of live sessions as dispatch and the API see it. Who holds a session is also in SQL (presence); this is the
 // part that can open streams.
-import type { AgentStatus, LinkSession, LinkStream, PoolId, ReplicaId, SessionId, WorkspaceId } from "@sallyport/protocol";
+import type {
+  AgentStatus,
+  LinkSession,
+  LinkStream,
+  PoolId,
+  ReplicaId,
+  SessionId,
+  WorkspaceId,
+} from "@sallyport/protocol";
 
 export interface CloudSession extends LinkSession {
   readonly id: SessionId;
@@ -35,5 +43,10 @@ export interface Sessions {
   /** Streams that an agent opens, by `type` of their head ("reports", ...). */
   onStream(type: string, handler: (stream: LinkStream, session: CloudSession) => void): void;
   /** Resolves with a live session of the pool, at once or as soon as one comes; null after `withinMs`. */
-  waitForPool(workspace: WorkspaceId, pool: PoolId, withinMs: number, signal?: AbortSignal): Promise<CloudSession | null>;
+  waitForPool(
+    workspace: WorkspaceId,
+    pool: PoolId,
+    withinMs: number,
+    signal?: AbortSignal,
+  ): Promise<CloudSession | null>;
 }

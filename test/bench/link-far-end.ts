@@ -23,7 +23,8 @@ if (kind === "bare") {
   const bulk = async () => {
     for (let sent = 0; sent < total; sent += chunk.length) {
       webSocket.send(chunk);
-      if (webSocket.bufferedAmount > 1024 * 1024) await new Promise((resolve) => webSocket.send(Buffer.alloc(0), resolve));
+      if (webSocket.bufferedAmount > 1024 * 1024)
+        await new Promise((resolve) => webSocket.send(Buffer.alloc(0), resolve));
     }
   };
 } else {

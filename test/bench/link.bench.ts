@@ -23,7 +23,8 @@ interface Measured {
   peakRssMiB: number;
 }
 
-const percentile = (values: number[], p: number): number => values.sort((a, b) => a - b)[Math.floor(values.length * p)]!;
+const percentile = (values: number[], p: number): number =>
+  values.sort((a, b) => a - b)[Math.floor(values.length * p)]!;
 
 async function trips(once: () => Promise<void>): Promise<{ tripUs: number; tripP99Us: number }> {
   for (let i = 0; i < WARM_TRIPS; i++) await once();
@@ -46,7 +47,10 @@ const usage = (child: ChildProcess): Promise<{ cpuUs: number }> =>
   });
 const ended = (child: ChildProcess): Promise<void> => new Promise((resolve) => child.once("exit", () => resolve()));
 
-async function bulk(child: ChildProcess, receive: () => Promise<number>): Promise<{ bulkMBps: number; cpuS: number; peakRssMiB: number }> {
+async function bulk(
+  child: ChildProcess,
+  receive: () => Promise<number>,
+): Promise<{ bulkMBps: number; cpuS: number; peakRssMiB: number }> {
   const before = await usage(child);
   const own = process.cpuUsage();
   let peak = 0;
@@ -58,7 +62,11 @@ async function bulk(child: ChildProcess, receive: () => Promise<number>): Promis
   const used = process.cpuUsage(own);
   const after = await usage(child);
   if (bytes !== BULK_BYTES) throw new Error(`${bytes} of ${BULK_BYTES} bytes came.`);
-  return { bulkMBps: bytes / 1e6 / seconds, cpuS: (used.user + used.system + after.cpuUs - before.cpuUs) / 1e6 / (BULK_BYTES / 1024 ** 3), peakRssMiB: peak / 1024 ** 2 };
+  return {
+    bulkMBps: bytes / 1e6 / seconds,
+    cpuS: (used.user + used.system + after.cpuUs - before.cpuUs) / 1e6 / (BULK_BYTES / 1024 ** 3),
+    peakRssMiB: peak / 1024 ** 2,
+  };
 }
 
 async function bare(): Promise<Measured> {
@@ -100,7 +108,9 @@ async function bare(): Promise<Measured> {
 
 async function link(mac: boolean): Promise<Measured> {
   const cloud = await startCloudEnd({ mac });
-  const online = new Promise<import("../../cloud/link/index.ts").CloudSession>((resolve) => cloud.gateway.sessions.onOnline(resolve));
+  const online = new Promise<import("../../cloud/link/index.ts").CloudSession>((resolve) =>
+    cloud.gateway.sessions.onOnline(resolve),
+  );
   const child = farEnd(["link", cloud.url, cloud.enrolment().text, String(mac)]);
   const session = await online;
   const text = "a".repeat(180);

@@ -31,7 +31,10 @@ for (const name of names.length > 0 ? names : Object.keys(BENCHES)) {
   for (const bar of bars) {
     if (!bar.met) missed = true;
     if (json) console.log(JSON.stringify({ ...bar, versions }));
-    else console.log(`  ${bar.met ? "met   " : "MISSED"} ${bar.bar.padEnd(34)} ${String(bar.value).padStart(9)} ${bar.unit}, limit ${bar.limit}`);
+    else
+      console.log(
+        `  ${bar.met ? "met   " : "MISSED"} ${bar.bar.padEnd(34)} ${String(bar.value).padStart(9)} ${bar.unit}, limit ${bar.limit}`,
+      );
   }
   results.push({ name, rows, bars });
 }

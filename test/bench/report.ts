@@ -14,7 +14,20 @@ export interface BarResult {
   readonly met: boolean;
 }
 
-export const atMost = (bar: string, value: number, limit: number, unit: string): BarResult => ({ bar, value: round(value), unit, limit: `<= ${limit}`, met: value <= limit });
-export const atLeast = (bar: string, value: number, limit: number, unit: string): BarResult => ({ bar, value: round(value), unit, limit: `>= ${limit}`, met: value >= limit });
-export const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
+export const atMost = (bar: string, value: number, limit: number, unit: string): BarResult => ({
+  bar,
+  value: round(value),
+  unit,
+  limit: `<= ${limit}`,
+  met: value <= limit,
+});
+export const atLeast = (bar: string, value: number, limit: number, unit: string): BarResult => ({
+  bar,
+  value: round(value),
+  unit,
+  limit: `>= ${limit}`,
+  met: value >= limit,
+});
+export const median = (values: readonly number[]): number =>
+  [...values].sort((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
 const round = (value: number): number => Math.round(value * 1000) / 1000;

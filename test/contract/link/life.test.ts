@@ -1,22 +1,33 @@
 // The life of a link over time, with the clock in hand; and the CA that an enrolment secret pins, over real TLS.
-import "reflect-metadata";
-import { webcrypto } from "node:crypto";
+import { createPublicKey } from "node:crypto";
 import { connect, createServer, type Socket } from "node:net";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import * as x509 from "@peculiar/x509";
-import { certificateFingerprint } from "@sallyport/protocol";
 import t from "tap";
+import { ownTls } from "../../../cloud/keys/authority.ts";
 import { ManualClock } from "../../support/clock.ts";
 import { startAgentEnd } from "./agent-end.ts";
 import { startCloudEnd } from "./cloud-end.ts";
 
 t.test("a cloud that is away: the agent starts, and waits in doubling windows", async (t) => {
   const probe = createServer();
-  const port = await new Promise<number>((resolve) => probe.listen(0, "127.0.0.1", () => resolve((probe.address() as { port: number }).port)));
+  const port = await new Promise<number>((resolve) =>
+    probe.listen(0, "127.0.0.1", () => resolve((probe.address() as { port: number }).port)),
+  );
   await new Promise((resolve) => probe.close(resolve));
   const clock = new ManualClock();
-  const agent = startAgentEnd({ url: `http://127.0.0.1:${port}`, clock, random: () => 0.999_999, enrolment: { id: "enr_00000000000000000000000000000000" as never, secret: Buffer.alloc(32), identityFingerprint: "x", caFingerprint: null } });
+  const agent = startAgentEnd({
+    url: `http://127.0.0.1:${port}`,
+    clock,
+    random: () => 0.999_999,
+    enrolment: {
+      id: "enr_00000000000000000000000000000000" as never,
+      secret: Buffer.alloc(32),
+      identityFingerprint: "x",
+      caFingerprint: null,
+    },
+  });
   t.teardown(() => agent.stop());
   const waits: number[] = [];
   let failed = agent.failed();
@@ -48,7 +59,11 @@ t.test("a socket that accepts and says nothing is given up after 4 s", async (t)
   const clock = new ManualClock();
   const cloud = await startCloudEnd();
   t.teardown(() => cloud.stop());
-  const agent = startAgentEnd({ url: `http://127.0.0.1:${(silent.address() as { port: number }).port}`, clock, enrolment: cloud.enrolment() });
+  const agent = startAgentEnd({
+    url: `http://127.0.0.1:${(silent.address() as { port: number }).port}`,
+    clock,
+    enrolment: cloud.enrolment(),
+  });
   t.teardown(() => agent.stop());
   await connected;
   const failed = agent.failed();
@@ -74,7 +89,11 @@ t.test("a silent session of another instance is superseded after 5 s", async (t)
     proxy.close();
   });
   const agentClock = new ManualClock();
-  const first = startAgentEnd({ url: `http://127.0.0.1:${(proxy.address() as { port: number }).port}`, enrolment: cloud.enrolment(), clock: agentClock });
+  const first = startAgentEnd({
+    url: `http://127.0.0.1:${(proxy.address() as { port: number }).port}`,
+    enrolment: cloud.enrolment(),
+    clock: agentClock,
+  });
   t.teardown(() => first.stop());
   const session = await first.online();
   const there = cloud.gateway.sessions.all()[0]!;
@@ -98,23 +117,15 @@ t.test("a silent session of another instance is superseded after 5 s", async (t)
 });
 
 t.test("the CA that the secret names is found, kept, and the only one trusted", async (t) => {
-  x509.cryptoProvider.set(webcrypto as never);
-  const alg = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
-  const authority = async (name: string) => {
-    const keys = (await webcrypto.subtle.generateKey(alg, true, ["sign", "verify"])) as webcrypto.CryptoKeyPair;
-    const certificate = await x509.X509CertificateGenerator.createSelfSigned({ name: `CN=${name}`, keys, signingAlgorithm: alg, notBefore: new Date(Date.now() - 60_000), notAfter: new Date(Date.now() + 3_600_000), extensions: [new x509.BasicConstraintsExtension(true, 0, true), new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign, true)] });
-    return { keys, certificate };
+  const folder = () => {
+    const path = mkdtempSync(join(tmpdir(), "sallyport-ca-"));
+    t.teardown(() => rmSync(path, { recursive: true, force: true }));
+    return path;
   };
-  const leafOf = async (ca: Awaited<ReturnType<typeof authority>>) => {
-    const keys = (await webcrypto.subtle.generateKey(alg, true, ["sign", "verify"])) as webcrypto.CryptoKeyPair;
-    const certificate = await x509.X509CertificateGenerator.create({ subject: "CN=cloud", issuer: ca.certificate.subject, publicKey: keys.publicKey, signingKey: ca.keys.privateKey, signingAlgorithm: alg, notBefore: new Date(Date.now() - 60_000), notAfter: new Date(Date.now() + 3_600_000), extensions: [new x509.SubjectAlternativeNameExtension([{ type: "ip", value: "127.0.0.1" }])] });
-    const pkcs8 = Buffer.from(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey)).toString("base64");
-    return { key: `-----BEGIN PRIVATE KEY-----\n${pkcs8}\n-----END PRIVATE KEY-----\n`, cert: `${certificate.toString("pem")}\n${ca.certificate.toString("pem")}\n` };
-  };
-  const ca = await authority("own CA");
-  const cloud = await startCloudEnd({ tls: await leafOf(ca) });
+  const tls = await ownTls(folder(), ["127.0.0.1"], Date.now());
+  const cloud = await startCloudEnd({ tls });
   t.teardown(() => cloud.stop());
-  const caFingerprint = certificateFingerprint(Buffer.from(ca.certificate.rawData));
+  const caFingerprint = tls.caFingerprint!;
   const agent = startAgentEnd({ url: cloud.url, enrolment: cloud.enrolment({ caFingerprint }) });
   t.teardown(() => agent.stop());
   await agent.online();
@@ -127,7 +138,11 @@ t.test("the CA that the secret names is found, kept, and the only one trusted", 
     other.stop();
   }
   // Another CA's server at the same place is not believed by the agent that pinned.
-  const impostor = await startCloudEnd({ tls: await leafOf(await authority("other CA")), directory: cloud.directory, identityKey: { privateKey: cloud.identityKey, publicKey: (await import("node:crypto")).createPublicKey(cloud.identityKey) } });
+  const impostor = await startCloudEnd({
+    tls: await ownTls(folder(), ["127.0.0.1"], Date.now()),
+    directory: cloud.directory,
+    identityKey: { privateKey: cloud.identityKey, publicKey: createPublicKey(cloud.identityKey) },
+  });
   t.teardown(() => impostor.stop());
   const moved = startAgentEnd({ url: impostor.url, stateDirectory: agent.stateDirectory });
   t.teardown(() => moved.stop());

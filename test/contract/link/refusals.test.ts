@@ -5,7 +5,15 @@ import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { AgentHandshake, FRAME, FrameWriter, HandshakeRefused, newId, systemClock, type AgentHello } from "@sallyport/protocol";
+import {
+  AgentHandshake,
+  FRAME,
+  FrameWriter,
+  HandshakeRefused,
+  newId,
+  systemClock,
+  type AgentHello,
+} from "@sallyport/protocol";
 import t from "tap";
 import { WebSocket } from "ws";
 import { dial } from "../../../agent/link/ws-dial.ts";
@@ -51,34 +59,45 @@ t.test("enrolment secrets that must not work", async (t) => {
     agent.stop();
   }
   t.equal(cloud.directory.replicas.size, 1);
-  t.equal(other.directory.enrollments.values().next().value?.usedBy, null, "the foreign secret is still good where it belongs");
+  t.equal(
+    other.directory.enrollments.values().next().value?.usedBy,
+    null,
+    "the foreign secret is still good where it belongs",
+  );
 });
 
-t.test("an enrolment whose answer was lost is repeated with the same key, and a restart needs the state directory only", async (t) => {
-  const cloud = await cloudEnd(t);
-  const enrolment = cloud.enrolment();
-  const stateDirectory = mkdtempSync(join(tmpdir(), "sallyport-link-"));
-  t.teardown(() => rmSync(stateDirectory, { recursive: true, force: true }));
-  // The answer is lost: the directory fails after it has redeemed.
-  cloud.directory.beforeOpened = async () => {
-    cloud.directory.beforeOpened = null;
-    throw new Error("the disk is gone");
-  };
-  const agent = startAgentEnd({ url: cloud.url, enrolment, stateDirectory, random: () => 0 });
-  t.equal((await agent.failed()).code, "INTERNAL");
-  const session = await agent.online();
-  agent.stop();
-  t.equal(cloud.directory.replicas.size, 1);
-  const again = startAgentEnd({ url: null, stateDirectory });
-  t.teardown(() => again.stop());
-  const next = await again.online();
-  t.equal(next.replica, session.replica);
-  t.equal(next.epoch, 2);
-});
+t.test(
+  "an enrolment whose answer was lost is repeated with the same key, and a restart needs the state directory only",
+  async (t) => {
+    const cloud = await cloudEnd(t);
+    const enrolment = cloud.enrolment();
+    const stateDirectory = mkdtempSync(join(tmpdir(), "sallyport-link-"));
+    t.teardown(() => rmSync(stateDirectory, { recursive: true, force: true }));
+    // The answer is lost: the directory fails after it has redeemed.
+    cloud.directory.beforeOpened = async () => {
+      cloud.directory.beforeOpened = null;
+      throw new Error("the disk is gone");
+    };
+    const agent = startAgentEnd({ url: cloud.url, enrolment, stateDirectory, random: () => 0 });
+    t.equal((await agent.failed()).code, "INTERNAL");
+    const session = await agent.online();
+    agent.stop();
+    t.equal(cloud.directory.replicas.size, 1);
+    const again = startAgentEnd({ url: null, stateDirectory });
+    t.teardown(() => again.stop());
+    const next = await again.online();
+    t.equal(next.replica, session.replica);
+    t.equal(next.epoch, 2);
+  },
+);
 
 t.test("a cloud with another identity key is not told anything", async (t) => {
   const cloud = await cloudEnd(t);
-  const agent = startAgentEnd({ url: cloud.url, enrolment: cloud.enrolment(), stateDirectory: mkdtempSync(join(tmpdir(), "sallyport-link-")) });
+  const agent = startAgentEnd({
+    url: cloud.url,
+    enrolment: cloud.enrolment(),
+    stateDirectory: mkdtempSync(join(tmpdir(), "sallyport-link-")),
+  });
   t.teardown(() => rmSync(agent.stateDirectory, { recursive: true, force: true }));
   await agent.online();
   agent.stop();
@@ -101,9 +120,18 @@ t.test("recorded greetings are worth nothing, nor are foreign keys", async (t) =
     maxStreams: 4,
     mac: true,
     peerOnLoopback: true,
-    proof: () => ({ version: "x", instance: "x", startCounter: 1, journal: newId("journal"), lastSession: null, dispatchSequence: {}, generations: {} }),
+    proof: () => ({
+      version: "x",
+      instance: "x",
+      startCounter: 1,
+      journal: newId("journal"),
+      lastSession: null,
+      dispatchSequence: {},
+      generations: {},
+    }),
   });
-  const dialOnce = () => dial({ cloudUrl: cloud.url, ca: null, clock: systemClock, signal: new AbortController().signal });
+  const dialOnce = () =>
+    dial({ cloudUrl: cloud.url, ca: null, clock: systemClock, signal: new AbortController().signal });
 
   // A key that is not the replica's.
   const record: Buffer[] = [];
@@ -166,7 +194,18 @@ t.test("strangers at the door", async (t) => {
   const cloud = await cloudEnd(t, { limits: { greeting: 3, greetingPerAddress: 2 } });
   const status = (path: string, headers: Record<string, string> = {}) =>
     new Promise<number>((resolve, reject) => {
-      const req = request({ port: cloud.port, host: "127.0.0.1", path, headers: { connection: "upgrade", upgrade: "websocket", "sec-websocket-version": "13", "sec-websocket-key": randomBytes(16).toString("base64"), ...headers } });
+      const req = request({
+        port: cloud.port,
+        host: "127.0.0.1",
+        path,
+        headers: {
+          connection: "upgrade",
+          upgrade: "websocket",
+          "sec-websocket-version": "13",
+          "sec-websocket-key": randomBytes(16).toString("base64"),
+          ...headers,
+        },
+      });
       req.on("response", (response) => {
         response.resume();
         resolve(response.statusCode!);
@@ -228,7 +267,10 @@ t.test("revoking cuts the live link, and the agent stays and asks slowly", async
 t.test("status comes at once and on change; drain says goodbye and the agent dials again", async (t) => {
   const cloud = await cloudEnd(t);
   const agent = agentEnd(t, { url: cloud.url, enrolment: cloud.enrolment(), random: () => 0 });
-  const next = () => new Promise<Record<string, string>>((resolve) => cloud.gateway.sessions.onStatus((_session, status) => resolve(status.labels)));
+  const next = () =>
+    new Promise<Record<string, string>>((resolve) =>
+      cloud.gateway.sessions.onStatus((_session, status) => resolve(status.labels)),
+    );
   const firstStatus = next();
   await agent.online();
   t.same(await firstStatus, {});
@@ -253,9 +295,19 @@ t.test("answers that are not the control plane's become precise errors", async (
     server.close();
   });
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const attempt = async (to = url): Promise<{ reason: { code: string; message: string; fix: string; details: unknown }; retryAfterMs: number | null }> => {
+  const attempt = async (
+    to = url,
+  ): Promise<{
+    reason: { code: string; message: string; fix: string; details: unknown };
+    retryAfterMs: number | null;
+  }> => {
     try {
-      const transport = await dial({ cloudUrl: to, ca: null, clock: systemClock, signal: new AbortController().signal });
+      const transport = await dial({
+        cloudUrl: to,
+        ca: null,
+        clock: systemClock,
+        signal: new AbortController().signal,
+      });
       transport.destroy();
       throw new Error("it connected");
     } catch (error) {
@@ -279,5 +331,10 @@ t.test("answers that are not the control plane's become precise errors", async (
   server.closeAllConnections();
   await new Promise((resolve) => server.close(resolve));
   t.match((await attempt()).reason, { code: "CLOUD_UNREACHABLE", message: /nothing listens/ });
-  t.throws(() => void dial({ cloudUrl: "http://192.0.2.1", ca: null, clock: systemClock, signal: new AbortController().signal }), { code: "CLOUD_UNTRUSTED" }, "no plain text off this machine");
+  t.throws(
+    () =>
+      void dial({ cloudUrl: "http://192.0.2.1", ca: null, clock: systemClock, signal: new AbortController().signal }),
+    { code: "CLOUD_UNTRUSTED" },
+    "no plain text off this machine",
+  );
 });
