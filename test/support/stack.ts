@@ -53,11 +53,11 @@ export class TestCloud {
 
   /** PEM of its own CA; undefined without TLS. */
   get ca(): string | undefined {
-    return this.#options.tls ? readFileSync(join(this.dir, "tls/ca.pem"), "utf8") : undefined;
+    return this.#options.tls ? readFileSync(join(this.dir, "tls/ca.crt"), "utf8") : undefined;
   }
 
   async start(): Promise<void> {
-    const tls = this.#options.tls ? ["--tls", "own-ca"] : [];
+    const tls = this.#options.tls ? ["--tls", "own"] : [];
     this.program = startProgram(this.#t, {
       name: "cloud",
       args: [

@@ -43,7 +43,6 @@ policy:
     - { store: badca, read: ["**"] }
     - { store: nosecret, read: ["**"] }
   release: { metadata: true, previews: { rows: 10 }, logs: true, raw: [{ store: box, paths: ["open/**"] }] }
-  ceilings: { concurrentRuns: 4, concurrentSteps: 4, stepTimeoutMs: 3600000, stepsPerRun: 100, uploadBytes: 10737418240, streams: 64 }
 `,
   });
   const stores = "/v1/pools/lab/stores";

@@ -46,7 +46,6 @@ policy:
   commands: ["artifact.*"]
   stores: [{ store: lake, read: ["big/**"] }]
   release: { metadata: true, raw: [{ store: lake, paths: ["big/**"] }] }
-  ceilings: { concurrentRuns: 4, concurrentSteps: 4, stepTimeoutMs: 3600000, stepsPerRun: 100, uploadBytes: 10737418240, streams: 64 }
 `,
   });
   const rss = { agent: sampleRss(agent.program.pid), cloud: sampleRss(cloud.program.pid) };

@@ -43,7 +43,6 @@ policy:
   programs: [node]
   stores: [{ store: box, read: ["**"], write: ["runs/**"] }]
   release: { metadata: true, logs: true }
-  ceilings: { concurrentRuns: 4, concurrentSteps: 4, stepTimeoutMs: 3600000, stepsPerRun: 100, uploadBytes: 10737418240, streams: 64 }
 `,
     });
     const step = (name: string, needs: string[]) => ({

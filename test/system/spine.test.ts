@@ -81,7 +81,6 @@ policy:
   stores:
     - { store: lake, read: ["team/**", "runs/**"], write: ["runs/**", "team/inbox/**"], delete: ["team/inbox/**"] }
   release: { metadata: true, previews: { rows: 100 }, logs: true, raw: [{ store: lake, paths: ["team/**"] }] }
-  ceilings: { concurrentRuns: 4, concurrentSteps: 4, stepTimeoutMs: 3600000, stepsPerRun: 100, uploadBytes: 10737418240, streams: 64 }
 `,
     });
     const files = "/v1/pools/lab/stores/lake";

@@ -12,6 +12,7 @@ import { startTcpProxy } from "../support/tcp-proxy.ts";
 
 const gib = Number(process.env["SALLYPORT_BULK_GIB"] ?? 1);
 const LIMIT_MIB = 200;
+t.setTimeout(600_000);
 
 t.test(`${gib} GiB from S3 to curl, cut once`, { timeout: 600_000 }, async (t) => {
   const root = tempDir(t, "lake");
@@ -28,7 +29,7 @@ t.test(`${gib} GiB from S3 to curl, cut once`, { timeout: 600_000 }, async (t) =
   closeSync(handle);
   const expected = hash.digest("hex");
 
-  const cloud = await TestCloud.start(t);
+  const cloud = await TestCloud.start(t, { nodeArgs: (process.env["CLOUD_FLAGS"] ?? "").split(" ").filter((x) => x !== "") });
   const proxy = await startTcpProxy(t, { port: cloud.port });
   const agent = await connectAgent(t, cloud, "lab", {
     url: `http://127.0.0.1:${proxy.port}`,
