@@ -11,6 +11,8 @@ import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud } from "./wiring/cloud.ts";
 import { makeLogger } from "./wiring/logger.ts";
 
 const { version } = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8")) as { version: string };
+// A reader that has seen enough (`| head`) is no fault of ours.
+process.stdout.on("error", () => {});
 const say = (text: string): void => void process.stdout.write(`${text}\n`);
 
 /** Exit codes: 0 as asked, 1 a fault, 2 the configuration or the command line is wrong. */

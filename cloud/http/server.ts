@@ -6,7 +6,7 @@ import { createServer as createHttpsServer } from "node:https";
 import cookie from "@fastify/cookie";
 import swagger from "@fastify/swagger";
 import { ConnectorError, type Clock } from "@sallyport/protocol";
-import Fastify, { type FastifyBaseLogger } from "fastify";
+import Fastify, { LogController, type FastifyBaseLogger } from "fastify";
 import { jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider } from "fastify-type-provider-zod";
 import type { Logger } from "pino";
 import { Gauge, type Registry } from "prom-client";
@@ -44,6 +44,8 @@ export interface ApiServerOptions {
 
 export interface ApiServer {
   readonly app: ApiApp;
+  /** Every route there is, HEAD twins included. */
+  readonly routes: readonly { method: string; url: string; public: boolean }[];
   /** Where upgrades arrive. */
   readonly server: Server;
   listen(host: string, port: number): Promise<number>;
@@ -62,7 +64,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
     loggerInstance: log.child({ component: "http" }) as FastifyBaseLogger,
     genReqId: () => `req_${randomBytes(9).toString("base64url")}`,
     requestIdHeader: false,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     trustProxy: false,
     bodyLimit: 1024 * 1024,
     routerOptions: { ignoreTrailingSlash: false, maxParamLength: 300 },
@@ -95,9 +97,13 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   });
   app.addHook("onResponse", async (request, reply) => {
     // No query string: it holds paths of the customer's store.
-    request.log.info({ reqId: request.id, method: request.method, path: pathOf(request.url), route: request.routeOptions.url, status: reply.statusCode, ms: Math.round(reply.elapsedTime * 10) / 10, actor: request.principalOrNull?.scope.actor.id }, "request");
+    request.log.info({ method: request.method, path: pathOf(request.url), route: request.routeOptions.url, status: reply.statusCode, ms: Math.round(reply.elapsedTime * 10) / 10, actor: request.principalOrNull?.scope.actor.id }, "request");
   });
 
+  const routes: { method: string; url: string; public: boolean }[] = [];
+  app.addHook("onRoute", (route) => {
+    for (const method of [route.method].flat()) routes.push({ method, url: route.url, public: route.config?.public === true });
+  });
   await app.register(cookie);
   guard(app, {
     authenticator,
@@ -148,6 +154,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   return {
     app,
     server,
+    routes,
     async listen(host, port) {
       try {
         await app.listen({ host, port });

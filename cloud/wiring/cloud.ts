@@ -35,6 +35,7 @@ export interface RunningCloud {
   signInUrl: string | null;
   /** Path of the CA certificate that clients need; null when there is none of ours. */
   caFile: string | null;
+  routes: readonly { method: string; url: string; public: boolean }[];
   stop(): Promise<void>;
 }
 
@@ -164,7 +165,7 @@ export async function startCloud(config: CloudConfig, version: string, log: Logg
     }
     ready = true;
     log.info({ url, data: config.data, tls: config.tls.kind, version }, "control plane is ready");
-    return { url, signInUrl: signIn, caFile: tls?.caFile ?? null, stop: unwind };
+    return { url, signInUrl: signIn, caFile: tls?.caFile ?? null, routes: api.routes, stop: unwind };
   } catch (error) {
     await unwind();
     throw error;

@@ -1,5 +1,5 @@
 // One control plane per data directory. The lock is the kernel's (on a SQLite file): it goes with the process.
-import { mkdirSync } from "node:fs";
+import { closeSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { ConnectorError } from "@sallyport/protocol";
@@ -11,7 +11,9 @@ export function lockData(folder: string): { release(): void } {
   let database: DatabaseSync | null = null;
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
-    database = new DatabaseSync(join(folder, "cloud.lock"), { timeout: 0 });
+    const path = join(folder, "cloud.lock");
+    closeSync(openSync(path, "a", 0o600));
+    database = new DatabaseSync(path, { timeout: 0 });
     database.exec("begin exclusive");
     const held = database;
     return { release: () => held.close() };
