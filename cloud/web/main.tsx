@@ -13,13 +13,19 @@ import { colorSchemeManager, cssVariables, theme } from "./shell/theme.ts";
 const client = makeQueryClient(() => {
   const { pathname, search } = router.state.location;
   if (pathname === "/signin") return;
-  const back = pathname === "/" ? "" : `?back=${encodeURIComponent(pathname + router.options.stringifySearch!(search))}`;
+  const back =
+    pathname === "/" ? "" : `?back=${encodeURIComponent(pathname + router.options.stringifySearch!(search))}`;
   location.assign(`/signin${back}`);
 });
 
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
-    <MantineProvider theme={theme} cssVariablesResolver={cssVariables} colorSchemeManager={colorSchemeManager} defaultColorScheme="auto">
+    <MantineProvider
+      theme={theme}
+      cssVariablesResolver={cssVariables}
+      colorSchemeManager={colorSchemeManager}
+      defaultColorScheme="auto"
+    >
       <QueryClientProvider client={client}>
         <RouterProvider router={router} />
       </QueryClientProvider>

@@ -24,11 +24,19 @@ export interface BrowserDriver {
 
 export async function startBrowser(): Promise<BrowserDriver> {
   const executablePath = findServer("chromium");
-  if (executablePath === undefined) throw new Error("No Chromium on this machine: test/support/servers/chromium install");
+  if (executablePath === undefined)
+    throw new Error("No Chromium on this machine: test/support/servers/chromium install");
   const browser: Browser = await chromium.launch({
     executablePath,
     // No sandbox: tests run as root in containers. The rest keeps Chromium from talking to anybody by itself.
-    args: ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+    args: [
+      "--no-sandbox",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
   });
   return {
     async open(origin, { dark = false, width = 1440, height = 900 } = {}) {
@@ -58,10 +66,15 @@ export async function startBrowser(): Promise<BrowserDriver> {
       await page.exposeFunction("sallyportCspViolation", (text: string) => fault(`content security policy: ${text}`));
       await page.addInitScript(() => {
         const scope = globalThis as unknown as {
-          addEventListener(name: string, listener: (event: { violatedDirective: string; blockedURI: string }) => void): void;
+          addEventListener(
+            name: string,
+            listener: (event: { violatedDirective: string; blockedURI: string }) => void,
+          ): void;
           sallyportCspViolation(text: string): void;
         };
-        scope.addEventListener("securitypolicyviolation", (event) => scope.sallyportCspViolation(`${event.violatedDirective} refused ${event.blockedURI}`));
+        scope.addEventListener("securitypolicyviolation", (event) =>
+          scope.sallyportCspViolation(`${event.violatedDirective} refused ${event.blockedURI}`),
+        );
       });
       return {
         page,
@@ -69,7 +82,9 @@ export async function startBrowser(): Promise<BrowserDriver> {
         allow: (pattern) => void allowed.push(pattern),
         async screenshot(path) {
           mkdirSync(dirname(path), { recursive: true });
-          await page.evaluate(() => (globalThis as unknown as { document: { fonts: { ready: Promise<unknown> } } }).document.fonts.ready);
+          await page.evaluate(
+            () => (globalThis as unknown as { document: { fonts: { ready: Promise<unknown> } } }).document.fonts.ready,
+          );
           await page.screenshot({ path });
         },
       };

@@ -109,13 +109,15 @@ export function query(params: Record<string, string | number | boolean | null | 
   return text === "" ? "" : `?${text}`;
 }
 
-const storeUrl = (pool: string, store: string) => `/v1/pools/${encodeURIComponent(pool)}/stores/${encodeURIComponent(store)}`;
+const storeUrl = (pool: string, store: string) =>
+  `/v1/pools/${encodeURIComponent(pool)}/stores/${encodeURIComponent(store)}`;
 export const artifactUrls = {
   list: (pool: string, store: string, path: string, cursor?: string | null) =>
     `${storeUrl(pool, store)}/artifacts${query({ path, cursor, limit: 500 })}`,
   stat: (pool: string, store: string, path: string, digest = false) =>
     `${storeUrl(pool, store)}/stat${query({ path, digest: digest || undefined })}`,
-  preview: (pool: string, store: string, path: string, rows?: number) => `${storeUrl(pool, store)}/preview${query({ path, rows })}`,
+  preview: (pool: string, store: string, path: string, rows?: number) =>
+    `${storeUrl(pool, store)}/preview${query({ path, rows })}`,
   content: (pool: string, store: string, path: string) => `${storeUrl(pool, store)}/content${query({ path })}`,
 };
 

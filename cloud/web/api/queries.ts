@@ -3,7 +3,20 @@
 import { QueryCache, QueryClient, infiniteQueryOptions, queryOptions, useInfiniteQuery } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { api, artifactUrls, isApiError, query } from "./client.ts";
-import type { Agent, ApiToken, ArtifactList, ArtifactPreview, ArtifactStat, Command, Enrollment, Me, Page, Pool, Run, RunDetail } from "./types.ts";
+import type {
+  Agent,
+  ApiToken,
+  ArtifactList,
+  ArtifactPreview,
+  ArtifactStat,
+  Command,
+  Enrollment,
+  Me,
+  Page,
+  Pool,
+  Run,
+  RunDetail,
+} from "./types.ts";
 
 const AGENT_POLL_MS = 5_000;
 const RUN_POLL_MS = 15_000;
@@ -19,36 +32,55 @@ export function makeQueryClient(onSignedOut: () => void): QueryClient {
       queries: {
         staleTime: 2_000,
         refetchOnWindowFocus: true,
-        retry: (count, error) => count < 2 && isApiError(error) && (error.problem.status === 0 || error.problem.code === "LINK_LOST"),
+        retry: (count, error) =>
+          count < 2 && isApiError(error) && (error.problem.status === 0 || error.problem.code === "LINK_LOST"),
       },
     },
   });
 }
 
-export const meQuery = queryOptions({ queryKey: ["me"], queryFn: ({ signal }) => api.get<Me>("/v1/me", signal), staleTime: 60_000 });
+export const meQuery = queryOptions({
+  queryKey: ["me"],
+  queryFn: ({ signal }) => api.get<Me>("/v1/me", signal),
+  staleTime: 60_000,
+});
 
-const all = <T>(path: string) => async ({ signal }: { signal: AbortSignal }): Promise<T[]> => {
-  const items: T[] = [];
-  let cursor: string | null = null;
-  // Fleets and pools are small; the cap keeps a broken cursor from turning this into an endless loop.
-  for (let pages = 0; pages < 40; pages++) {
-    const page: Page<T> = await api.get<Page<T>>(`${path}${query({ limit: 500, cursor })}`, signal);
-    items.push(...page.items);
-    cursor = page.nextCursor;
-    if (cursor === null) break;
-  }
-  return items;
-};
+const all =
+  <T>(path: string) =>
+  async ({ signal }: { signal: AbortSignal }): Promise<T[]> => {
+    const items: T[] = [];
+    let cursor: string | null = null;
+    // Fleets and pools are small; the cap keeps a broken cursor from turning this into an endless loop.
+    for (let pages = 0; pages < 40; pages++) {
+      const page: Page<T> = await api.get<Page<T>>(`${path}${query({ limit: 500, cursor })}`, signal);
+      items.push(...page.items);
+      cursor = page.nextCursor;
+      if (cursor === null) break;
+    }
+    return items;
+  };
 
-export const agentsQuery = queryOptions({ queryKey: ["agents"], queryFn: all<Agent>("/v1/agents"), refetchInterval: AGENT_POLL_MS });
+export const agentsQuery = queryOptions({
+  queryKey: ["agents"],
+  queryFn: all<Agent>("/v1/agents"),
+  refetchInterval: AGENT_POLL_MS,
+});
 export const agentQuery = (id: string) =>
   queryOptions({
     queryKey: ["agents", id],
     queryFn: ({ signal }) => api.get<Agent>(`/v1/agents/${encodeURIComponent(id)}`, signal),
     refetchInterval: AGENT_POLL_MS,
   });
-export const poolsQuery = queryOptions({ queryKey: ["pools"], queryFn: all<Pool>("/v1/pools"), refetchInterval: AGENT_POLL_MS * 2 });
-export const enrollmentsQuery = queryOptions({ queryKey: ["enrollments"], queryFn: all<Enrollment>("/v1/enrollments"), refetchInterval: 15_000 });
+export const poolsQuery = queryOptions({
+  queryKey: ["pools"],
+  queryFn: all<Pool>("/v1/pools"),
+  refetchInterval: AGENT_POLL_MS * 2,
+});
+export const enrollmentsQuery = queryOptions({
+  queryKey: ["enrollments"],
+  queryFn: all<Enrollment>("/v1/enrollments"),
+  refetchInterval: 15_000,
+});
 export const enrollmentQuery = (id: string) =>
   queryOptions({
     queryKey: ["enrollments", id],
@@ -88,7 +120,10 @@ export const runQuery = (id: string) =>
     refetchInterval: (q) => (q.state.data && ENDED.has(q.state.data.state) ? false : 5_000),
   });
 export const commandQuery = (id: string) =>
-  queryOptions({ queryKey: ["commands", id], queryFn: ({ signal }) => api.get<Command>(`/v1/commands/${encodeURIComponent(id)}`, signal) });
+  queryOptions({
+    queryKey: ["commands", id],
+    queryFn: ({ signal }) => api.get<Command>(`/v1/commands/${encodeURIComponent(id)}`, signal),
+  });
 
 export const listQuery = (pool: string, store: string, path: string) =>
   infiniteQueryOptions({

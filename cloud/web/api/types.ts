@@ -24,7 +24,20 @@ import type {
   writtenArtifactSchema,
 } from "../../http/api.ts";
 
-export type { Agent, ApiToken, ArtifactPreview, Change, Command, Enrollment, MadeEnrollment, Me, Pool, Problem, Run, RunDetail };
+export type {
+  Agent,
+  ApiToken,
+  ArtifactPreview,
+  Change,
+  Command,
+  Enrollment,
+  MadeEnrollment,
+  Me,
+  Pool,
+  Problem,
+  Run,
+  RunDetail,
+};
 export type Store = z.infer<typeof storeSchema>;
 export type ArtifactList = z.infer<typeof artifactListSchema>;
 export type ArtifactEntry = ArtifactList["entries"][number];

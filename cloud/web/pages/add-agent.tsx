@@ -23,10 +23,17 @@ export function AddAgent() {
   const [pool, setPool] = useState(search.pool ?? "");
   const [name, setName] = useState("");
   const make = useMutation({
-    mutationFn: () => api.post<MadeEnrollment>("/v1/enrollments", { pool: pool.trim(), ...(name.trim() === "" ? {} : { name: name.trim() }) }),
+    mutationFn: () =>
+      api.post<MadeEnrollment>("/v1/enrollments", {
+        pool: pool.trim(),
+        ...(name.trim() === "" ? {} : { name: name.trim() }),
+      }),
   });
   const known = (pools.data ?? []).some((each) => each.name === pool.trim());
-  const wrong = (value: string) => (value !== "" && !NAME.test(value) ? "Lower case letters, digits, '.', '_' and '-'; it begins and ends with a letter or digit" : null);
+  const wrong = (value: string) =>
+    value !== "" && !NAME.test(value)
+      ? "Lower case letters, digits, '.', '_' and '-'; it begins and ends with a letter or digit"
+      : null;
   return (
     <>
       <PageHead
@@ -51,7 +58,10 @@ export function AddAgent() {
                 <h2>Which pool does it join?</h2>
               </div>
               <div className="card-body stack" style={{ gap: 14 }}>
-                <div className="dim">Commands, stores and runs are addressed to a pool. One agent makes a pool; more of them share its work.</div>
+                <div className="dim">
+                  Commands, stores and runs are addressed to a pool. One agent makes a pool; more of them share its
+                  work.
+                </div>
                 <TextInput
                   size="sm"
                   label="Pool"
@@ -59,20 +69,41 @@ export function AddAgent() {
                   value={pool}
                   onChange={(event) => setPool(event.currentTarget.value)}
                   error={wrong(pool.trim())}
-                  description={pool.trim() === "" ? "An existing pool, or a new name" : known ? "Joins this existing pool" : "Makes this pool"}
+                  description={
+                    pool.trim() === ""
+                      ? "An existing pool, or a new name"
+                      : known
+                        ? "Joins this existing pool"
+                        : "Makes this pool"
+                  }
                   autoFocus
                   data-autofocus
                 />
                 {(pools.data ?? []).length > 0 && (
                   <div className="chips" role="group" aria-label="Existing pools" style={{ marginTop: -6 }}>
                     {pools.data!.slice(0, 8).map((each) => (
-                      <button key={each.id} type="button" className="chip" style={{ borderColor: "var(--line-strong)" }} aria-pressed={pool === each.name} onClick={() => setPool(each.name)}>
+                      <button
+                        key={each.id}
+                        type="button"
+                        className="chip"
+                        style={{ borderColor: "var(--line-strong)" }}
+                        aria-pressed={pool === each.name}
+                        onClick={() => setPool(each.name)}
+                      >
                         {each.name}
                       </button>
                     ))}
                   </div>
                 )}
-                <TextInput size="sm" label="Name of the agent" placeholder={pool.trim() === "" ? "prod-1" : `${pool.trim()}-1`} description="Optional; without one it is called by its pool and a number" value={name} onChange={(event) => setName(event.currentTarget.value)} error={wrong(name.trim())} />
+                <TextInput
+                  size="sm"
+                  label="Name of the agent"
+                  placeholder={pool.trim() === "" ? "prod-1" : `${pool.trim()}-1`}
+                  description="Optional; without one it is called by its pool and a number"
+                  value={name}
+                  onChange={(event) => setName(event.currentTarget.value)}
+                  error={wrong(name.trim())}
+                />
                 {make.error && <ProblemNote error={make.error} />}
                 <div>
                   <Button type="submit" size="sm" loading={make.isPending} disabled={pool.trim() === ""}>
@@ -108,17 +139,28 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
         <div className="card-head" style={made.commands.length > 1 ? { borderBottom: 0 } : undefined}>
           <h2>Run this where your data is</h2>
           {state === "waiting" && (
-            <span className="tag accent" title={`Its secret works for one join and expires in ${formatDuration(made.expiresAt - now)}`}>
+            <span
+              className="tag accent"
+              title={`Its secret works for one join and expires in ${formatDuration(made.expiresAt - now)}`}
+            >
               works once, until {formatClock(made.expiresAt)}
             </span>
           )}
           {joined && <span className="tag">used; the secret is worth nothing now</span>}
         </div>
-        {made.commands.length > 1 && <Tabs label="How to start it" tabs={made.commands.map((each, n) => ({ value: String(n), word: each.title }))} value={tab} onChange={setTab} />}
+        {made.commands.length > 1 && (
+          <Tabs
+            label="How to start it"
+            tabs={made.commands.map((each, n) => ({ value: String(n), word: each.title }))}
+            value={tab}
+            onChange={setTab}
+          />
+        )}
         <div className="card-body stack">
           {command && <CopyLine text={command.text} />}
           <div className="dim small">
-            The agent dials <span className="mono">{made.url}</span> and proves that it talks to this very control plane by the fingerprint in the secret. The secret is shown only here. No port is opened on its side.
+            The agent dials <span className="mono">{made.url}</span> and proves that it talks to this very control plane
+            by the fingerprint in the secret. The secret is shown only here. No port is opened on its side.
           </div>
         </div>
       </section>
@@ -132,15 +174,30 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
               In pool {agent.pool.name}
               {agent.remoteAddress && <>, from {agent.remoteAddress}</>}
               {agent.version && <>, version {agent.version}</>}
-              {agent.status && <>, with {agent.status.stores.length === 1 ? "1 store" : `${agent.status.stores.length} stores`}</>}. Key fingerprint <span className="mono">{agent.fingerprint.slice(0, 16)}</span>.
+              {agent.status && (
+                <>, with {agent.status.stores.length === 1 ? "1 store" : `${agent.status.stores.length} stores`}</>
+              )}
+              . Key fingerprint <span className="mono">{agent.fingerprint.slice(0, 16)}</span>.
             </div>
             <div className="row" style={{ marginTop: 12 }}>
               {agent.status?.stores[0] && (
-                <Button rightSection={<IconArrowRight size={14} />} renderRoot={(props) => <Link to="/artifacts/$pool/$store" params={{ pool: agent.pool.name, store: agent.status!.stores[0]!.id }} {...props} />}>
+                <Button
+                  rightSection={<IconArrowRight size={14} />}
+                  renderRoot={(props) => (
+                    <Link
+                      to="/artifacts/$pool/$store"
+                      params={{ pool: agent.pool.name, store: agent.status!.stores[0]!.id }}
+                      {...props}
+                    />
+                  )}
+                >
                   Browse {agent.status.stores[0].id}
                 </Button>
               )}
-              <Button variant="default" renderRoot={(props) => <Link to="/agents/$id" params={{ id: agent.id }} {...props} />}>
+              <Button
+                variant="default"
+                renderRoot={(props) => <Link to="/agents/$id" params={{ id: agent.id }} {...props} />}
+              >
                 Show the agent
               </Button>
               <Button variant="default" onClick={onAgain}>
@@ -150,7 +207,11 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
           </div>
         </section>
       ) : state === "expired" || state === "withdrawn" ? (
-        <Note tone="warn" icon={IconAlertTriangle} title={`This secret ${state === "expired" ? "has expired" : "was withdrawn"}.`}>
+        <Note
+          tone="warn"
+          icon={IconAlertTriangle}
+          title={`This secret ${state === "expired" ? "has expired" : "was withdrawn"}.`}
+        >
           <Button mt={8} onClick={onAgain}>
             Make a new one
           </Button>
@@ -160,8 +221,14 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
           <div className="card-body row" style={{ gap: 12, alignItems: "flex-start" }} role="status">
             <Loader size={18} mt={1} />
             <div className="grow">
-              <div style={{ fontWeight: 600 }}>{joined ? "Joined. Waiting for its first session…" : "Waiting for the agent…"}</div>
-              <div className="dim">{joined ? "The key was accepted; the agent now opens its link." : `This turns green by itself. Waiting for ${formatDuration(silentMs)}.`}</div>
+              <div style={{ fontWeight: 600 }}>
+                {joined ? "Joined. Waiting for its first session…" : "Waiting for the agent…"}
+              </div>
+              <div className="dim">
+                {joined
+                  ? "The key was accepted; the agent now opens its link."
+                  : `This turns green by itself. Waiting for ${formatDuration(silentMs)}.`}
+              </div>
             </div>
           </div>
           {last && (
@@ -183,7 +250,10 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
               <div style={{ fontWeight: 600, marginBottom: 6 }}>Nothing came for a minute. The usual causes:</div>
               <ol style={{ margin: 0, paddingLeft: 18 }} className="dim">
                 <li>
-                  The agent's machine does not reach <span className="mono">{made.url}</span>: a firewall or a wrong name. There, try <span className="mono">curl -I {made.url.replace(/^ws/, "http").replace(/\/link$/, "/healthz")}</span>.
+                  The agent's machine does not reach <span className="mono">{made.url}</span>: a firewall or a wrong
+                  name. There, try{" "}
+                  <span className="mono">curl -I {made.url.replace(/^ws/, "http").replace(/\/link$/, "/healthz")}</span>
+                  .
                 </li>
                 <li>
                   It must go through a proxy: set <span className="mono">HTTPS_PROXY</span> for the agent.

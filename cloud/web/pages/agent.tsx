@@ -67,7 +67,12 @@ export function AgentDetail() {
                 Rename
               </Menu.Item>
               <Menu.Divider />
-              <Menu.Item color="red" leftSection={<IconBan size={15} />} disabled={gone} onClick={() => setAsk("revoke")}>
+              <Menu.Item
+                color="red"
+                leftSection={<IconBan size={15} />}
+                disabled={gone}
+                onClick={() => setAsk("revoke")}
+              >
                 Revoke
               </Menu.Item>
               <Menu.Item color="red" leftSection={<IconTrash size={15} />} onClick={() => setAsk("delete")}>
@@ -83,9 +88,15 @@ export function AgentDetail() {
         onChange={(next) => void navigate({ search: next === "overview" ? {} : { tab: next }, replace: true })}
         tabs={[
           { value: "overview", word: "Overview" },
-          { value: "stores", word: <>Stores {agent.status && <span className="tag num">{agent.status.stores.length}</span>}</> },
+          {
+            value: "stores",
+            word: <>Stores {agent.status && <span className="tag num">{agent.status.stores.length}</span>}</>,
+          },
           { value: "policy", word: "Policy and programs" },
-          { value: "alarms", word: <>Alarms {agent.alarms.length > 0 && <span className="tag bad num">{agent.alarms.length}</span>}</> },
+          {
+            value: "alarms",
+            word: <>Alarms {agent.alarms.length > 0 && <span className="tag bad num">{agent.alarms.length}</span>}</>,
+          },
         ]}
       />
       <div className="body">
@@ -106,7 +117,15 @@ export function AgentDetail() {
               {agent.status?.paused?.until != null && <>Until {formatTime(agent.status.paused.until)}.</>}
             </Note>
           )}
-          {tab === "stores" ? <StoresTab agent={agent} /> : tab === "policy" ? <PolicyTab agent={agent} /> : tab === "alarms" ? <AlarmsTab agent={agent} /> : <Overview agent={agent} />}
+          {tab === "stores" ? (
+            <StoresTab agent={agent} />
+          ) : tab === "policy" ? (
+            <PolicyTab agent={agent} />
+          ) : tab === "alarms" ? (
+            <AlarmsTab agent={agent} />
+          ) : (
+            <Overview agent={agent} />
+          )}
         </div>
       </div>
       {ask === "rename" && <Rename agent={agent} onClose={() => setAsk(null)} />}
@@ -121,7 +140,8 @@ export function AgentDetail() {
           toast(`${agent.name} was revoked.`);
         }}
       >
-        Its key stops working and its link is cut within seconds. Work that runs there goes on, but nobody hears of it any more. To come back it must be enrolled again with a new secret.
+        Its key stops working and its link is cut within seconds. Work that runs there goes on, but nobody hears of it
+        any more. To come back it must be enrolled again with a new secret.
       </Confirm>
       <Confirm
         opened={ask === "delete"}
@@ -135,7 +155,8 @@ export function AgentDetail() {
           await navigate({ to: "/agents" });
         }}
       >
-        The record of this agent goes away and its key with it. Runs and commands that it did are kept. Nothing is removed on its own machine.
+        The record of this agent goes away and its key with it. Runs and commands that it did are kept. Nothing is
+        removed on its own machine.
       </Confirm>
     </>
   );
@@ -161,10 +182,19 @@ function Overview({ agent }: { agent: Agent }) {
   const host = status?.host;
   const share = (used: number, total: number) => (
     <div className="bar" style={{ width: 140, marginTop: 5 }} aria-hidden>
-      <i style={{ width: `${Math.round((used / Math.max(1, total)) * 100)}%`, background: used / total > 0.9 ? "var(--bad-bar)" : undefined }} />
+      <i
+        style={{
+          width: `${Math.round((used / Math.max(1, total)) * 100)}%`,
+          background: used / total > 0.9 ? "var(--bad-bar)" : undefined,
+        }}
+      />
     </div>
   );
-  const age = agent.statusAt !== null && <span className="faint small">as of <Ago at={agent.statusAt} /></span>;
+  const age = agent.statusAt !== null && (
+    <span className="faint small">
+      as of <Ago at={agent.statusAt} />
+    </span>
+  );
   return (
     <>
       <div className="two-cols">
@@ -177,7 +207,15 @@ function Overview({ agent }: { agent: Agent }) {
               <Ago at={agent.lastSeenAt} none="not yet" />
             </dd>
             <dt>Connected</dt>
-            <dd>{here && agent.connectedAt !== null ? <span className="num" title={formatTime(agent.connectedAt)}>for {formatDuration(now - agent.connectedAt)}</span> : <span className="faint">no</span>}</dd>
+            <dd>
+              {here && agent.connectedAt !== null ? (
+                <span className="num" title={formatTime(agent.connectedAt)}>
+                  for {formatDuration(now - agent.connectedAt)}
+                </span>
+              ) : (
+                <span className="faint">no</span>
+              )}
+            </dd>
             <dt>From</dt>
             <dd className="mono">{agent.remoteAddress ?? "–"}</dd>
             <dt>Round trip</dt>
@@ -223,18 +261,23 @@ function Overview({ agent }: { agent: Agent }) {
               </dd>
               <dt>CPU</dt>
               <dd className="num">
-                {host.cpus} cores{host.cpuLoad !== null && <span className="dim">, {here ? `${Math.round(host.cpuLoad * 100)}% busy` : "load unknown"}</span>}
+                {host.cpus} cores
+                {host.cpuLoad !== null && (
+                  <span className="dim">, {here ? `${Math.round(host.cpuLoad * 100)}% busy` : "load unknown"}</span>
+                )}
               </dd>
               <dt>Memory</dt>
               <dd className="num">
-                {formatBytes(host.memoryTotalBytes - host.memoryFreeBytes)} <span className="dim">of {formatBytes(host.memoryTotalBytes)}</span>
+                {formatBytes(host.memoryTotalBytes - host.memoryFreeBytes)}{" "}
+                <span className="dim">of {formatBytes(host.memoryTotalBytes)}</span>
                 {share(host.memoryTotalBytes - host.memoryFreeBytes, host.memoryTotalBytes)}
               </dd>
               {host.diskTotalBytes !== null && host.diskFreeBytes !== null && (
                 <>
                   <dt>Disk</dt>
                   <dd className="num">
-                    {formatBytes(host.diskTotalBytes - host.diskFreeBytes)} <span className="dim">of {formatBytes(host.diskTotalBytes)}</span>
+                    {formatBytes(host.diskTotalBytes - host.diskFreeBytes)}{" "}
+                    <span className="dim">of {formatBytes(host.diskTotalBytes)}</span>
                     {share(host.diskTotalBytes - host.diskFreeBytes, host.diskTotalBytes)}
                   </dd>
                 </>
@@ -244,16 +287,34 @@ function Overview({ agent }: { agent: Agent }) {
             <span className="dim">Not known yet.</span>
           )}
         </Card>
-        <Card title="Running" aside={status && <span className="faint small num">{here ? `${status.running.length} of ${status.limits.runs} runs` : "unknown"}</span>}>
+        <Card
+          title="Running"
+          aside={
+            status && (
+              <span className="faint small num">
+                {here ? `${status.running.length} of ${status.limits.runs} runs` : "unknown"}
+              </span>
+            )
+          }
+        >
           {!status || !here ? (
-            <span className="dim">{status ? "The agent is not connected; what runs there is not known until it answers." : "Not known yet."}</span>
+            <span className="dim">
+              {status ? "The agent is not connected; what runs there is not known until it answers." : "Not known yet."}
+            </span>
           ) : status.running.length === 0 ? (
-            <span className="dim">Nothing at the moment. Up to {status.limits.runs} runs and {status.limits.steps} steps at a time.</span>
+            <span className="dim">
+              Nothing at the moment. Up to {status.limits.runs} runs and {status.limits.steps} steps at a time.
+            </span>
           ) : (
             <ul className="list" style={{ margin: -14 }}>
               {status.running.map((each) => (
                 <li key={each.command}>
-                  <Link {...(each.run ? { to: "/runs/$id", params: { id: each.run } } : { to: "/commands", search: { id: each.command } })} className="list-row">
+                  <Link
+                    {...(each.run
+                      ? { to: "/runs/$id", params: { id: each.run } }
+                      : { to: "/commands", search: { id: each.command } })}
+                    className="list-row"
+                  >
                     <span className="mono">{each.kind}</span>
                     <span className="mono faint clip">{each.run ?? each.command}</span>
                   </Link>
@@ -272,7 +333,9 @@ function StoresTab({ agent }: { agent: Agent }) {
   if (stores.length === 0) {
     return (
       <Empty icon={IconShieldLock} title="No stores">
-        {agent.status ? "Its configuration names no store. Stores are added in the agent's own file; their credentials stay there." : "The agent has not said yet which stores it has."}
+        {agent.status
+          ? "Its configuration names no store. Stores are added in the agent's own file; their credentials stay there."
+          : "The agent has not said yet which stores it has."}
       </Empty>
     );
   }
@@ -296,7 +359,15 @@ function StoresTab({ agent }: { agent: Agent }) {
               <td className="mono dim">{store.label}</td>
               <td>
                 <span className="row" style={{ gap: 4 }}>
-                  {store.grants.length === 0 ? <span className="faint">nothing</span> : store.grants.map((grant) => <span key={grant} className={`tag${grant === "read" ? "" : " warn"}`}>{grant}</span>)}
+                  {store.grants.length === 0 ? (
+                    <span className="faint">nothing</span>
+                  ) : (
+                    store.grants.map((grant) => (
+                      <span key={grant} className={`tag${grant === "read" ? "" : " warn"}`}>
+                        {grant}
+                      </span>
+                    ))
+                  )}
                 </span>
               </td>
               <td className="right">
@@ -314,11 +385,17 @@ function StoresTab({ agent }: { agent: Agent }) {
 
 function PolicyTab({ agent }: { agent: Agent }) {
   const status = agent.status;
-  if (!status) return <Empty icon={IconShieldLock} title="Not known yet">The agent has not said anything of itself.</Empty>;
+  if (!status)
+    return (
+      <Empty icon={IconShieldLock} title="Not known yet">
+        The agent has not said anything of itself.
+      </Empty>
+    );
   return (
     <>
       <Note tone="run" icon={IconShieldLock} title="The policy is the customer's own file on the agent.">
-        The control plane cannot read or change it; it sees its digest and what follows from it. A refused command names the rule.
+        The control plane cannot read or change it; it sees its digest and what follows from it. A refused command names
+        the rule.
       </Note>
       <Card title="Policy">
         <dl className="facts">
@@ -328,7 +405,15 @@ function PolicyTab({ agent }: { agent: Agent }) {
           </dd>
           <dt>Allowed commands</dt>
           <dd className="row wrap" style={{ gap: 4 }}>
-            {status.commands.length === 0 ? <span className="faint">none</span> : status.commands.map((kind) => <span key={kind} className="tag mono">{kind}</span>)}
+            {status.commands.length === 0 ? (
+              <span className="faint">none</span>
+            ) : (
+              status.commands.map((kind) => (
+                <span key={kind} className="tag mono">
+                  {kind}
+                </span>
+              ))
+            )}
           </dd>
           <dt>At a time</dt>
           <dd>
@@ -338,11 +423,29 @@ function PolicyTab({ agent }: { agent: Agent }) {
       </Card>
       <Card title="Programs that steps may start">
         <div className="row wrap" style={{ gap: 4 }}>
-          {status.programs.length === 0 ? <span className="dim">None: pipelines have nothing to start here.</span> : status.programs.map((name) => <span key={name} className="tag mono">{name}</span>)}
+          {status.programs.length === 0 ? (
+            <span className="dim">None: pipelines have nothing to start here.</span>
+          ) : (
+            status.programs.map((name) => (
+              <span key={name} className="tag mono">
+                {name}
+              </span>
+            ))
+          )}
         </div>
       </Card>
       <Card title="Engines">
-        <div className="row wrap" style={{ gap: 4 }}>{status.engines.length === 0 ? <span className="dim">None</span> : status.engines.map((name) => <span key={name} className="tag mono">{name}</span>)}</div>
+        <div className="row wrap" style={{ gap: 4 }}>
+          {status.engines.length === 0 ? (
+            <span className="dim">None</span>
+          ) : (
+            status.engines.map((name) => (
+              <span key={name} className="tag mono">
+                {name}
+              </span>
+            ))
+          )}
+        </div>
       </Card>
     </>
   );
@@ -400,7 +503,13 @@ function Rename({ agent, onClose }: { agent: Agent; onClose: () => void }) {
           void save();
         }}
       >
-        <TextInput size="sm" label="Name" value={name} onChange={(event) => setName(event.currentTarget.value)} data-autofocus />
+        <TextInput
+          size="sm"
+          label="Name"
+          value={name}
+          onChange={(event) => setName(event.currentTarget.value)}
+          data-autofocus
+        />
         {error !== null && <ProblemNote error={error} />}
         <div className="row" style={{ justifyContent: "flex-end" }}>
           <Button variant="default" onClick={onClose}>

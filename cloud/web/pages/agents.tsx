@@ -16,7 +16,8 @@ import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago } from "../parts/time.tsx";
 
 /** Whether what the agent last said of itself still holds. */
-export const isHere = (agent: Agent): boolean => agent.state === "connected" || agent.state === "paused" || agent.state === "draining";
+export const isHere = (agent: Agent): boolean =>
+  agent.state === "connected" || agent.state === "paused" || agent.state === "draining";
 
 const COLUMNS: Column<Agent>[] = [
   {
@@ -29,7 +30,12 @@ const COLUMNS: Column<Agent>[] = [
       </Link>
     ),
   },
-  { key: "pool", title: "Pool", width: "minmax(90px, 1fr)", render: (agent) => <span className="dim">{agent.pool.name}</span> },
+  {
+    key: "pool",
+    title: "Pool",
+    width: "minmax(90px, 1fr)",
+    render: (agent) => <span className="dim">{agent.pool.name}</span>,
+  },
   {
     key: "state",
     title: "State",
@@ -48,11 +54,42 @@ const COLUMNS: Column<Agent>[] = [
     width: "90px",
     right: true,
     render: (agent) =>
-      !agent.status ? <span className="faint">–</span> : isHere(agent) ? `${agent.status.running.length} / ${agent.status.limits.runs}` : <span className="faint" title="The agent is not connected; what runs there is not known.">unknown</span>,
+      !agent.status ? (
+        <span className="faint">–</span>
+      ) : isHere(agent) ? (
+        `${agent.status.running.length} / ${agent.status.limits.runs}`
+      ) : (
+        <span className="faint" title="The agent is not connected; what runs there is not known.">
+          unknown
+        </span>
+      ),
   },
-  { key: "rtt", title: "Round trip", width: "90px", right: true, wide: true, render: (agent) => (isHere(agent) && agent.rttMs !== null ? `${agent.rttMs < 10 ? agent.rttMs.toFixed(1) : Math.round(agent.rttMs)} ms` : <span className="faint">–</span>) },
-  { key: "host", title: "Host", width: "minmax(110px, 1.2fr)", wide: true, render: (agent) => <span className="dim">{agent.status?.host.hostname ?? "–"}</span> },
-  { key: "version", title: "Version", width: "80px", render: (agent) => <span className="dim num">{agent.version ?? "–"}</span> },
+  {
+    key: "rtt",
+    title: "Round trip",
+    width: "90px",
+    right: true,
+    wide: true,
+    render: (agent) =>
+      isHere(agent) && agent.rttMs !== null ? (
+        `${agent.rttMs < 10 ? agent.rttMs.toFixed(1) : Math.round(agent.rttMs)} ms`
+      ) : (
+        <span className="faint">–</span>
+      ),
+  },
+  {
+    key: "host",
+    title: "Host",
+    width: "minmax(110px, 1.2fr)",
+    wide: true,
+    render: (agent) => <span className="dim">{agent.status?.host.hostname ?? "–"}</span>,
+  },
+  {
+    key: "version",
+    title: "Version",
+    width: "80px",
+    render: (agent) => <span className="dim num">{agent.version ?? "–"}</span>,
+  },
 ];
 
 export function Agents() {
@@ -67,21 +104,34 @@ export function Agents() {
     return (agents.data ?? []).filter(
       (agent) =>
         (!search.state || agent.state === search.state) &&
-        (q === "" || `${agent.name} ${agent.pool.name} ${agent.status?.host.hostname ?? ""} ${agent.version ?? ""} ${agent.remoteAddress ?? ""}`.toLowerCase().includes(q)),
+        (q === "" ||
+          `${agent.name} ${agent.pool.name} ${agent.status?.host.hostname ?? ""} ${agent.version ?? ""} ${agent.remoteAddress ?? ""}`
+            .toLowerCase()
+            .includes(q)),
     );
   }, [agents.data, search.q, search.state]);
   const states = [...new Set(all.map((agent) => agent.state))];
   const open = (enrollments.data ?? []).filter((each) => each.state === "waiting").length;
   return (
     <>
-      <PageHead title="Agents" actions={<Button leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>} />
+      <PageHead
+        title="Agents"
+        actions={
+          <Button leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>
+            Add agent
+          </Button>
+        }
+      />
       <Tabs
         label="Agents and enrolments"
         value={view}
         onChange={(next) => void navigate({ search: next === "agents" ? {} : { view: next } })}
         tabs={[
           { value: "agents", word: <>Fleet {agents.data && <span className="tag num">{all.length}</span>}</> },
-          { value: "enrolments", word: <>Enrolments {open > 0 && <span className="tag accent num">{open} open</span>}</> },
+          {
+            value: "enrolments",
+            word: <>Enrolments {open > 0 && <span className="tag accent num">{open} open</span>}</>,
+          },
         ]}
       />
       <div className="body flush">
@@ -91,16 +141,38 @@ export function Agents() {
           <>
             {all.length > 0 && (
               <div className="toolbar">
-                <Filter label="Filter by name, pool, host" value={search.q ?? ""} onChange={(q) => void navigate({ search: (old) => ({ ...old, q: q || undefined }) as never, replace: true })} />
+                <Filter
+                  label="Filter by name, pool, host"
+                  value={search.q ?? ""}
+                  onChange={(q) =>
+                    void navigate({ search: (old) => ({ ...old, q: q || undefined }) as never, replace: true })
+                  }
+                />
                 {states.length > 1 && (
                   <Chips
                     label="State"
                     value={search.state ?? ""}
-                    onChange={(state) => void navigate({ search: (old) => ({ ...old, state: state || undefined }) as never, replace: true })}
-                    choices={[{ value: "", word: "All" }, ...states.map((state) => ({ value: state, word: lookOf(AGENT_LOOKS, state).word, n: all.filter((agent) => agent.state === state).length }))]}
+                    onChange={(state) =>
+                      void navigate({
+                        search: (old) => ({ ...old, state: state || undefined }) as never,
+                        replace: true,
+                      })
+                    }
+                    choices={[
+                      { value: "", word: "All" },
+                      ...states.map((state) => ({
+                        value: state,
+                        word: lookOf(AGENT_LOOKS, state).word,
+                        n: all.filter((agent) => agent.state === state).length,
+                      })),
+                    ]}
                   />
                 )}
-                <span className="total">{rows.length === all.length ? plural(all.length, "agent") : `${rows.length} of ${plural(all.length, "agent")}`}</span>
+                <span className="total">
+                  {rows.length === all.length
+                    ? plural(all.length, "agent")
+                    : `${rows.length} of ${plural(all.length, "agent")}`}
+                </span>
               </div>
             )}
             {agents.error && (
@@ -112,16 +184,42 @@ export function Agents() {
               <RowSkeletons />
             ) : all.length === 0 ? (
               !agents.error && (
-                <Empty icon={IconServer2} title="No agents yet" action={<Button leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>}>
-                  An agent runs beside your data and does the work there. It dials out once; nothing on its side has to be opened.
+                <Empty
+                  icon={IconServer2}
+                  title="No agents yet"
+                  action={
+                    <Button
+                      leftSection={<IconPlus size={14} />}
+                      renderRoot={(props) => <Link to="/agents/new" {...props} />}
+                    >
+                      Add agent
+                    </Button>
+                  }
+                >
+                  An agent runs beside your data and does the work there. It dials out once; nothing on its side has to
+                  be opened.
                 </Empty>
               )
             ) : rows.length === 0 ? (
-              <Empty icon={IconFilterOff} title="No agent matches" action={<Button variant="default" onClick={() => void navigate({ search: {} })}>Clear the filter</Button>}>
+              <Empty
+                icon={IconFilterOff}
+                title="No agent matches"
+                action={
+                  <Button variant="default" onClick={() => void navigate({ search: {} })}>
+                    Clear the filter
+                  </Button>
+                }
+              >
                 There {all.length === 1 ? "is 1 agent" : `are ${all.length} agents`}, none with this filter.
               </Empty>
             ) : (
-              <DataTable label="Agents" columns={COLUMNS} rows={rows} rowKey={(agent) => agent.id} onOpen={(agent) => void navigate({ to: "/agents/$id", params: { id: agent.id } })} />
+              <DataTable
+                label="Agents"
+                columns={COLUMNS}
+                rows={rows}
+                rowKey={(agent) => agent.id}
+                onOpen={(agent) => void navigate({ to: "/agents/$id", params: { id: agent.id } })}
+              />
             )}
           </>
         )}
@@ -143,7 +241,11 @@ function Enrolments({ items, error, retry }: { items: Enrollment[] | undefined; 
   if (!items) return <RowSkeletons rows={4} />;
   if (items.length === 0) {
     return (
-      <Empty icon={IconKey} title="No enrolments yet" action={<Button renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>}>
+      <Empty
+        icon={IconKey}
+        title="No enrolments yet"
+        action={<Button renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>}
+      >
         Each agent joins with a secret that works once. Used, open and refused ones are listed here.
       </Empty>
     );

@@ -1,6 +1,22 @@
 // A store: its tree on the left, the chosen file on the right. Both are in the address.
 import { ActionIcon, Button, FileButton, Menu, Select, Tooltip } from "@mantine/core";
-import { IconBraces, IconFile, IconFileText, IconFileTypeCsv, IconFilterOff, IconFolder, IconFolderOpen, IconMarkdown, IconPackage, IconPhoto, IconPlugConnectedX, IconRefresh, IconUpload, IconX, type Icon } from "@tabler/icons-react";
+import {
+  IconBraces,
+  IconFile,
+  IconFileText,
+  IconFileTypeCsv,
+  IconFilterOff,
+  IconFolder,
+  IconFolderOpen,
+  IconMarkdown,
+  IconPackage,
+  IconPhoto,
+  IconPlugConnectedX,
+  IconRefresh,
+  IconUpload,
+  IconX,
+  type Icon,
+} from "@tabler/icons-react";
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { useMemo, useRef, useState } from "react";
@@ -44,7 +60,9 @@ export function Artifacts() {
     () =>
       entries
         .filter((entry) => q === "" || entry.name.toLowerCase().includes(q))
-        .sort((a, b) => (a.kind === b.kind ? a.name.localeCompare(b.name, "en", { numeric: true }) : a.kind === "tree" ? -1 : 1)),
+        .sort((a, b) =>
+          a.kind === b.kind ? a.name.localeCompare(b.name, "en", { numeric: true }) : a.kind === "tree" ? -1 : 1,
+        ),
     [entries, q],
   );
   const here = pools.data?.find((each) => each.name === pool);
@@ -53,7 +71,12 @@ export function Artifacts() {
   const canDelete = facts?.grants.includes("delete") ?? false;
 
   const open = (entry: ArtifactEntry) =>
-    void navigate({ search: entry.kind === "tree" ? { path: entry.path } : (old) => ({ ...(old.path ? { path: old.path } : {}), ...(old.q ? { q: old.q } : {}), file: entry.path }) });
+    void navigate({
+      search:
+        entry.kind === "tree"
+          ? { path: entry.path }
+          : (old) => ({ ...(old.path ? { path: old.path } : {}), ...(old.q ? { q: old.q } : {}), file: entry.path }),
+    });
   const parent = path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : "";
   const up = () => path !== "" && void navigate({ search: parent === "" ? {} : { path: parent } });
   const segments = path === "" ? [] : path.split("/");
@@ -69,7 +92,13 @@ export function Artifacts() {
           const Shape = iconOf(entry);
           return (
             <span className="row">
-              <Shape size={16} stroke={1.6} className={entry.kind === "tree" ? "tone-run" : "faint"} style={{ flex: "none" }} aria-hidden />
+              <Shape
+                size={16}
+                stroke={1.6}
+                className={entry.kind === "tree" ? "tone-run" : "faint"}
+                style={{ flex: "none" }}
+                aria-hidden
+              />
               <Link
                 to="/artifacts/$pool/$store"
                 params={{ pool, store }}
@@ -83,21 +112,54 @@ export function Artifacts() {
           );
         },
       },
-      { key: "size", title: "Size", width: "76px", right: true, render: (entry) => <span className="dim">{entry.kind === "tree" ? "" : formatBytes(entry.sizeBytes)}</span> },
-      { key: "modified", title: "Modified", width: "92px", right: true, render: (entry) => (entry.modifiedAt === null ? <span className="faint">–</span> : <Ago at={entry.modifiedAt} className="dim" />) },
-      ...(split ? [] : [{ key: "type", title: "Type", width: "minmax(120px, 0.6fr)", wide: true, render: (entry: ArtifactEntry) => <span className="faint">{entry.kind === "tree" ? "Folder" : (entry.mediaType ?? "–")}</span> }]),
+      {
+        key: "size",
+        title: "Size",
+        width: "76px",
+        right: true,
+        render: (entry) => <span className="dim">{entry.kind === "tree" ? "" : formatBytes(entry.sizeBytes)}</span>,
+      },
+      {
+        key: "modified",
+        title: "Modified",
+        width: "92px",
+        right: true,
+        render: (entry) =>
+          entry.modifiedAt === null ? <span className="faint">–</span> : <Ago at={entry.modifiedAt} className="dim" />,
+      },
+      ...(split
+        ? []
+        : [
+            {
+              key: "type",
+              title: "Type",
+              width: "minmax(120px, 0.6fr)",
+              wide: true,
+              render: (entry: ArtifactEntry) => (
+                <span className="faint">{entry.kind === "tree" ? "Folder" : (entry.mediaType ?? "–")}</span>
+              ),
+            },
+          ]),
     ],
     [pool, store, path, split],
   );
 
   const refresh = () => client.invalidateQueries({ queryKey: ["artifacts", pool, store] });
-  const storeNames = (pools.data ?? []).flatMap((each) => each.stores.map((one) => ({ value: `${each.name}/${one.id}`, label: `${each.name} / ${one.id}` })));
+  const storeNames = (pools.data ?? []).flatMap((each) =>
+    each.stores.map((one) => ({ value: `${each.name}/${one.id}`, label: `${each.name} / ${one.id}` })),
+  );
 
   const left = (
     <>
       <div className="toolbar" style={{ paddingRight: 16 }}>
         <nav className="crumbs" aria-label="Path">
-          <Link to="/artifacts/$pool/$store" params={{ pool, store }} search={{}} className="crumb" aria-label="Root of the store">
+          <Link
+            to="/artifacts/$pool/$store"
+            params={{ pool, store }}
+            search={{}}
+            className="crumb"
+            aria-label="Root of the store"
+          >
             {store}
           </Link>
           {segments.map((segment, n) => {
@@ -112,7 +174,12 @@ export function Artifacts() {
                     {segment}
                   </span>
                 ) : (
-                  <Link to="/artifacts/$pool/$store" params={{ pool, store }} search={{ path: to }} className="crumb clip">
+                  <Link
+                    to="/artifacts/$pool/$store"
+                    params={{ pool, store }}
+                    search={{ path: to }}
+                    className="crumb clip"
+                  >
                     {segment}
                   </Link>
                 )}
@@ -121,9 +188,21 @@ export function Artifacts() {
           })}
         </nav>
         <span className="row" style={{ marginLeft: "auto", gap: 6 }}>
-          <Filter className="filter-s" label="Filter" value={search.q ?? ""} onChange={(text) => void navigate({ search: (old) => ({ ...old, q: text || undefined }) as never, replace: true })} />
+          <Filter
+            className="filter-s"
+            label="Filter"
+            value={search.q ?? ""}
+            onChange={(text) =>
+              void navigate({ search: (old) => ({ ...old, q: text || undefined }) as never, replace: true })
+            }
+          />
           <Tooltip label="Read the list again">
-            <ActionIcon variant="default" aria-label="Read the list again" loading={list.isRefetching} onClick={() => void refresh()}>
+            <ActionIcon
+              variant="default"
+              aria-label="Read the list again"
+              loading={list.isRefetching}
+              onClick={() => void refresh()}
+            >
               <IconRefresh size={15} stroke={1.8} />
             </ActionIcon>
           </Tooltip>
@@ -137,7 +216,8 @@ export function Artifacts() {
               <ProblemNote error={list.error} onRetry={() => void list.refetch()} />
             </div>
             <Empty icon={IconPlugConnectedX} title="The agent is not there to ask">
-              Contents are never kept in the control plane: what is in this store can be seen while an agent of {pool} is connected.
+              Contents are never kept in the control plane: what is in this store can be seen while an agent of {pool}{" "}
+              is connected.
             </Empty>
           </>
         ) : (
@@ -148,12 +228,36 @@ export function Artifacts() {
       ) : list.isPending ? (
         <RowSkeletons height={34} rows={10} />
       ) : entries.length === 0 ? (
-        <Empty icon={IconFolderOpen} title={path === "" ? "This store is empty" : "This folder is empty"} action={path === "" ? undefined : <Button variant="default" onClick={up}>Up one level</Button>}>
-          {canWrite ? "Upload a file, or run a pipeline that writes here." : "Or the agent's policy shows nothing of it."}
+        <Empty
+          icon={IconFolderOpen}
+          title={path === "" ? "This store is empty" : "This folder is empty"}
+          action={
+            path === "" ? undefined : (
+              <Button variant="default" onClick={up}>
+                Up one level
+              </Button>
+            )
+          }
+        >
+          {canWrite
+            ? "Upload a file, or run a pipeline that writes here."
+            : "Or the agent's policy shows nothing of it."}
         </Empty>
       ) : rows.length === 0 ? (
-        <Empty icon={IconFilterOff} title="Nothing matches the filter" action={<Button variant="default" onClick={() => void navigate({ search: (old) => ({ ...old, q: undefined }) as never })}>Clear the filter</Button>}>
-          {plural(entries.length, "entry", "entries")} here{list.hasNextPage ? " so far, and more that are not read yet" : ""}; none has “{search.q}” in its name.
+        <Empty
+          icon={IconFilterOff}
+          title="Nothing matches the filter"
+          action={
+            <Button
+              variant="default"
+              onClick={() => void navigate({ search: (old) => ({ ...old, q: undefined }) as never })}
+            >
+              Clear the filter
+            </Button>
+          }
+        >
+          {plural(entries.length, "entry", "entries")} here
+          {list.hasNextPage ? " so far, and more that are not read yet" : ""}; none has “{search.q}” in its name.
         </Empty>
       ) : (
         <DataTable
@@ -168,7 +272,9 @@ export function Artifacts() {
           onEnd={list.hasNextPage && !list.isFetchingNextPage ? () => void list.fetchNextPage() : undefined}
           footer={
             <>
-              {q === "" ? plural(entries.length, "entry", "entries") : `${rows.length} of ${plural(entries.length, "entry", "entries")}`}
+              {q === ""
+                ? plural(entries.length, "entry", "entries")
+                : `${rows.length} of ${plural(entries.length, "entry", "entries")}`}
               {list.hasNextPage && ", more follow"}
             </>
           }
@@ -208,7 +314,12 @@ export function Artifacts() {
               value={`${pool}/${store}`}
               onChange={(value) => {
                 const [nextPool, nextStore] = (value ?? "").split("/");
-                if (nextPool && nextStore) void navigate({ to: "/artifacts/$pool/$store", params: { pool: nextPool, store: nextStore }, search: {} });
+                if (nextPool && nextStore)
+                  void navigate({
+                    to: "/artifacts/$pool/$store",
+                    params: { pool: nextPool, store: nextStore },
+                    search: {},
+                  });
               }}
             />
           ) : undefined
@@ -230,9 +341,15 @@ export function Artifacts() {
                 line={search.line}
                 canDelete={canDelete}
                 onView={(view) => void navigate({ search: (old) => ({ ...old, view }) as never, replace: true })}
-                onClose={() => void navigate({ search: (old) => ({ ...old, file: undefined, view: undefined, line: undefined }) as never })}
+                onClose={() =>
+                  void navigate({
+                    search: (old) => ({ ...old, file: undefined, view: undefined, line: undefined }) as never,
+                  })
+                }
                 onDeleted={() => {
-                  void navigate({ search: (old) => ({ ...old, file: undefined, view: undefined, line: undefined }) as never });
+                  void navigate({
+                    search: (old) => ({ ...old, file: undefined, view: undefined, line: undefined }) as never,
+                  });
                   void refresh();
                 }}
               />
@@ -244,7 +361,19 @@ export function Artifacts() {
   );
 }
 
-function Upload({ pool, store, path, names, onDone }: { pool: string; store: string; path: string; names: ArtifactEntry[]; onDone: () => void }) {
+function Upload({
+  pool,
+  store,
+  path,
+  names,
+  onDone,
+}: {
+  pool: string;
+  store: string;
+  path: string;
+  names: ArtifactEntry[];
+  onDone: () => void;
+}) {
   const [state, setState] = useState<{ name: string; sentBytes: number; totalBytes: number } | null>(null);
   const [error, setError] = useState<unknown>(null);
   const [clash, setClash] = useState<{ file: File; version: string | null } | null>(null);
@@ -256,7 +385,13 @@ function Upload({ pool, store, path, names, onDone }: { pool: string; store: str
     setState({ name: file.name, sentBytes: 0, totalBytes: file.size });
     try {
       const type = file.type || "application/octet-stream";
-      await upload<WrittenArtifact>(artifactUrls.content(pool, store, target), file, { ...headers, "content-type": type }, (sentBytes) => setState({ name: file.name, sentBytes, totalBytes: file.size }), stop.current.signal);
+      await upload<WrittenArtifact>(
+        artifactUrls.content(pool, store, target),
+        file,
+        { ...headers, "content-type": type },
+        (sentBytes) => setState({ name: file.name, sentBytes, totalBytes: file.size }),
+        stop.current.signal,
+      );
       toast(`${file.name} was written to ${store}.`);
       onDone();
     } finally {
@@ -272,15 +407,25 @@ function Upload({ pool, store, path, names, onDone }: { pool: string; store: str
       if (caught instanceof DOMException) return;
       if (problemCode(caught) !== "ARTIFACT_EXISTS") return setError(caught);
       const listed = names.find((entry) => entry.path === target)?.version;
-      const version = listed ?? (await api.get<ArtifactStat>(artifactUrls.stat(pool, store, target)).catch(() => null))?.version ?? null;
+      const version =
+        listed ??
+        (await api.get<ArtifactStat>(artifactUrls.stat(pool, store, target)).catch(() => null))?.version ??
+        null;
       setClash({ file, version });
     }
   };
   return (
     <>
       {state ? (
-        <Button variant="default" rightSection={<IconX size={13} />} onClick={() => stop.current?.abort()} aria-label={`Stop the upload of ${state.name}`}>
-          <span className="num">{state.totalBytes === 0 ? 0 : Math.round((state.sentBytes / state.totalBytes) * 100)} %</span>
+        <Button
+          variant="default"
+          rightSection={<IconX size={13} />}
+          onClick={() => stop.current?.abort()}
+          aria-label={`Stop the upload of ${state.name}`}
+        >
+          <span className="num">
+            {state.totalBytes === 0 ? 0 : Math.round((state.sentBytes / state.totalBytes) * 100)} %
+          </span>
         </Button>
       ) : (
         <FileButton onChange={(file) => void start(file)}>

@@ -15,7 +15,12 @@ import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago, Took } from "../parts/time.tsx";
 import { JsonView } from "../viewers/json-view.tsx";
 
-const state: Column<Command> = { key: "state", title: "State", width: "104px", render: (command) => <Status look={commandLook(command)} /> };
+const state: Column<Command> = {
+  key: "state",
+  title: "State",
+  width: "104px",
+  render: (command) => <Status look={commandLook(command)} />,
+};
 const what: Column<Command> = {
   key: "what",
   title: "Command",
@@ -23,12 +28,23 @@ const what: Column<Command> = {
   render: (command) => (
     <div className="two">
       <div className="clip">
-        <Link to="/commands" search={(old: Record<string, unknown>) => ({ ...old, id: command.id }) as never} className="main-link mono" style={{ fontSize: 12.5 }}>
+        <Link
+          to="/commands"
+          search={(old: Record<string, unknown>) => ({ ...old, id: command.id }) as never}
+          className="main-link mono"
+          style={{ fontSize: 12.5 }}
+        >
           {command.kind}
         </Link>
       </div>
       <div className="clip" title={command.resource}>
-        {command.waiting ? <span className="tone-warn">{command.waiting.text}</span> : command.error ? <span className="tone-bad">{command.error.message}</span> : <span className="mono">{command.resource}</span>}
+        {command.waiting ? (
+          <span className="tone-warn">{command.waiting.text}</span>
+        ) : command.error ? (
+          <span className="tone-bad">{command.error.message}</span>
+        ) : (
+          <span className="mono">{command.resource}</span>
+        )}
       </div>
     </div>
   ),
@@ -44,9 +60,29 @@ const who: Column<Command> = {
     </span>
   ),
 };
-const agent: Column<Command> = { key: "agent", title: "Agent", width: "minmax(90px, 0.8fr)", render: (command) => <span className="dim">{command.agent?.name ?? command.pool.name}</span> };
-const took: Column<Command> = { key: "took", title: "Took", width: "76px", right: true, wide: true, render: (command) => <span className="dim">{command.endedAt === null ? "–" : formatDuration(command.endedAt - command.createdAt)}</span> };
-const when: Column<Command> = { key: "when", title: "When", width: "82px", right: true, render: (command) => <Ago at={command.createdAt} className="dim" /> };
+const agent: Column<Command> = {
+  key: "agent",
+  title: "Agent",
+  width: "minmax(90px, 0.8fr)",
+  render: (command) => <span className="dim">{command.agent?.name ?? command.pool.name}</span>,
+};
+const took: Column<Command> = {
+  key: "took",
+  title: "Took",
+  width: "76px",
+  right: true,
+  wide: true,
+  render: (command) => (
+    <span className="dim">{command.endedAt === null ? "–" : formatDuration(command.endedAt - command.createdAt)}</span>
+  ),
+};
+const when: Column<Command> = {
+  key: "when",
+  title: "When",
+  width: "82px",
+  right: true,
+  render: (command) => <Ago at={command.createdAt} className="dim" />,
+};
 
 export function Commands() {
   const search = useSearch({ from: "/frame/commands" });
@@ -59,12 +95,18 @@ export function Commands() {
       (commands.items ?? []).filter(
         (command) =>
           (!search.state || command.state === search.state) &&
-          (q === "" || `${command.kind} ${command.resource} ${command.id} ${command.pool.name} ${command.agent?.name ?? ""} ${command.actor.name} ${command.error?.code ?? ""} ${command.waiting?.code ?? ""}`.toLowerCase().includes(q)),
+          (q === "" ||
+            `${command.kind} ${command.resource} ${command.id} ${command.pool.name} ${command.agent?.name ?? ""} ${command.actor.name} ${command.error?.code ?? ""} ${command.waiting?.code ?? ""}`
+              .toLowerCase()
+              .includes(q)),
       ),
     [commands.items, search.state, q],
   );
-  const states = (Object.keys(COMMAND_LOOKS) as Command["state"][]).filter((each) => all.some((command) => command.state === each));
-  const set = (change: Record<string, string | undefined>, replace = true) => void navigate({ search: (old) => ({ ...old, ...change }) as never, replace });
+  const states = (Object.keys(COMMAND_LOOKS) as Command["state"][]).filter((each) =>
+    all.some((command) => command.state === each),
+  );
+  const set = (change: Record<string, string | undefined>, replace = true) =>
+    void navigate({ search: (old) => ({ ...old, ...change }) as never, replace });
   const columns = search.id ? [state, what, when] : [state, what, who, agent, took, when];
   return (
     <>
@@ -72,15 +114,28 @@ export function Commands() {
       <div className="body flush">
         {all.length > 0 && (
           <div className="toolbar">
-            <Filter label="Filter by kind, resource, person, code" value={search.q ?? ""} onChange={(text) => set({ q: text || undefined })} />
+            <Filter
+              label="Filter by kind, resource, person, code"
+              value={search.q ?? ""}
+              onChange={(text) => set({ q: text || undefined })}
+            />
             <Chips
               label="State"
               value={search.state ?? ""}
               onChange={(next) => set({ state: next || undefined })}
-              choices={[{ value: "", word: "All" }, ...states.map((each) => ({ value: each, word: COMMAND_LOOKS[each].word, n: all.filter((command) => command.state === each).length }))]}
+              choices={[
+                { value: "", word: "All" },
+                ...states.map((each) => ({
+                  value: each,
+                  word: COMMAND_LOOKS[each].word,
+                  n: all.filter((command) => command.state === each).length,
+                })),
+              ]}
             />
             <span className="total">
-              {rows.length === all.length ? plural(all.length, "command") : `${rows.length} of ${plural(all.length, "command")}`}
+              {rows.length === all.length
+                ? plural(all.length, "command")
+                : `${rows.length} of ${plural(all.length, "command")}`}
               {commands.hasNextPage && " loaded"}
             </span>
           </div>
@@ -99,7 +154,8 @@ export function Commands() {
             ) : all.length === 0 ? (
               !commands.error && (
                 <Empty icon={IconTerminal2} title="No commands yet">
-                  Everything that is asked of an agent is listed here: who asked, what became of it, and why if it waits.
+                  Everything that is asked of an agent is listed here: who asked, what became of it, and why if it
+                  waits.
                 </Empty>
               )
             ) : rows.length === 0 ? (
@@ -112,7 +168,8 @@ export function Commands() {
                   </Button>
                 }
               >
-                None of the {all.length} {commands.hasNextPage ? "newest commands" : "commands"} has what the filter asks for.
+                None of the {all.length} {commands.hasNextPage ? "newest commands" : "commands"} has what the filter
+                asks for.
               </Empty>
             ) : (
               <DataTable
@@ -124,7 +181,9 @@ export function Commands() {
                 selected={search.id}
                 openOnMove={search.id !== undefined}
                 onOpen={(command) => set({ id: command.id }, search.id !== undefined)}
-                onEnd={commands.hasNextPage && !commands.isFetchingNextPage ? () => void commands.fetchNextPage() : undefined}
+                onEnd={
+                  commands.hasNextPage && !commands.isFetchingNextPage ? () => void commands.fetchNextPage() : undefined
+                }
               />
             )
           }
@@ -154,7 +213,11 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
         {command && (
           <>
             {command.waiting && <WaitingNote waiting={command.waiting} />}
-            {command.unknown && <Note tone="warn" title="The agent that accepted this is not connected.">What became of it is not known until its journal answers.</Note>}
+            {command.unknown && (
+              <Note tone="warn" title="The agent that accepted this is not connected.">
+                What became of it is not known until its journal answers.
+              </Note>
+            )}
             {command.error && <ErrorNote error={command.error} />}
             <dl className="facts">
               <dt>Resource</dt>
@@ -190,11 +253,29 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
               <dt>Asked</dt>
               <dd className="num">{formatTime(command.createdAt)}</dd>
               <dt>Accepted</dt>
-              <dd className="num">{command.acceptedAt === null ? <span className="faint">–</span> : <After from={command.createdAt} at={command.acceptedAt} />}</dd>
+              <dd className="num">
+                {command.acceptedAt === null ? (
+                  <span className="faint">–</span>
+                ) : (
+                  <After from={command.createdAt} at={command.acceptedAt} />
+                )}
+              </dd>
               <dt>Began</dt>
-              <dd className="num">{command.startedAt === null ? <span className="faint">–</span> : <After from={command.createdAt} at={command.startedAt} />}</dd>
+              <dd className="num">
+                {command.startedAt === null ? (
+                  <span className="faint">–</span>
+                ) : (
+                  <After from={command.createdAt} at={command.startedAt} />
+                )}
+              </dd>
               <dt>Ended</dt>
-              <dd className="num">{command.endedAt === null ? <span className="faint">–</span> : <After from={command.createdAt} at={command.endedAt} />}</dd>
+              <dd className="num">
+                {command.endedAt === null ? (
+                  <span className="faint">–</span>
+                ) : (
+                  <After from={command.createdAt} at={command.endedAt} />
+                )}
+              </dd>
               {command.startedAt !== null && (
                 <>
                   <dt>Duration</dt>

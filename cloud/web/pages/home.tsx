@@ -1,6 +1,13 @@
 // Home: what to do first, then what needs somebody, what ran lately, and the fleet.
 import { Button, Skeleton } from "@mantine/core";
-import { IconActivity, IconCircle, IconCircleCheckFilled, IconPlus, IconServer2, IconShieldCheck } from "@tabler/icons-react";
+import {
+  IconActivity,
+  IconCircle,
+  IconCircleCheckFilled,
+  IconPlus,
+  IconServer2,
+  IconShieldCheck,
+} from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import type { ReactNode } from "react";
@@ -37,21 +44,37 @@ export function Home() {
 
   // Ticks come from what happened, never from a click on this page.
   const connected = fleet.some((agent) => agent.connectedAt !== null || agent.state === "connected");
-  const looked = sent.some((command) => (command.kind === "artifact.preview" || command.kind === "artifact.read") && command.state === "succeeded");
+  const looked = sent.some(
+    (command) =>
+      (command.kind === "artifact.preview" || command.kind === "artifact.read") && command.state === "succeeded",
+  );
   const ran = recent.some((run) => run.state === "succeeded");
   const todo = [
     {
       done: connected,
       title: "Connect an agent",
       text: "It runs beside your data, dials out once, and needs no open port.",
-      action: <Button renderRoot={(props) => <Link to="/agents/new" {...props} />} leftSection={<IconPlus size={14} />} variant={connected ? "default" : "filled"}>Add agent</Button>,
+      action: (
+        <Button
+          renderRoot={(props) => <Link to="/agents/new" {...props} />}
+          leftSection={<IconPlus size={14} />}
+          variant={connected ? "default" : "filled"}
+        >
+          Add agent
+        </Button>
+      ),
     },
     {
       done: looked,
       title: "Look at an artifact",
       text: "The agent reads it with credentials that never leave its network; only the preview does.",
       action: store ? (
-        <Button variant={connected && !looked ? "filled" : "default"} renderRoot={(props) => <Link to="/artifacts/$pool/$store" params={{ pool: store.name, store: store.stores[0]!.id }} {...props} />}>
+        <Button
+          variant={connected && !looked ? "filled" : "default"}
+          renderRoot={(props) => (
+            <Link to="/artifacts/$pool/$store" params={{ pool: store.name, store: store.stores[0]!.id }} {...props} />
+          )}
+        >
           Browse {store.stores[0]!.id}
         </Button>
       ) : null,
@@ -61,7 +84,11 @@ export function Home() {
       title: "Run a pipeline",
       text: "Steps run where the data is. You see their log lines as they are written.",
       action: (
-        <Button variant={looked && !ran ? "filled" : "default"} renderRoot={(props) => <Link to="/runs/new" {...props} />} disabled={!connected}>
+        <Button
+          variant={looked && !ran ? "filled" : "default"}
+          renderRoot={(props) => <Link to="/runs/new" {...props} />}
+          disabled={!connected}
+        >
           Start a run
         </Button>
       ),
@@ -71,7 +98,13 @@ export function Home() {
 
   const needs: { key: string; to: ReactNode }[] = [];
   for (const agent of fleet) {
-    if (agent.state !== "lost" && agent.state !== "disconnected" && agent.state !== "paused" && agent.alarms.length === 0) continue;
+    if (
+      agent.state !== "lost" &&
+      agent.state !== "disconnected" &&
+      agent.state !== "paused" &&
+      agent.alarms.length === 0
+    )
+      continue;
     const alarm = agent.alarms[0];
     needs.push({
       key: agent.id,
@@ -138,7 +171,20 @@ export function Home() {
 
   return (
     <>
-      <PageHead title="Home" actions={open === 0 && <Button variant="default" leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>} />
+      <PageHead
+        title="Home"
+        actions={
+          open === 0 && (
+            <Button
+              variant="default"
+              leftSection={<IconPlus size={14} />}
+              renderRoot={(props) => <Link to="/agents/new" {...props} />}
+            >
+              Add agent
+            </Button>
+          )
+        }
+      />
       <div className="body">
         {error && (
           <div style={{ marginBottom: 16 }}>
@@ -156,7 +202,11 @@ export function Home() {
             <ol className="steps">
               {todo.map((each) => (
                 <li key={each.title} className={each.done ? "done" : undefined}>
-                  {each.done ? <IconCircleCheckFilled size={20} className="tone-ok" aria-label="Done" /> : <IconCircle size={20} stroke={1.6} className="tone-idle" aria-label="To do" />}
+                  {each.done ? (
+                    <IconCircleCheckFilled size={20} className="tone-ok" aria-label="Done" />
+                  ) : (
+                    <IconCircle size={20} stroke={1.6} className="tone-idle" aria-label="To do" />
+                  )}
                   <div>
                     <div className="t">{each.title}</div>
                     <div className="d">{each.text}</div>
@@ -177,10 +227,16 @@ export function Home() {
             {needs.length === 0 ? (
               <div className="list-row dim" style={{ padding: "13px 14px" }}>
                 <IconShieldCheck size={17} stroke={1.7} className="tone-ok" aria-hidden />
-                {fleet.length === 0 ? "Nothing yet: problems with agents, runs and waiting commands will be listed here." : "Nothing: every agent is connected, no pipeline is failing, nothing waits."}
+                {fleet.length === 0
+                  ? "Nothing yet: problems with agents, runs and waiting commands will be listed here."
+                  : "Nothing: every agent is connected, no pipeline is failing, nothing waits."}
               </div>
             ) : (
-              <ul className="list">{needs.slice(0, 8).map((need) => <li key={need.key}>{need.to}</li>)}</ul>
+              <ul className="list">
+                {needs.slice(0, 8).map((need) => (
+                  <li key={need.key}>{need.to}</li>
+                ))}
+              </ul>
             )}
             {needs.length > 8 && <div className="list-row faint small">and {needs.length - 8} more</div>}
           </div>
@@ -208,7 +264,8 @@ export function Home() {
                           <Status look={lookOf(RUN_LOOKS, run.state)} />
                         </span>
                         <span className="grow clip">
-                          <span style={{ fontWeight: 550 }}>{run.pipeline}</span> <span className="mono faint">{shortId(run.id)}</span>
+                          <span style={{ fontWeight: 550 }}>{run.pipeline}</span>{" "}
+                          <span className="mono faint">{shortId(run.id)}</span>
                         </span>
                         <span className="faint small nowrap num" style={{ width: 66, textAlign: "right" }}>
                           {run.state === "unknown" ? "–" : <Took from={run.startedAt} to={run.endedAt} />}
@@ -232,7 +289,15 @@ export function Home() {
             </div>
             <div className="card">
               {fleet.length === 0 ? (
-                <Empty icon={IconServer2} title="No agents yet" action={<Link to="/agents/new" className="link">Add the first one</Link>} />
+                <Empty
+                  icon={IconServer2}
+                  title="No agents yet"
+                  action={
+                    <Link to="/agents/new" className="link">
+                      Add the first one
+                    </Link>
+                  }
+                />
               ) : (
                 <ul className="list">
                   {fleet.slice(0, 7).map((agent) => {
@@ -242,20 +307,20 @@ export function Home() {
                         <Link to="/agents/$id" params={{ id: agent.id }} className="list-row">
                           <StatusIcon look={lookOf(AGENT_LOOKS, agent.state)} />
                           <span className="grow clip">
-                            <span style={{ fontWeight: 550 }}>{agent.name}</span> <span className="faint">{agent.pool.name}</span>
+                            <span style={{ fontWeight: 550 }}>{agent.name}</span>{" "}
+                            <span className="faint">{agent.pool.name}</span>
                           </span>
                           <span className="small faint nowrap">
                             {here ? (
                               agent.status ? (
-                                <span className="num">
-                                  {agent.status.running.length} running
-                                </span>
+                                <span className="num">{agent.status.running.length} running</span>
                               ) : (
                                 lookOf(AGENT_LOOKS, agent.state).word
                               )
                             ) : (
                               <>
-                                {lookOf(AGENT_LOOKS, agent.state).word.toLowerCase()}, seen <Ago at={agent.lastSeenAt} />
+                                {lookOf(AGENT_LOOKS, agent.state).word.toLowerCase()}, seen{" "}
+                                <Ago at={agent.lastSeenAt} />
                               </>
                             )}
                           </span>

@@ -55,13 +55,21 @@ export function NewRun() {
     // oxlint-disable-next-line react/exhaustive-deps -- once, from the address
   }, []);
   useEffect(() => {
-    if (pool === null && pools.data?.length) setPool((pools.data.find((each) => each.agents.connected > 0) ?? pools.data[0]!).name);
+    if (pool === null && pools.data?.length)
+      setPool((pools.data.find((each) => each.agents.connected > 0) ?? pools.data[0]!).name);
   }, [pools.data, pool]);
 
   const read = useMemo(() => readPipeline(text), [text]);
   const chosen = pools.data?.find((each) => each.name === pool);
-  const missing = read.pipeline ? read.pipeline.params.filter((param) => param.fallback === undefined && (given[param.name] === undefined || given[param.name] === "")) : [];
-  const strange = read.pipeline && chosen && chosen.programs.length > 0 ? read.pipeline.steps.filter((step) => step.program !== "" && !chosen.programs.includes(step.program)) : [];
+  const missing = read.pipeline
+    ? read.pipeline.params.filter(
+        (param) => param.fallback === undefined && (given[param.name] === undefined || given[param.name] === ""),
+      )
+    : [];
+  const strange =
+    read.pipeline && chosen && chosen.programs.length > 0
+      ? read.pipeline.steps.filter((step) => step.program !== "" && !chosen.programs.includes(step.program))
+      : [];
 
   const start = async () => {
     if (!read.pipeline || pool === null) return;
@@ -93,8 +101,17 @@ export function NewRun() {
         }
         actions={
           <>
-            {missing.length > 0 && <span className="faint small">Give a value for {missing.map((param) => param.name).join(", ")} first</span>}
-            <Button leftSection={<IconPlayerPlay size={14} />} loading={busy} disabled={!read.pipeline || pool === null || missing.length > 0} onClick={() => void start()}>
+            {missing.length > 0 && (
+              <span className="faint small">
+                Give a value for {missing.map((param) => param.name).join(", ")} first
+              </span>
+            )}
+            <Button
+              leftSection={<IconPlayerPlay size={14} />}
+              loading={busy}
+              disabled={!read.pipeline || pool === null || missing.length > 0}
+              onClick={() => void start()}
+            >
               {read.pipeline ? `Start ${read.pipeline.name}` : "Start"}
             </Button>
           </>
@@ -133,7 +150,15 @@ export function NewRun() {
                 </span>
               </div>
               <div className="card-body stack">
-                {pool !== null && chosen && <InStores pool={pool} stores={chosen.stores.filter((store) => store.grants.includes("read")).map((store) => store.id)} online={chosen.agents.connected > 0} chosen={origin} onPick={(store, path) => void load(pool, store, path)} />}
+                {pool !== null && chosen && (
+                  <InStores
+                    pool={pool}
+                    stores={chosen.stores.filter((store) => store.grants.includes("read")).map((store) => store.id)}
+                    online={chosen.agents.connected > 0}
+                    chosen={origin}
+                    onPick={(store, path) => void load(pool, store, path)}
+                  />
+                )}
                 {loadError !== null && <ProblemNote error={loadError} />}
                 {before.error && <ProblemNote error={before.error} onRetry={() => void before.refetch()} />}
                 <Textarea
@@ -164,7 +189,9 @@ export function NewRun() {
                   onChange={setPool}
                   placeholder={pools.isPending ? "Loading…" : "No pool yet"}
                   data={(pools.data ?? []).map((each) => each.name)}
-                  description={chosen && `${chosen.agents.connected} of ${plural(chosen.agents.total, "agent")} connected`}
+                  description={
+                    chosen && `${chosen.agents.connected} of ${plural(chosen.agents.total, "agent")} connected`
+                  }
                 />
                 {chosen && chosen.agents.connected === 0 && (
                   <Note tone="warn" title={`No agent of ${chosen.name} is connected.`}>
@@ -184,12 +211,36 @@ export function NewRun() {
                     const set = (next: ParamValue | "") => setGiven((old) => ({ ...old, [param.name]: next }));
                     const shared = { label: param.name, description: param.description || undefined };
                     if (typeof param.fallback === "boolean") {
-                      return <Switch key={param.name} {...shared} checked={typeof value === "boolean" ? value : param.fallback} onChange={(event) => set(event.currentTarget.checked)} />;
+                      return (
+                        <Switch
+                          key={param.name}
+                          {...shared}
+                          checked={typeof value === "boolean" ? value : param.fallback}
+                          onChange={(event) => set(event.currentTarget.checked)}
+                        />
+                      );
                     }
                     if (typeof param.fallback === "number") {
-                      return <NumberInput key={param.name} {...shared} placeholder={String(param.fallback)} value={typeof value === "number" || typeof value === "string" ? value : ""} onChange={(next) => set(typeof next === "number" ? next : next === "" ? "" : Number(next))} />;
+                      return (
+                        <NumberInput
+                          key={param.name}
+                          {...shared}
+                          placeholder={String(param.fallback)}
+                          value={typeof value === "number" || typeof value === "string" ? value : ""}
+                          onChange={(next) => set(typeof next === "number" ? next : next === "" ? "" : Number(next))}
+                        />
+                      );
                     }
-                    return <TextInput key={param.name} {...shared} required={param.fallback === undefined} placeholder={param.fallback === undefined ? "" : String(param.fallback)} value={value === undefined ? "" : String(value)} onChange={(event) => set(event.currentTarget.value)} />;
+                    return (
+                      <TextInput
+                        key={param.name}
+                        {...shared}
+                        required={param.fallback === undefined}
+                        placeholder={param.fallback === undefined ? "" : String(param.fallback)}
+                        value={value === undefined ? "" : String(value)}
+                        onChange={(event) => set(event.currentTarget.value)}
+                      />
+                    );
                   })}
                 </div>
               </section>
@@ -221,7 +272,10 @@ export function NewRun() {
               </section>
             )}
             {strange.length > 0 && chosen && (
-              <Note tone="warn" title={`${chosen.name} has no program ${[...new Set(strange.map((step) => step.program))].join(", ")}.`}>
+              <Note
+                tone="warn"
+                title={`${chosen.name} has no program ${[...new Set(strange.map((step) => step.program))].join(", ")}.`}
+              >
                 Its agents know: {chosen.programs.join(", ")}. The run would be refused.
               </Note>
             )}
@@ -232,12 +286,27 @@ export function NewRun() {
   );
 }
 
-function InStores({ pool, stores, online, chosen, onPick }: { pool: string; stores: string[]; online: boolean; chosen: string | null; onPick: (store: string, path: string) => void }) {
+function InStores({
+  pool,
+  stores,
+  online,
+  chosen,
+  onPick,
+}: {
+  pool: string;
+  stores: string[];
+  online: boolean;
+  chosen: string | null;
+  onPick: (store: string, path: string) => void;
+}) {
   const lists = useQueries({
     queries: stores.flatMap((store) =>
       FOLDERS.map((path) => ({
         queryKey: ["artifacts", pool, store, "pipelines", path],
-        queryFn: async ({ signal }: { signal: AbortSignal }) => ({ store, entries: (await api.get<ArtifactList>(artifactUrls.list(pool, store, path), signal)).entries }),
+        queryFn: async ({ signal }: { signal: AbortSignal }) => ({
+          store,
+          entries: (await api.get<ArtifactList>(artifactUrls.list(pool, store, path), signal)).entries,
+        }),
         enabled: online,
         retry: false,
         staleTime: 30_000,
@@ -245,7 +314,13 @@ function InStores({ pool, stores, online, chosen, onPick }: { pool: string; stor
       })),
     ),
   });
-  const found = lists.flatMap((list) => (list.data ? list.data.entries.filter((entry: ArtifactEntry) => entry.kind === "file" && entry.name.endsWith(".pipeline.json")).map((entry: ArtifactEntry) => ({ store: list.data!.store, entry })) : []));
+  const found = lists.flatMap((list) =>
+    list.data
+      ? list.data.entries
+          .filter((entry: ArtifactEntry) => entry.kind === "file" && entry.name.endsWith(".pipeline.json"))
+          .map((entry: ArtifactEntry) => ({ store: list.data!.store, entry }))
+      : [],
+  );
   if (found.length === 0) return null;
   return (
     <div>
@@ -256,12 +331,19 @@ function InStores({ pool, stores, online, chosen, onPick }: { pool: string; stor
             const picked = chosen === `${store}/${entry.path}`;
             return (
               <li key={`${store}/${entry.path}`}>
-                <button type="button" className="list-row source-item" aria-pressed={picked} onClick={() => onPick(store, entry.path)}>
+                <button
+                  type="button"
+                  className="list-row source-item"
+                  aria-pressed={picked}
+                  onClick={() => onPick(store, entry.path)}
+                >
                   <span style={{ fontWeight: 550 }}>{entry.name.replace(/\.pipeline\.json$/, "")}</span>
                   <span className="mono faint clip">
                     {store}/{entry.path}
                   </span>
-                  {picked && <IconCheck size={15} className="tone-run" style={{ marginLeft: "auto" }} aria-label="chosen" />}
+                  {picked && (
+                    <IconCheck size={15} className="tone-run" style={{ marginLeft: "auto" }} aria-label="chosen" />
+                  )}
                 </button>
               </li>
             );

@@ -1,6 +1,17 @@
 // One run: what it is and why, its steps over time, and for the chosen step its log, what it made, and how it ended.
 import { ActionIcon, Button, Menu, Select, Skeleton } from "@mantine/core";
-import { IconAlertTriangle, IconCircleX, IconDots, IconDownload, IconFileDescription, IconHelpCircle, IconPackage, IconPlayerPlay, IconPlayerStop, IconStack2 } from "@tabler/icons-react";
+import {
+  IconAlertTriangle,
+  IconCircleX,
+  IconDots,
+  IconDownload,
+  IconFileDescription,
+  IconHelpCircle,
+  IconPackage,
+  IconPlayerPlay,
+  IconPlayerStop,
+  IconStack2,
+} from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { useState } from "react";
@@ -12,7 +23,7 @@ import { Copy, Id } from "../parts/copy.tsx";
 import { formatBytes, formatDuration, formatTime, plural } from "../parts/format.ts";
 import { Empty, ErrorNote, Note, ProblemNote, WaitingNote } from "../parts/notes.tsx";
 import { PageHead, Tabs } from "../parts/page.tsx";
-import { RunStatus, STEP_LOOKS, Status, lookOf } from "../parts/status.tsx";
+import { RunStatus, STEP_LOOKS, Status, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
 import { Ago, Took } from "../parts/time.tsx";
 import { predecessorsOf } from "../runs/timeline-layout.ts";
 import { Timeline } from "../runs/timeline.tsx";
@@ -27,7 +38,10 @@ export function stepToShow(run: Pick<RunDetail, "attempts" | "spec">): string | 
   const newest = new Map<string, Attempt>();
   for (const attempt of run.attempts) newest.set(attempt.step, attempt);
   const all = [...newest.values()];
-  const chosen = all.find((each) => each.state === "failed") ?? all.findLast((each) => each.state === "running") ?? all.toSorted((a, b) => (a.endedAt ?? 0) - (b.endedAt ?? 0)).at(-1);
+  const chosen =
+    all.find((each) => each.state === "failed") ??
+    all.findLast((each) => each.state === "running") ??
+    all.toSorted((a, b) => (a.endedAt ?? 0) - (b.endedAt ?? 0)).at(-1);
   return chosen?.step ?? run.spec.steps[0]?.name ?? null;
 }
 
@@ -80,7 +94,11 @@ export function RunDetailPage() {
                 Cancel
               </Button>
             )}
-            <Button variant={over ? "filled" : "default"} leftSection={<IconPlayerPlay size={14} />} renderRoot={(props) => <Link to="/runs/new" search={{ from: run.id }} {...props} />}>
+            <Button
+              variant={over ? "filled" : "default"}
+              leftSection={<IconPlayerPlay size={14} />}
+              renderRoot={(props) => <Link to="/runs/new" search={{ from: run.id }} {...props} />}
+            >
               Run again
             </Button>
             <Menu>
@@ -90,8 +108,14 @@ export function RunDetailPage() {
                 </ActionIcon>
               </Menu.Target>
               <Menu.Dropdown>
-                <Menu.Item onClick={() => void navigate({ to: "/commands", search: { id: run.command } })}>Show its command</Menu.Item>
-                <Menu.Item component="a" href={`data:application/json,${encodeURIComponent(JSON.stringify(run, null, 2))}`} download={`${run.id}.json`}>
+                <Menu.Item onClick={() => void navigate({ to: "/commands", search: { id: run.command } })}>
+                  Show its command
+                </Menu.Item>
+                <Menu.Item
+                  component="a"
+                  href={`data:application/json,${encodeURIComponent(JSON.stringify(run, null, 2))}`}
+                  download={`${run.id}.json`}
+                >
                   Save as JSON
                 </Menu.Item>
               </Menu.Dropdown>
@@ -108,7 +132,11 @@ export function RunDetailPage() {
             <Ago at={run.createdAt} />
           </Fact>
           <Fact label="Duration">
-            {run.state === "unknown" ? <span className="faint">unknown</span> : <Took from={run.startedAt} to={run.endedAt} />}
+            {run.state === "unknown" ? (
+              <span className="faint">unknown</span>
+            ) : (
+              <Took from={run.startedAt} to={run.endedAt} />
+            )}
           </Fact>
           <Fact label="Agent">
             {run.agent ? (
@@ -142,17 +170,40 @@ export function RunDetailPage() {
           )}
         </div>
         {(run.waiting || run.error || run.state === "unknown") && (
-          <div className="stack" style={{ padding: "12px 24px", borderBottom: "1px solid var(--line)", gap: 8, flex: "none" }}>
+          <div
+            className="stack"
+            style={{ padding: "12px 24px", borderBottom: "1px solid var(--line)", gap: 8, flex: "none" }}
+          >
             {run.waiting && <WaitingNote waiting={run.waiting} />}
             {run.state === "unknown" && (
-              <Note tone="warn" icon={IconHelpCircle} title={`${run.agent?.name ?? "The agent"} is silent, so what became of this run is not known.`}>
-                Its work does not depend on the link and probably goes on. This page shows the truth again when the agent is back; nothing is lost until then.
+              <Note
+                tone="warn"
+                icon={IconHelpCircle}
+                title={`${run.agent?.name ?? "The agent"} is silent, so what became of this run is not known.`}
+              >
+                Its work does not depend on the link and probably goes on. This page shows the truth again when the
+                agent is back; nothing is lost until then.
               </Note>
             )}
-            {run.error && <RunErrorNote run={run} onStep={(name) => void navigate({ search: { step: name }, replace: true })} selected={selected} />}
+            {run.error && (
+              <RunErrorNote
+                run={run}
+                onStep={(name) => void navigate({ search: { step: name }, replace: true })}
+                selected={selected}
+              />
+            )}
           </div>
         )}
-        <Timeline run={run} selected={selected} onSelect={(name, attempt) => void navigate({ search: (old) => ({ step: name, ...(attempt ? { attempt } : {}), ...(old.tab ? { tab: old.tab } : {}) }), replace: true })} />
+        <Timeline
+          run={run}
+          selected={selected}
+          onSelect={(name, attempt) =>
+            void navigate({
+              search: (old) => ({ step: name, ...(attempt ? { attempt } : {}), ...(old.tab ? { tab: old.tab } : {}) }),
+              replace: true,
+            })
+          }
+        />
         {step && (
           <StepPanel
             key={step.name}
@@ -161,7 +212,9 @@ export function RunDetailPage() {
             attempt={search.attempt}
             tab={search.tab}
             line={search.line}
-            set={(change) => void navigate({ search: (old) => ({ ...old, step: step.name, ...change }) as never, replace: true })}
+            set={(change) =>
+              void navigate({ search: (old) => ({ ...old, step: step.name, ...change }) as never, replace: true })
+            }
           />
         )}
       </div>
@@ -176,7 +229,8 @@ export function RunDetailPage() {
           toast("The run is being cancelled.");
         }}
       >
-        Steps that run are stopped on the agent, and the others do not begin. What was already written to stores stays there.
+        Steps that run are stopped on the agent, and the others do not begin. What was already written to stores stays
+        there.
       </Confirm>
     </>
   );
@@ -194,7 +248,15 @@ function Fact({ label, children, grow }: { label: string; children: React.ReactN
 }
 
 /** The run's error; when it only says that a step failed, the step's own panel has the details. */
-function RunErrorNote({ run, onStep, selected }: { run: RunDetail; onStep: (step: string) => void; selected: string | null }) {
+function RunErrorNote({
+  run,
+  onStep,
+  selected,
+}: {
+  run: RunDetail;
+  onStep: (step: string) => void;
+  selected: string | null;
+}) {
   const failed = run.attempts.findLast((attempt) => attempt.state === "failed");
   const error = run.error!;
   return (
@@ -205,7 +267,10 @@ function RunErrorNote({ run, onStep, selected }: { run: RunDetail; onStep: (step
         {error.fix && <div className="fix">{error.fix}</div>}
         <div className="meta">
           <span className="mono">{error.code}</span>
-          <Copy text={[error.message, error.fix, `code: ${error.code}`, `run: ${run.id}`].filter(Boolean).join("\n")} label="Copy the error" />
+          <Copy
+            text={[error.message, error.fix, `code: ${error.code}`, `run: ${run.id}`].filter(Boolean).join("\n")}
+            label="Copy the error"
+          />
           {failed && failed.step !== selected && (
             <Button variant="default" size="compact-xs" onClick={() => onStep(failed.step)}>
               Show step {failed.step}
@@ -232,15 +297,34 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
   const tab = wantedTab ?? "log";
   const state = attempt?.state ?? "pending";
   return (
-    <section style={{ display: "flex", flexDirection: "column", flex: 1, minHeight: 0 }} aria-label={`Step ${step.name}`}>
+    <section
+      style={{ display: "flex", flexDirection: "column", flex: 1, minHeight: 0 }}
+      aria-label={`Step ${step.name}`}
+    >
       <Tabs
         label={`Step ${step.name}`}
         value={tab}
         onChange={(next) => set({ tab: next === "log" ? undefined : next, line: undefined })}
         tabs={[
           { value: "log", word: "Log" },
-          { value: "outputs", word: <>Outputs {attempt && attempt.outputs.length > 0 && <span className="tag num">{attempt.outputs.length}</span>}</> },
-          { value: "details", word: <>Details {attempt?.error && <IconAlertTriangle size={14} className="tone-bad" aria-label="has an error" />}</> },
+          {
+            value: "outputs",
+            word: (
+              <>
+                Outputs{" "}
+                {attempt && attempt.outputs.length > 0 && <span className="tag num">{attempt.outputs.length}</span>}
+              </>
+            ),
+          },
+          {
+            value: "details",
+            word: (
+              <>
+                Details{" "}
+                {attempt?.error && <IconAlertTriangle size={14} className="tone-bad" aria-label="has an error" />}
+              </>
+            ),
+          },
           { value: "spec", word: "Spec" },
         ]}
         end={
@@ -248,14 +332,16 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
             <span className="clip" style={{ fontWeight: 600 }}>
               {step.name}
             </span>
-            <Status look={lookOf(STEP_LOOKS, state)} />
+            <Status look={run.state === "unknown" && state === "running" ? UNKNOWN_LOOK : lookOf(STEP_LOOKS, state)} />
             {attempts.length > 1 && (
               <Select
                 aria-label="Attempt"
                 w={122}
                 allowDeselect={false}
                 value={String(attempt?.attempt)}
-                onChange={(value) => set({ attempt: value === String(attempts.length) ? undefined : Number(value), line: undefined })}
+                onChange={(value) =>
+                  set({ attempt: value === String(attempts.length) ? undefined : Number(value), line: undefined })
+                }
                 data={attempts.map((each) => ({ value: String(each.attempt), label: `Attempt ${each.attempt}` }))}
               />
             )}
@@ -271,7 +357,15 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
       ) : tab === "details" ? (
         <Details attempt={attempt} run={run} />
       ) : (
-        <LogView key={`${step.name} ${attempt.attempt}`} run={run.id} step={step.name} attempt={attempt.attempt} live={attempt.state === "running"} line={line} onLine={(next) => set({ line: next })} />
+        <LogView
+          key={`${step.name} ${attempt.attempt}`}
+          run={run.id}
+          step={step.name}
+          attempt={attempt.attempt}
+          live={attempt.state === "running"}
+          line={line}
+          onLine={(next) => set({ line: next })}
+        />
       )}
     </section>
   );
@@ -297,8 +391,18 @@ function Outputs({ run, step, attempt }: { run: RunDetail; step: PipelineStep; a
   const declared = Object.keys(step.outputs);
   if (attempt.outputs.length === 0) {
     return (
-      <Empty icon={IconPackage} title={declared.length === 0 ? "This step declares no outputs" : attempt.state === "running" || attempt.state === "pending" ? "Nothing is stored yet" : "Nothing was stored"}>
-        {declared.length > 0 && `Declared: ${declared.join(", ")}. Outputs are stored, with their digest, when the step has succeeded.`}
+      <Empty
+        icon={IconPackage}
+        title={
+          declared.length === 0
+            ? "This step declares no outputs"
+            : attempt.state === "running" || attempt.state === "pending"
+              ? "Nothing is stored yet"
+              : "Nothing was stored"
+        }
+      >
+        {declared.length > 0 &&
+          `Declared: ${declared.join(", ")}. Outputs are stored, with their digest, when the step has succeeded.`}
       </Empty>
     );
   }
@@ -317,7 +421,10 @@ function Outputs({ run, step, attempt }: { run: RunDetail; step: PipelineStep; a
 const INLINE_BYTES = 2_000_000;
 
 function Output({ pool, output }: { pool: string; output: ProducedArtifact }) {
-  const inline = output.kind === "file" && output.sizeBytes <= INLINE_BYTES && (output.mediaType.startsWith("image/") || output.mediaType.includes("json"));
+  const inline =
+    output.kind === "file" &&
+    output.sizeBytes <= INLINE_BYTES &&
+    (output.mediaType.startsWith("image/") || output.mediaType.includes("json"));
   const preview = useQuery({ ...previewQuery(pool, output.store, output.path), enabled: inline });
   const folder = output.path.includes("/") ? output.path.slice(0, output.path.lastIndexOf("/")) : "";
   const shown = preview.data?.preview;
@@ -327,7 +434,16 @@ function Output({ pool, output }: { pool: string; output: ProducedArtifact }) {
       <div className="card-head">
         <IconFileDescription size={16} stroke={1.6} className="faint" aria-hidden />
         <h2 className="clip">
-          <Link to="/artifacts/$pool/$store" params={{ pool, store: output.store }} search={output.kind === "tree" ? { path: output.path } : { ...(folder ? { path: folder } : {}), file: output.path }} className="link">
+          <Link
+            to="/artifacts/$pool/$store"
+            params={{ pool, store: output.store }}
+            search={
+              output.kind === "tree"
+                ? { path: output.path }
+                : { ...(folder ? { path: folder } : {}), file: output.path }
+            }
+            className="link"
+          >
             {output.name}
           </Link>
         </h2>
@@ -335,7 +451,13 @@ function Output({ pool, output }: { pool: string; output: ProducedArtifact }) {
           {formatBytes(output.sizeBytes)} · {output.kind === "tree" ? "folder" : output.mediaType}
         </span>
         {output.kind === "file" && (
-          <ActionIcon component="a" href={artifactUrls.content(pool, output.store, output.path)} download ml="auto" aria-label={`Download ${output.name}`}>
+          <ActionIcon
+            component="a"
+            href={artifactUrls.content(pool, output.store, output.path)}
+            download
+            ml="auto"
+            aria-label={`Download ${output.name}`}
+          >
             <IconDownload size={15} stroke={1.8} />
           </ActionIcon>
         )}
@@ -380,16 +502,32 @@ function Details({ attempt, run }: { attempt: Attempt; run: RunDetail }) {
           <dt>Attempt</dt>
           <dd className="num">
             {attempt.attempt}
-            {attempt.adopted && <span className="tag accent" style={{ marginLeft: 8 }} title="A restarted agent found this attempt running and took it over; it was not started again">taken over after a restart</span>}
+            {attempt.adopted && (
+              <span
+                className="tag accent"
+                style={{ marginLeft: 8 }}
+                title="A restarted agent found this attempt running and took it over; it was not started again"
+              >
+                taken over after a restart
+              </span>
+            )}
           </dd>
           <dt>Exit code</dt>
-          <dd className="num">{attempt.exitCode ?? <span className="faint">{attempt.endedAt === null ? "still running" : "none"}</span>}</dd>
+          <dd className="num">
+            {attempt.exitCode ?? <span className="faint">{attempt.endedAt === null ? "still running" : "none"}</span>}
+          </dd>
           <dt>Began</dt>
           <dd className="num">{attempt.startedAt === null ? "–" : formatTime(attempt.startedAt)}</dd>
           <dt>Ended</dt>
           <dd className="num">{attempt.endedAt === null ? "–" : formatTime(attempt.endedAt)}</dd>
           <dt>Duration</dt>
-          <dd>{run.state === "unknown" && attempt.endedAt === null ? "unknown" : <Took from={attempt.startedAt} to={attempt.endedAt} />}</dd>
+          <dd>
+            {run.state === "unknown" && attempt.endedAt === null ? (
+              "unknown"
+            ) : (
+              <Took from={attempt.startedAt} to={attempt.endedAt} />
+            )}
+          </dd>
           <dt>Log</dt>
           <dd className="num">{plural(attempt.logSeq, "record")}</dd>
         </dl>
@@ -411,7 +549,13 @@ function Spec({ step, run }: { step: PipelineStep; run: RunDetail }) {
           <dt>Program</dt>
           <dd className="mono">{step.program}</dd>
           <dt>Arguments</dt>
-          <dd>{step.args.length === 0 ? <span className="faint">none</span> : <span className="mono">{step.args.join(" ")}</span>}</dd>
+          <dd>
+            {step.args.length === 0 ? (
+              <span className="faint">none</span>
+            ) : (
+              <span className="mono">{step.args.join(" ")}</span>
+            )}
+          </dd>
           <dt>After</dt>
           <dd>{predecessorsOf(step).join(", ") || <span className="faint">nothing: it may begin at once</span>}</dd>
           <dt>Inputs</dt>
@@ -427,7 +571,15 @@ function Spec({ step, run }: { step: PipelineStep; run: RunDetail }) {
                       {ref.step}.{ref.output}
                     </span>
                   ) : (
-                    <Link to="/artifacts/$pool/$store" params={{ pool: run.pool.name, store: ref.store }} search={{ file: ref.path, ...(ref.path.includes("/") ? { path: ref.path.slice(0, ref.path.lastIndexOf("/")) } : {}) }} className="link mono">
+                    <Link
+                      to="/artifacts/$pool/$store"
+                      params={{ pool: run.pool.name, store: ref.store }}
+                      search={{
+                        file: ref.path,
+                        ...(ref.path.includes("/") ? { path: ref.path.slice(0, ref.path.lastIndexOf("/")) } : {}),
+                      }}
+                      className="link mono"
+                    >
                       {ref.store}/{ref.path}
                     </Link>
                   )}
@@ -436,14 +588,26 @@ function Spec({ step, run }: { step: PipelineStep; run: RunDetail }) {
             )}
           </dd>
           <dt>Outputs</dt>
-          <dd>{outputs.length === 0 ? <span className="faint">none</span> : outputs.map(([name, output]) => <div key={name}>{name}{output.mediaType && <span className="faint"> {output.mediaType}</span>}</div>)}</dd>
+          <dd>
+            {outputs.length === 0 ? (
+              <span className="faint">none</span>
+            ) : (
+              outputs.map(([name, output]) => (
+                <div key={name}>
+                  {name}
+                  {output.mediaType && <span className="faint"> {output.mediaType}</span>}
+                </div>
+              ))
+            )}
+          </dd>
           {secrets.length > 0 && (
             <>
               <dt>Secrets</dt>
               <dd>
                 {secrets.map(([name, secret]) => (
                   <div key={name}>
-                    <span className="mono">{name}</span> <span className="faint">by the name</span> <span className="mono">{secret}</span>
+                    <span className="mono">{name}</span> <span className="faint">by the name</span>{" "}
+                    <span className="mono">{secret}</span>
                   </div>
                 ))}
               </dd>

@@ -17,7 +17,12 @@ function StepsBar({ run }: { run: Run }) {
   return (
     <span className="row" style={{ gap: 8 }}>
       <span className="bar" style={{ width: 56, flex: "none" }} aria-hidden>
-        <i style={{ width: `${(run.stepsDone / Math.max(1, run.stepsTotal)) * 100}%`, background: `var(--${look.tone}-bar)` }} />
+        <i
+          style={{
+            width: `${(run.stepsDone / Math.max(1, run.stepsTotal)) * 100}%`,
+            background: `var(--${look.tone}-bar)`,
+          }}
+        />
       </span>
       <span className="dim num small">
         {run.stepsDone} / {run.stepsTotal}
@@ -39,12 +44,27 @@ const COLUMNS: Column<Run>[] = [
             {run.pipeline}
           </Link>
         </div>
-        <div className="clip">{run.error ? <span className="tone-bad">{run.error.message}</span> : run.waiting ? run.waiting.text : <span className="mono">{shortId(run.id)}</span>}</div>
+        <div className="clip">
+          {run.error ? (
+            <span className="tone-bad">{run.error.message}</span>
+          ) : run.waiting ? (
+            run.waiting.text
+          ) : (
+            <span className="mono">{shortId(run.id)}</span>
+          )}
+        </div>
       </div>
     ),
   },
   { key: "steps", title: "Steps", width: "112px", render: (run) => <StepsBar run={run} /> },
-  { key: "took", title: "Duration", width: "82px", right: true, render: (run) => (run.state === "unknown" ? <span className="faint">unknown</span> : <Took from={run.startedAt} to={run.endedAt} />) },
+  {
+    key: "took",
+    title: "Duration",
+    width: "82px",
+    right: true,
+    render: (run) =>
+      run.state === "unknown" ? <span className="faint">unknown</span> : <Took from={run.startedAt} to={run.endedAt} />,
+  },
   {
     key: "agent",
     title: "Agent",
@@ -55,8 +75,20 @@ const COLUMNS: Column<Run>[] = [
       </span>
     ),
   },
-  { key: "who", title: "Started by", width: "minmax(90px, 0.8fr)", wide: true, render: (run) => <span className="dim">{run.actor.name}</span> },
-  { key: "when", title: "Started", width: "86px", right: true, render: (run) => <Ago at={run.createdAt} className="dim" /> },
+  {
+    key: "who",
+    title: "Started by",
+    width: "minmax(90px, 0.8fr)",
+    wide: true,
+    render: (run) => <span className="dim">{run.actor.name}</span>,
+  },
+  {
+    key: "when",
+    title: "Started",
+    width: "86px",
+    right: true,
+    render: (run) => <Ago at={run.createdAt} className="dim" />,
+  },
 ];
 
 export function Runs() {
@@ -70,27 +102,51 @@ export function Runs() {
       (runs.items ?? []).filter(
         (run) =>
           (!search.state || run.state === search.state) &&
-          (q === "" || `${run.pipeline} ${run.id} ${run.pool.name} ${run.agent?.name ?? ""} ${run.actor.name} ${run.error?.message ?? ""} ${run.error?.code ?? ""}`.toLowerCase().includes(q)),
+          (q === "" ||
+            `${run.pipeline} ${run.id} ${run.pool.name} ${run.agent?.name ?? ""} ${run.actor.name} ${run.error?.message ?? ""} ${run.error?.code ?? ""}`
+              .toLowerCase()
+              .includes(q)),
       ),
     [runs.items, search.state, q],
   );
   const states = (Object.keys(RUN_LOOKS) as Run["state"][]).filter((state) => all.some((run) => run.state === state));
-  const set = (change: Record<string, string | undefined>) => void navigate({ search: (old) => ({ ...old, ...change }) as never, replace: true });
+  const set = (change: Record<string, string | undefined>) =>
+    void navigate({ search: (old) => ({ ...old, ...change }) as never, replace: true });
   return (
     <>
-      <PageHead title="Runs" actions={<Button leftSection={<IconPlayerPlay size={14} />} renderRoot={(props) => <Link to="/runs/new" {...props} />}>Start a run</Button>} />
+      <PageHead
+        title="Runs"
+        actions={
+          <Button leftSection={<IconPlayerPlay size={14} />} renderRoot={(props) => <Link to="/runs/new" {...props} />}>
+            Start a run
+          </Button>
+        }
+      />
       <div className="body flush">
         {all.length > 0 && (
           <div className="toolbar">
-            <Filter label="Filter by pipeline, id, agent, person" value={search.q ?? ""} onChange={(text) => set({ q: text || undefined })} />
+            <Filter
+              label="Filter by pipeline, id, agent, person"
+              value={search.q ?? ""}
+              onChange={(text) => set({ q: text || undefined })}
+            />
             <Chips
               label="State"
               value={search.state ?? ""}
               onChange={(state) => set({ state: state || undefined })}
-              choices={[{ value: "", word: "All" }, ...states.map((state) => ({ value: state, word: RUN_LOOKS[state].word, n: all.filter((run) => run.state === state).length }))]}
+              choices={[
+                { value: "", word: "All" },
+                ...states.map((state) => ({
+                  value: state,
+                  word: RUN_LOOKS[state].word,
+                  n: all.filter((run) => run.state === state).length,
+                })),
+              ]}
             />
             <span className="total">
-              {rows.length === all.length ? plural(all.length, "run") : `${rows.length} of ${plural(all.length, "run")}`}
+              {rows.length === all.length
+                ? plural(all.length, "run")
+                : `${rows.length} of ${plural(all.length, "run")}`}
               {runs.hasNextPage && " loaded"}
             </span>
           </div>
@@ -104,7 +160,18 @@ export function Runs() {
           <RowSkeletons height={48} />
         ) : all.length === 0 ? (
           !runs.error && (
-            <Empty icon={IconActivity} title="No runs yet" action={<Button leftSection={<IconPlayerPlay size={14} />} renderRoot={(props) => <Link to="/runs/new" {...props} />}>Start a run</Button>}>
+            <Empty
+              icon={IconActivity}
+              title="No runs yet"
+              action={
+                <Button
+                  leftSection={<IconPlayerPlay size={14} />}
+                  renderRoot={(props) => <Link to="/runs/new" {...props} />}
+                >
+                  Start a run
+                </Button>
+              }
+            >
               A pipeline runs where the data is: its steps, their logs and what they made will be listed here.
             </Empty>
           )

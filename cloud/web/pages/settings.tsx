@@ -13,7 +13,7 @@ import { formatTime } from "../parts/format.ts";
 import { Empty, Note, ProblemNote } from "../parts/notes.tsx";
 import { PageHead, Tabs } from "../parts/page.tsx";
 import { Ago, useNow } from "../parts/time.tsx";
-import { ThemeChoice } from "../shell/layout.tsx";
+import { ThemeChoice } from "../shell/theme-choice.tsx";
 import { toast } from "../shell/toasts.tsx";
 
 export function Settings() {
@@ -54,7 +54,8 @@ function Tokens() {
     <>
       <div className="row between" style={{ marginBottom: 12, alignItems: "flex-start" }}>
         <p className="dim" style={{ margin: 0, maxWidth: 560 }}>
-          For the <span className="mono">sallyport</span> command and for scripts. A token may do all that you may; it is stored as a hash and shown only once.
+          For the <span className="mono">sallyport</span> command and for scripts. A token may do all that you may; it
+          is stored as a hash and shown only once.
         </p>
         <Button leftSection={<IconPlus size={14} />} onClick={() => setMake(true)}>
           New token
@@ -95,7 +96,15 @@ function Tokens() {
                     <td className="nowrap">
                       <Ago at={token.lastUsedAt} />
                     </td>
-                    <td className="nowrap">{token.revokedAt !== null ? <span title={formatTime(token.revokedAt)}>revoked</span> : token.expiresAt <= now ? "expired" : <Ago at={token.expiresAt} />}</td>
+                    <td className="nowrap">
+                      {token.revokedAt !== null ? (
+                        <span title={formatTime(token.revokedAt)}>revoked</span>
+                      ) : token.expiresAt <= now ? (
+                        "expired"
+                      ) : (
+                        <Ago at={token.expiresAt} />
+                      )}
+                    </td>
                     <td className="right">
                       {!gone && (
                         <Button variant="default" size="compact-xs" onClick={() => setRevoke(token)}>
@@ -147,7 +156,13 @@ function NewToken({ onClose }: { onClose: () => void }) {
     }
   };
   return (
-    <Modal opened onClose={onClose} closeOnClickOutside={made === null} title={<b>{made ? "The token" : "New API token"}</b>} size={500}>
+    <Modal
+      opened
+      onClose={onClose}
+      closeOnClickOutside={made === null}
+      title={<b>{made ? "The token" : "New API token"}</b>}
+      size={500}
+    >
       {made ? (
         <div className="stack">
           <Note tone="ok" title="Copy it now: it is not shown again.">
@@ -166,7 +181,16 @@ function NewToken({ onClose }: { onClose: () => void }) {
             void create();
           }}
         >
-          <TextInput size="sm" label="Label" placeholder="laptop" description="To recognise it by" value={label} onChange={(event) => setLabel(event.currentTarget.value)} data-autofocus maxLength={100} />
+          <TextInput
+            size="sm"
+            label="Label"
+            placeholder="laptop"
+            description="To recognise it by"
+            value={label}
+            onChange={(event) => setLabel(event.currentTarget.value)}
+            data-autofocus
+            maxLength={100}
+          />
           <Select
             size="sm"
             label="Works for"
@@ -255,8 +279,23 @@ function Account() {
           }}
         >
           <input type="text" name="username" autoComplete="username" value={me?.user.name ?? ""} readOnly hidden />
-          <PasswordInput label="New password" autoComplete="new-password" value={password} onChange={(event) => setPassword(event.currentTarget.value)} error={short && `At least ${MIN_PASSWORD} characters`} description={`At least ${MIN_PASSWORD} characters`} visibilityToggleButtonProps={{ "aria-label": "Show the password" }} />
-          <PasswordInput label="Once more" autoComplete="new-password" value={again} onChange={(event) => setAgain(event.currentTarget.value)} error={differs && "The two differ"} visibilityToggleButtonProps={{ "aria-label": "Show the password" }} />
+          <PasswordInput
+            label="New password"
+            autoComplete="new-password"
+            value={password}
+            onChange={(event) => setPassword(event.currentTarget.value)}
+            error={short && `At least ${MIN_PASSWORD} characters`}
+            description={`At least ${MIN_PASSWORD} characters`}
+            visibilityToggleButtonProps={{ "aria-label": "Show the password" }}
+          />
+          <PasswordInput
+            label="Once more"
+            autoComplete="new-password"
+            value={again}
+            onChange={(event) => setAgain(event.currentTarget.value)}
+            error={differs && "The two differ"}
+            visibilityToggleButtonProps={{ "aria-label": "Show the password" }}
+          />
           {error !== null && <ProblemNote error={error} />}
           <div>
             <Button type="submit" loading={busy} disabled={password === "" || short || password !== again}>

@@ -6,7 +6,7 @@ import { useEffect, useRef, useState } from "react";
 import { api } from "../api/client.ts";
 import type { Me } from "../api/types.ts";
 import { ProblemNote } from "../parts/notes.tsx";
-import { Mark } from "../shell/layout.tsx";
+import { Mark } from "../shell/mark.tsx";
 
 /** Only a path of this very page: never another origin. */
 function backTo(): string {
@@ -72,7 +72,17 @@ export function SignIn() {
             }}
           >
             {error !== null && <ProblemNote error={error} />}
-            <TextInput size="sm" label="Name" name="name" autoComplete="username" required withAsterisk={false} value={name} onChange={(event) => setName(event.currentTarget.value)} autoFocus />
+            <TextInput
+              size="sm"
+              label="Name"
+              name="name"
+              autoComplete="username"
+              required
+              withAsterisk={false}
+              value={name}
+              onChange={(event) => setName(event.currentTarget.value)}
+              autoFocus
+            />
             <PasswordInput
               size="sm"
               label="Password"
@@ -88,8 +98,8 @@ export function SignIn() {
               Sign in
             </Button>
             <p className="faint small" style={{ margin: "4px 0 0" }}>
-              No password yet? Use the one-time link that the control plane printed when it started, or make a new one on its host with{" "}
-              <span className="mono">sallyport-cloud admin reset</span>.
+              No password yet? Use the one-time link that the control plane printed when it started, or make a new one
+              on its host with <span className="mono">sallyport-cloud admin reset</span>.
             </p>
           </form>
         )}

@@ -22,7 +22,15 @@ export function Stores() {
             <Skeleton height={104} />
           </div>
         ) : none && !pools.error ? (
-          <Empty icon={IconFolders} title="No stores yet" action={<Button leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>Add agent</Button>}>
+          <Empty
+            icon={IconFolders}
+            title="No stores yet"
+            action={
+              <Button leftSection={<IconPlus size={14} />} renderRoot={(props) => <Link to="/agents/new" {...props} />}>
+                Add agent
+              </Button>
+            }
+          >
             {all.length === 0
               ? "Stores belong to agents. Connect one, and what it can read appears here."
               : "No agent has said that it has a store. Stores are named in the agent's own configuration file."}
@@ -35,15 +43,25 @@ export function Stores() {
                 <div className="section-head">
                   <h2>{pool.name}</h2>
                   <span className="faint small num">
-                    {pool.agents.connected} of {pool.agents.total} {pool.agents.total === 1 ? "agent" : "agents"} connected
+                    {pool.agents.connected} of {pool.agents.total} {pool.agents.total === 1 ? "agent" : "agents"}{" "}
+                    connected
                   </span>
                   {pool.stale && <span className="tag warn">offline: from memory</span>}
                 </div>
                 <div className="cards">
                   {pool.stores.map((store) => (
-                    <Link key={store.id} to="/artifacts/$pool/$store" params={{ pool: pool.name, store: store.id }} className="card store-card">
+                    <Link
+                      key={store.id}
+                      to="/artifacts/$pool/$store"
+                      params={{ pool: pool.name, store: store.id }}
+                      className="card store-card"
+                    >
                       <div className="row">
-                        {store.kind === "s3" ? <IconBucket size={18} stroke={1.6} className="faint" aria-hidden /> : <IconFolder size={18} stroke={1.6} className="faint" aria-hidden />}
+                        {store.kind === "s3" ? (
+                          <IconBucket size={18} stroke={1.6} className="faint" aria-hidden />
+                        ) : (
+                          <IconFolder size={18} stroke={1.6} className="faint" aria-hidden />
+                        )}
                         <span style={{ fontWeight: 600 }} className="clip">
                           {store.id}
                         </span>
@@ -60,7 +78,9 @@ export function Stores() {
                             {grant}
                           </span>
                         ))}
-                        {store.grants.length === 0 && <span className="faint small">The policy grants nothing here</span>}
+                        {store.grants.length === 0 && (
+                          <span className="faint small">The policy grants nothing here</span>
+                        )}
                       </div>
                     </Link>
                   ))}

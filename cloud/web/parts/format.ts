@@ -53,19 +53,25 @@ const absolute = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeS
 export const formatTime = (atMs: number): string => absolute.format(atMs);
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 export const formatClock = (atMs: number): string => clock.format(atMs);
-const clockMs = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
+const clockMs = new Intl.DateTimeFormat("en-GB", {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  fractionalSecondDigits: 3,
+});
 export const formatClockMs = (atMs: number): string => clockMs.format(atMs);
 
 const plain = new Intl.NumberFormat("en");
 /** 12,345 */
 export const formatCount = (n: number): string => plain.format(n);
+const exact = new Intl.NumberFormat("en", { maximumFractionDigits: 12 });
 /** Up to six significant figures, without noise at the end. */
 export function formatFigure(n: number): string {
   if (!Number.isFinite(n)) return String(n);
   if (Number.isInteger(n) && Math.abs(n) < 1e15) return plain.format(n);
   const abs = Math.abs(n);
   if (abs < 1e-4 || abs >= 1e15) return n.toExponential(3);
-  return plain.format(Number(n.toPrecision(6)));
+  return exact.format(Number(n.toPrecision(6)));
 }
 
 /** `rep_0199a1…4f2c` for a place where an id is too long; whole ids are copied, never shortened ones. */

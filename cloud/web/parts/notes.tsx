@@ -13,14 +13,30 @@ export const isOffline = (error: unknown): boolean => isApiError(error) && OFFLI
 function problemOf(error: unknown): Problem {
   if (isApiError(error)) return error.problem;
   const detail = error instanceof Error ? error.message : String(error);
-  return { type: "about:blank", title: "Fault of the page", status: 0, detail, instance: "", code: "PAGE_FAULT", requestId: "", fix: "Load the page again." };
+  return {
+    type: "about:blank",
+    title: "Fault of the page",
+    status: 0,
+    detail,
+    instance: "",
+    code: "PAGE_FAULT",
+    requestId: "",
+    fix: "Load the page again.",
+  };
 }
 
 export function ProblemNote({ error, onRetry }: { error: unknown; onRetry?: (() => void) | undefined }) {
   const problem = problemOf(error);
   const offline = OFFLINE.has(problem.code);
   const Shape = offline ? IconPlugConnectedX : IconCircleX;
-  const all = [problem.detail, problem.fix, `code: ${problem.code}`, problem.requestId && `request id: ${problem.requestId}`].filter(Boolean).join("\n");
+  const all = [
+    problem.detail,
+    problem.fix,
+    `code: ${problem.code}`,
+    problem.requestId && `request id: ${problem.requestId}`,
+  ]
+    .filter(Boolean)
+    .join("\n");
   return (
     <div className={`note ${offline ? "warn" : "bad"}`} role="alert">
       <Shape size={18} stroke={1.8} aria-hidden />
@@ -65,7 +81,12 @@ export function ErrorNote({ error }: { error: CommandError }) {
         {error.fix && <div className="fix">{error.fix}</div>}
         <div className="meta">
           <span className="mono">{error.code}</span>
-          <Copy text={[error.message, error.fix, `code: ${error.code}`, error.details && JSON.stringify(error.details)].filter(Boolean).join("\n")} label="Copy the error" />
+          <Copy
+            text={[error.message, error.fix, `code: ${error.code}`, error.details && JSON.stringify(error.details)]
+              .filter(Boolean)
+              .join("\n")}
+            label="Copy the error"
+          />
         </div>
       </div>
     </div>
@@ -87,7 +108,17 @@ export function WaitingNote({ waiting }: { waiting: Waiting }) {
   );
 }
 
-export function Note({ tone, icon: Shape = IconAlertTriangle, title, children }: { tone: "ok" | "warn" | "bad" | "run"; icon?: Icon; title: ReactNode; children?: ReactNode }) {
+export function Note({
+  tone,
+  icon: Shape = IconAlertTriangle,
+  title,
+  children,
+}: {
+  tone: "ok" | "warn" | "bad" | "run";
+  icon?: Icon;
+  title: ReactNode;
+  children?: ReactNode;
+}) {
   return (
     <div className={`note ${tone}`} role="status">
       <Shape size={18} stroke={1.8} aria-hidden />
@@ -99,7 +130,17 @@ export function Note({ tone, icon: Shape = IconAlertTriangle, title, children }:
   );
 }
 
-export function Empty({ icon: Shape, title, children, action }: { icon: Icon; title: string; children?: ReactNode; action?: ReactNode }) {
+export function Empty({
+  icon: Shape,
+  title,
+  children,
+  action,
+}: {
+  icon: Icon;
+  title: string;
+  children?: ReactNode;
+  action?: ReactNode;
+}) {
   return (
     <div className="empty">
       <Shape size={32} stroke={1.3} aria-hidden />
@@ -114,7 +155,17 @@ export function RowSkeletons({ rows = 8, height = 40 }: { rows?: number; height?
   return (
     <div aria-busy="true" aria-label="Loading" role="status">
       {Array.from({ length: rows }, (_, n) => (
-        <div key={n} style={{ height, display: "flex", alignItems: "center", gap: 24, padding: "0 24px", borderBottom: "1px solid var(--line)" }}>
+        <div
+          key={n}
+          style={{
+            height,
+            display: "flex",
+            alignItems: "center",
+            gap: 24,
+            padding: "0 24px",
+            borderBottom: "1px solid var(--line)",
+          }}
+        >
           <Skeleton height={10} width={`${22 + ((n * 7) % 12)}%`} />
           <Skeleton height={10} width="12%" />
           <Skeleton height={10} width="18%" />

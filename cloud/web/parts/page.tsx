@@ -3,7 +3,17 @@ import { TextInput } from "@mantine/core";
 import { IconSearch } from "@tabler/icons-react";
 import { useEffect, useRef, useState, type ReactNode } from "react";
 
-export function PageHead({ title, crumbs, actions, after }: { title: string; crumbs?: ReactNode; actions?: ReactNode; after?: ReactNode }) {
+export function PageHead({
+  title,
+  crumbs,
+  actions,
+  after,
+}: {
+  title: string;
+  crumbs?: ReactNode;
+  actions?: ReactNode;
+  after?: ReactNode;
+}) {
   useEffect(() => {
     document.title = `${title} · Sallyport`;
   }, [title]);
@@ -25,7 +35,17 @@ export function PageHead({ title, crumbs, actions, after }: { title: string; cru
 }
 
 /** The page's filter: `/` jumps into it, Esc empties and then leaves it. */
-export function Filter({ value, onChange, label, className }: { value: string; onChange: (value: string) => void; label: string; className?: string }) {
+export function Filter({
+  value,
+  onChange,
+  label,
+  className,
+}: {
+  value: string;
+  onChange: (value: string) => void;
+  label: string;
+  className?: string;
+}) {
   const field = useRef<HTMLInputElement>(null);
   const [text, setText] = useState(value);
   useEffect(() => setText(value), [value]);
@@ -63,11 +83,27 @@ export interface ChipChoice {
   n?: number;
 }
 /** One of several, or all. */
-export function Chips({ choices, value, onChange, label }: { choices: ChipChoice[]; value: string; onChange: (value: string) => void; label: string }) {
+export function Chips({
+  choices,
+  value,
+  onChange,
+  label,
+}: {
+  choices: ChipChoice[];
+  value: string;
+  onChange: (value: string) => void;
+  label: string;
+}) {
   return (
     <div className="chips" role="group" aria-label={label}>
       {choices.map((choice) => (
-        <button key={choice.value} type="button" className="chip" aria-pressed={choice.value === value} onClick={() => onChange(choice.value)}>
+        <button
+          key={choice.value}
+          type="button"
+          className="chip"
+          aria-pressed={choice.value === value}
+          onClick={() => onChange(choice.value)}
+        >
           {choice.word}
           {choice.n !== undefined && <span className="n">{choice.n}</span>}
         </button>
@@ -80,7 +116,19 @@ export interface TabChoice {
   value: string;
   word: ReactNode;
 }
-export function Tabs({ tabs, value, onChange, label, end }: { tabs: TabChoice[]; value: string; onChange: (value: string) => void; label: string; end?: ReactNode }) {
+export function Tabs({
+  tabs,
+  value,
+  onChange,
+  label,
+  end,
+}: {
+  tabs: TabChoice[];
+  value: string;
+  onChange: (value: string) => void;
+  label: string;
+  end?: ReactNode;
+}) {
   return (
     <div className="tabs" role="tablist" aria-label={label}>
       {tabs.map((tab, at) => (
@@ -112,7 +160,17 @@ export function Tabs({ tabs, value, onChange, label, end }: { tabs: TabChoice[];
 
 const SPLIT_KEY = "sallyport-split-";
 /** Two panes and a grip between them; the share of the left one is remembered. */
-export function Split({ left, right, name, initial = 0.46 }: { left: ReactNode; right: ReactNode | null; name: string; initial?: number }) {
+export function Split({
+  left,
+  right,
+  name,
+  initial = 0.46,
+}: {
+  left: ReactNode;
+  right: ReactNode | null;
+  name: string;
+  initial?: number;
+}) {
   const box = useRef<HTMLDivElement>(null);
   const [share, setShare] = useState(() => Number(localStorage.getItem(SPLIT_KEY + name)) || initial);
   const [drag, setDrag] = useState(false);
@@ -125,7 +183,10 @@ export function Split({ left, right, name, initial = 0.46 }: { left: ReactNode; 
     <div
       className="split"
       ref={box}
-      style={{ gridTemplateColumns: right === null ? "minmax(0, 1fr)" : `minmax(0, ${share}fr) 1px minmax(0, ${1 - share}fr)`, userSelect: drag ? "none" : undefined }}
+      style={{
+        gridTemplateColumns: right === null ? "minmax(0, 1fr)" : `minmax(0, ${share}fr) 1px minmax(0, ${1 - share}fr)`,
+        userSelect: drag ? "none" : undefined,
+      }}
     >
       <div className="pane">{left}</div>
       {right !== null && (

@@ -43,7 +43,9 @@ export function useNarrow(): boolean {
 
 /** True where typing goes into a field, so that single letters are not commands. */
 export function isTyping(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
+  return (
+    target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName))
+  );
 }
 
 export function DataTable<T>(props: Props<T>) {
@@ -105,7 +107,11 @@ export function DataTable<T>(props: Props<T>) {
       if (row === undefined || (event.target as HTMLElement).tagName === "A") return;
       event.preventDefault();
       onOpen(row);
-    } else if (props.onBack && inside && (event.key === "Backspace" || event.key === "ArrowLeft" || event.key === "h")) {
+    } else if (
+      props.onBack &&
+      inside &&
+      (event.key === "Backspace" || event.key === "ArrowLeft" || event.key === "h")
+    ) {
       event.preventDefault();
       setCursor(-1);
       props.onBack();
@@ -119,7 +125,14 @@ export function DataTable<T>(props: Props<T>) {
 
   return (
     <div className="table">
-      <div className="t-scroll" ref={scroller} tabIndex={0} role="grid" aria-label={props.label} aria-rowcount={rows.length}>
+      <div
+        className="t-scroll"
+        ref={scroller}
+        tabIndex={0}
+        role="grid"
+        aria-label={props.label}
+        aria-rowcount={rows.length}
+      >
         <div className="t-head" role="row" style={{ gridTemplateColumns: template }}>
           {columns.map((column) => (
             <div key={column.key} role="columnheader" className={column.right ? "right" : undefined}>

@@ -19,11 +19,14 @@ export const MAX_LINES = 100_000;
 
 function textOf(record: Extract<LogRecord, { seq: number }>): string {
   const { body } = record;
-  if (body.enc !== "none") return "This line is sealed for its readers; the control plane and this page cannot open it.";
+  if (body.enc !== "none")
+    return "This line is sealed for its readers; the control plane and this page cannot open it.";
   if (body.encoding !== "bytes") return stripAnsi(body.data.replace(/\r?\n$/, ""));
   try {
     const raw = atob(body.data.replaceAll("-", "+").replaceAll("_", "/"));
-    return stripAnsi(new TextDecoder().decode(Uint8Array.from(raw, (char) => char.charCodeAt(0))).replace(/\r?\n$/, ""));
+    return stripAnsi(
+      new TextDecoder().decode(Uint8Array.from(raw, (char) => char.charCodeAt(0))).replace(/\r?\n$/, ""),
+    );
   } catch {
     return `(${body.data.length} characters that are no text)`;
   }
@@ -32,10 +35,24 @@ function textOf(record: Extract<LogRecord, { seq: number }>): string {
 export function lineOf(record: LogRecord): LogLine {
   if ("gap" in record) {
     const count = record.to - record.from + 1;
-    return { seq: record.from, lastSeq: record.to, ts: record.ts, kind: "gap", level: null, text: `${count === 1 ? "1 line is" : `${count.toLocaleString("en")} lines are`} missing: ${record.reason}` };
+    return {
+      seq: record.from,
+      lastSeq: record.to,
+      ts: record.ts,
+      kind: "gap",
+      level: null,
+      text: `${count === 1 ? "1 line is" : `${count.toLocaleString("en")} lines are`} missing: ${record.reason}`,
+    };
   }
   const text = textOf(record);
-  return { seq: record.seq, lastSeq: record.seq, ts: record.ts, kind: record.stream, level: record.stream === "system" ? null : levelOf(text), text };
+  return {
+    seq: record.seq,
+    lastSeq: record.seq,
+    ts: record.ts,
+    kind: record.stream,
+    level: record.stream === "system" ? null : levelOf(text),
+    text,
+  };
 }
 
 /** Immutable: `add` answers a new value, or itself when nothing was new. */
@@ -65,7 +82,9 @@ export function append(log: LogLines, records: readonly LogRecord[], max = MAX_L
 export function prepend(log: LogLines, records: readonly LogRecord[]): LogLines {
   const first = log.lines[0]?.seq ?? Infinity;
   const older = records.map(lineOf).filter((line) => line.lastSeq < first);
-  return older.length === 0 ? log : { lines: [...older, ...log.lines], lastSeq: Math.max(log.lastSeq, older.at(-1)!.lastSeq) };
+  return older.length === 0
+    ? log
+    : { lines: [...older, ...log.lines], lastSeq: Math.max(log.lastSeq, older.at(-1)!.lastSeq) };
 }
 
 /** How many records lie before the first one held. */
@@ -84,7 +103,10 @@ export function splitNdjson(pending: string, chunk: string): { records: LogRecor
 
 /** Distance from the bottom, in px, that still counts as being there. */
 const BOTTOM_PX = 24;
-export type FollowEvent = { type: "scrolled"; top: number; height: number; view: number; byReader: boolean } | { type: "button"; on: boolean } | { type: "jumped" };
+export type FollowEvent =
+  | { type: "scrolled"; top: number; height: number; view: number; byReader: boolean }
+  | { type: "button"; on: boolean }
+  | { type: "jumped" };
 
 /** Following stops when the reader scrolls up or jumps to a line, and begins again at the bottom. */
 export function followNext(following: boolean, event: FollowEvent): boolean {

@@ -19,9 +19,11 @@ export interface LogSource {
   retry: () => void;
 }
 
-const logsUrl = (run: string, step: string, params: Record<string, string | number | boolean | undefined>) => `/v1/runs/${encodeURIComponent(run)}/steps/${encodeURIComponent(step)}/logs${query(params)}`;
+const logsUrl = (run: string, step: string, params: Record<string, string | number | boolean | undefined>) =>
+  `/v1/runs/${encodeURIComponent(run)}/steps/${encodeURIComponent(step)}/logs${query(params)}`;
 /** Everything, as a file. */
-export const downloadUrl = (run: string, step: string, attempt: number): string => logsUrl(run, step, { attempt, after: 0, limit: 100_000 });
+export const downloadUrl = (run: string, step: string, attempt: number): string =>
+  logsUrl(run, step, { attempt, after: 0, limit: 100_000 });
 
 async function readAll(response: Response, onRecords: (records: LogRecord[]) => void): Promise<void> {
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -36,7 +38,13 @@ async function readAll(response: Response, onRecords: (records: LogRecord[]) => 
 }
 
 /** `live`: the attempt has not ended, so the stream's end is a cut. `around`: a line that must be among those loaded. */
-export function useLogSource(run: string, step: string, attempt: number, live: boolean, around: number | undefined): LogSource {
+export function useLogSource(
+  run: string,
+  step: string,
+  attempt: number,
+  live: boolean,
+  around: number | undefined,
+): LogSource {
   const [log, setLog] = useState<LogLines>(EMPTY_LOG);
   const [state, setState] = useState<LogSource["state"]>("loading");
   const [error, setError] = useState<unknown>(null);
@@ -72,8 +80,16 @@ export function useLogSource(run: string, step: string, attempt: number, live: b
       for (;;) {
         try {
           const last = gathered.length > 0 ? append(held.current, gathered).lastSeq : held.current.lastSeq;
-          const start = last > 0 ? { after: last } : from.current !== undefined ? { after: Math.max(0, from.current - 1_000) } : { tail: TAIL };
-          const response = await send("GET", logsUrl(run, step, { attempt, ...start, follow: true }), { signal: stop.signal, headers: { accept: "application/x-ndjson" } });
+          const start =
+            last > 0
+              ? { after: last }
+              : from.current !== undefined
+                ? { after: Math.max(0, from.current - 1_000) }
+                : { tail: TAIL };
+          const response = await send("GET", logsUrl(run, step, { attempt, ...start, follow: true }), {
+            signal: stop.signal,
+            headers: { accept: "application/x-ndjson" },
+          });
           setState("reading");
           setError(null);
           await readAll(response, onRecords);
@@ -115,7 +131,9 @@ export function useLogSource(run: string, step: string, attempt: number, live: b
     setLoadingEarlier(true);
     try {
       const after = Math.max(0, before - PAGE);
-      const response = await send("GET", logsUrl(run, step, { attempt, after, limit: before - after }), { headers: { accept: "application/x-ndjson" } });
+      const response = await send("GET", logsUrl(run, step, { attempt, after, limit: before - after }), {
+        headers: { accept: "application/x-ndjson" },
+      });
       const records: LogRecord[] = [];
       await readAll(response, (more) => records.push(...more));
       held.current = prepend(held.current, records);

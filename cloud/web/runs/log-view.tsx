@@ -3,6 +3,7 @@ import { ActionIcon, Button, Tooltip } from "@mantine/core";
 import { IconArrowDown, IconClock, IconDownload, IconPlugConnectedX } from "@tabler/icons-react";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { isApiError } from "../api/client.ts";
 import { formatClockMs, formatCount } from "../parts/format.ts";
 import { Empty, ProblemNote } from "../parts/notes.tsx";
 import { copyText } from "../parts/copy.tsx";
@@ -36,7 +37,12 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
   const hits = useMemo(() => findLines(lines, needle), [lines, needle]);
   const earlier = missingBefore(source.log);
   const head = earlier > 0 ? 1 : 0;
-  const virtual = useVirtualizer({ count: lines.length + head, getScrollElement: () => scroller.current, estimateSize: () => LINE_PX, overscan: 30 });
+  const virtual = useVirtualizer({
+    count: lines.length + head,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => LINE_PX,
+    overscan: 30,
+  });
   useEffect(() => virtual.measure(), [wrap, virtual]);
 
   // Follow.
@@ -92,13 +98,24 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
         </span>
         <span className="faint small num nowrap">{formatCount(source.log.lastSeq)} lines</span>
         <Tooltip label={times ? "Hide the times" : "Show the times"}>
-          <ActionIcon aria-label="Times" aria-pressed={times} variant={times ? "light" : "subtle"} color={times ? "iris" : "gray"} onClick={() => setTimes(!times)}>
+          <ActionIcon
+            aria-label="Times"
+            aria-pressed={times}
+            variant={times ? "light" : "subtle"}
+            color={times ? "iris" : "gray"}
+            onClick={() => setTimes(!times)}
+          >
             <IconClock size={16} stroke={1.7} />
           </ActionIcon>
         </Tooltip>
         <WrapButton wrap={wrap} onWrap={setWrap} />
         <Tooltip label="Download the log">
-          <ActionIcon component="a" href={downloadUrl(run, step, attempt)} download={`${run}.${step}.${attempt}.ndjson`} aria-label="Download the log">
+          <ActionIcon
+            component="a"
+            href={downloadUrl(run, step, attempt)}
+            download={`${run}.${step}.${attempt}.ndjson`}
+            aria-label="Download the log"
+          >
             <IconDownload size={16} stroke={1.7} />
           </ActionIcon>
         </Tooltip>
@@ -114,7 +131,9 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
           )
         ) : lines.length === 0 ? (
           <Empty icon={IconClock} title={source.state === "cut" ? "The agent is not there to ask" : "Reading…"}>
-            {source.state === "cut" ? "Logs stay with the agent; they show again when it is back." : undefined}
+            {source.state === "cut"
+              ? `${isApiError(source.error) ? `${source.error.problem.detail} ` : ""}Logs stay with the agent; they show again when it is back.`
+              : undefined}
           </Empty>
         ) : (
           <div
@@ -134,17 +153,36 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
             onScroll={(event) => {
               const box = event.currentTarget;
               const recent = performance.now() - byReader.current < 600;
-              setFollowing((old) => followNext(old, { type: "scrolled", top: box.scrollTop, height: box.scrollHeight, view: box.clientHeight, byReader: recent }));
+              setFollowing((old) =>
+                followNext(old, {
+                  type: "scrolled",
+                  top: box.scrollTop,
+                  height: box.scrollHeight,
+                  view: box.clientHeight,
+                  byReader: recent,
+                }),
+              );
             }}
           >
-            <div style={{ height: virtual.getTotalSize(), position: "relative", minWidth: wrap ? undefined : `calc(${longest}ch + ${times ? 190 : 90}px)` }}>
+            <div
+              style={{
+                height: virtual.getTotalSize(),
+                position: "relative",
+                minWidth: wrap ? undefined : `calc(${longest}ch + ${times ? 190 : 90}px)`,
+              }}
+            >
               {virtual.getVirtualItems().map((item) => {
                 const style = { transform: `translateY(${item.start}px)` };
                 if (item.index < head) {
                   return (
                     <div key="earlier" className="ln" style={style}>
                       <span className="no" />
-                      <button type="button" className="link earlier" onClick={() => void source.loadEarlier()} disabled={source.loadingEarlier}>
+                      <button
+                        type="button"
+                        className="link earlier"
+                        onClick={() => void source.loadEarlier()}
+                        disabled={source.loadingEarlier}
+                      >
                         {source.loadingEarlier ? "Loading…" : `Load earlier lines (${formatCount(earlier)} more)`}
                       </button>
                     </div>
@@ -154,7 +192,13 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
                 const each = lines[at]!;
                 const tone = each.kind === "gap" ? "gap" : `${each.kind}${each.level ? ` ${each.level}` : ""}`;
                 return (
-                  <div key={item.key} ref={wrap ? virtual.measureElement : undefined} data-index={item.index} className={`ln ${tone}${line !== undefined && each.seq <= line && each.lastSeq >= line ? " target" : ""}`} style={style}>
+                  <div
+                    key={item.key}
+                    ref={wrap ? virtual.measureElement : undefined}
+                    data-index={item.index}
+                    className={`ln ${tone}${line !== undefined && each.seq <= line && each.lastSeq >= line ? " target" : ""}`}
+                    style={style}
+                  >
                     <a
                       className="no"
                       href={`?${new URLSearchParams({ ...Object.fromEntries(new URLSearchParams(location.search)), line: String(each.seq) })}`}
@@ -186,7 +230,12 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
           </div>
         )}
         {live && !following && lines.length > 0 && (
-          <Button className="follow-off" size="compact-sm" leftSection={<IconArrowDown size={14} />} onClick={() => setFollowing(followNext(following, { type: "button", on: true }))}>
+          <Button
+            className="follow-off"
+            size="compact-sm"
+            leftSection={<IconArrowDown size={14} />}
+            onClick={() => setFollowing(followNext(following, { type: "button", on: true }))}
+          >
             Follow
           </Button>
         )}

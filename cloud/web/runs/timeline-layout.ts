@@ -60,7 +60,10 @@ export function inOrder(steps: readonly PipelineStep[]): PipelineStep[] {
   return order;
 }
 
-const NICE_MS = [100, 200, 500, 1e3, 2e3, 5e3, 10e3, 15e3, 30e3, 60e3, 120e3, 300e3, 600e3, 900e3, 1800e3, 3600e3, 7200e3, 14400e3, 21600e3, 43200e3, 86400e3];
+const NICE_MS = [
+  100, 200, 500, 1e3, 2e3, 5e3, 10e3, 15e3, 30e3, 60e3, 120e3, 300e3, 600e3, 900e3, 1800e3, 3600e3, 7200e3, 14400e3,
+  21600e3, 43200e3, 86400e3,
+];
 /** Between `most / 2` and `most` round marks over `spanMs`, the first at 0. */
 export function ticksOf(spanMs: number, most: number): number[] {
   const step = NICE_MS.find((each) => spanMs / each <= most) ?? Math.ceil(spanMs / most / 86400e3) * 86400e3;
@@ -114,7 +117,8 @@ export function layoutTimeline(run: TimelineInput, nowMs: number, mostTicks = 8)
       state: newest?.state ?? "pending",
       attempts,
       bars,
-      wait: first && ready !== null && first.startedAt - ready > span / 200 ? { from: share(ready), to: first.from } : null,
+      wait:
+        first && ready !== null && first.startedAt - ready > span / 200 ? { from: share(ready), to: first.from } : null,
       after: before.flatMap((name) => rowOf.get(name) ?? []),
       tookMs: newest?.startedAt == null ? null : (newest.endedAt ?? nowMs) - newest.startedAt,
     };

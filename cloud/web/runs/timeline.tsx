@@ -10,18 +10,42 @@ import { layoutTimeline, type Bar, type Row } from "./timeline-layout.ts";
 
 const ROW_PX = 32;
 
-export function Timeline({ run, selected, onSelect }: { run: RunDetail; selected: string | null; onSelect: (step: string, attempt?: number) => void }) {
+export function Timeline({
+  run,
+  selected,
+  onSelect,
+}: {
+  run: RunDetail;
+  selected: string | null;
+  onSelect: (step: string, attempt?: number) => void;
+}) {
   const ended = run.endedAt !== null;
   const now = useNow(!ended);
   const { ref, width } = useElementSize();
   const unknown = run.state === "unknown";
   const layout = useMemo(
-    () => layoutTimeline({ steps: run.spec.steps, attempts: run.attempts, createdAt: run.createdAt, startedAt: run.startedAt, endedAt: run.endedAt }, now, Math.max(3, Math.floor(width / 110))),
+    () =>
+      layoutTimeline(
+        {
+          steps: run.spec.steps,
+          attempts: run.attempts,
+          createdAt: run.createdAt,
+          startedAt: run.startedAt,
+          endedAt: run.endedAt,
+        },
+        now,
+        Math.max(3, Math.floor(width / 110)),
+      ),
     [run, now, width],
   );
   const x = (share: number) => share * width;
   return (
-    <div className="tl" role="listbox" aria-label="Steps on a time line" style={{ maxHeight: "46%", minHeight: Math.min(5, layout.rows.length) * ROW_PX + 28 }}>
+    <div
+      className="tl"
+      role="listbox"
+      aria-label="Steps on a time line"
+      style={{ maxHeight: "46%", minHeight: Math.min(5, layout.rows.length) * ROW_PX + 28 }}
+    >
       <div className="tl-grid tl-axis" aria-hidden>
         <div />
         <div ref={ref} style={{ position: "relative" }}>
@@ -48,7 +72,16 @@ export function Timeline({ run, selected, onSelect }: { run: RunDetail; selected
           </div>
         </div>
         {layout.rows.map((row, n) => (
-          <StepRow key={row.step.name} row={row} at={n} count={layout.rows.length} selected={row.step.name === selected} unknown={unknown} width={width} onSelect={onSelect} />
+          <StepRow
+            key={row.step.name}
+            row={row}
+            at={n}
+            count={layout.rows.length}
+            selected={row.step.name === selected}
+            unknown={unknown}
+            width={width}
+            onSelect={onSelect}
+          />
         ))}
         <div className="tl-grid tl-lines" aria-hidden>
           <div />
@@ -74,7 +107,23 @@ export function Timeline({ run, selected, onSelect }: { run: RunDetail; selected
   );
 }
 
-function StepRow({ row, at, count, selected, unknown, width, onSelect }: { row: Row; at: number; count: number; selected: boolean; unknown: boolean; width: number; onSelect: (step: string, attempt?: number) => void }) {
+function StepRow({
+  row,
+  at,
+  count,
+  selected,
+  unknown,
+  width,
+  onSelect,
+}: {
+  row: Row;
+  at: number;
+  count: number;
+  selected: boolean;
+  unknown: boolean;
+  width: number;
+  onSelect: (step: string, attempt?: number) => void;
+}) {
   const look = lookOf(STEP_LOOKS, row.state);
   const retries = row.attempts.length - 1;
   return (
@@ -90,7 +139,8 @@ function StepRow({ row, at, count, selected, unknown, width, onSelect }: { row: 
           event.preventDefault();
           onSelect(row.step.name);
         }
-        const by = event.key === "ArrowDown" || event.key === "j" ? 1 : event.key === "ArrowUp" || event.key === "k" ? -1 : 0;
+        const by =
+          event.key === "ArrowDown" || event.key === "j" ? 1 : event.key === "ArrowUp" || event.key === "k" ? -1 : 0;
         if (by === 0 || at + by < 0 || at + by >= count) return;
         event.preventDefault();
         event.stopPropagation();
@@ -100,7 +150,10 @@ function StepRow({ row, at, count, selected, unknown, width, onSelect }: { row: 
       }}
     >
       <div className="tl-name">
-        <StatusIcon look={unknown && row.state === "running" ? { ...look, tone: "warn", spin: false } : look} size={15} />
+        <StatusIcon
+          look={unknown && row.state === "running" ? { ...look, tone: "warn", spin: false } : look}
+          size={15}
+        />
         <span className="clip">{row.step.name}</span>
         {retries > 0 && (
           <span className="tag" title={`Attempt ${retries + 1}`}>
@@ -109,17 +162,36 @@ function StepRow({ row, at, count, selected, unknown, width, onSelect }: { row: 
         )}
       </div>
       <div className="tl-lane">
-        {row.wait && <i className="tl-wait" style={{ left: row.wait.from * width, width: Math.max(0, (row.wait.to - row.wait.from) * width) }} />}
+        {row.wait && (
+          <i
+            className="tl-wait"
+            style={{ left: row.wait.from * width, width: Math.max(0, (row.wait.to - row.wait.from) * width) }}
+          />
+        )}
         {row.bars.map((bar) => (
           <StepBar key={bar.attempt} bar={bar} row={row} unknown={unknown} width={width} onSelect={onSelect} />
         ))}
       </div>
-      <div className="tl-dur">{row.tookMs === null ? "" : unknown && row.state === "running" ? "unknown" : formatDuration(row.tookMs)}</div>
+      <div className="tl-dur">
+        {row.tookMs === null ? "" : unknown && row.state === "running" ? "unknown" : formatDuration(row.tookMs)}
+      </div>
     </div>
   );
 }
 
-function StepBar({ bar, row, unknown, width, onSelect }: { bar: Bar; row: Row; unknown: boolean; width: number; onSelect: (step: string, attempt?: number) => void }) {
+function StepBar({
+  bar,
+  row,
+  unknown,
+  width,
+  onSelect,
+}: {
+  bar: Bar;
+  row: Row;
+  unknown: boolean;
+  width: number;
+  onSelect: (step: string, attempt?: number) => void;
+}) {
   const look = lookOf(STEP_LOOKS, bar.state);
   const attempt = row.attempts.find((each) => each.attempt === bar.attempt);
   const tone = unknown && bar.endedAt === null ? "warn" : look.tone;
@@ -144,7 +216,11 @@ function StepBar({ bar, row, unknown, width, onSelect }: { bar: Bar; row: Row; u
       {/* oxlint-disable-next-line jsx-a11y/click-events-have-key-events, jsx-a11y/no-static-element-interactions -- the row holds focus and keys; this is its finer target for the mouse */}
       <div
         className={`tl-bar ${tone}`}
-        style={{ left: bar.from * width, width: Math.max(3, (bar.to - bar.from) * width), opacity: bar.attempt < row.attempts.length ? 0.55 : 1 }}
+        style={{
+          left: bar.from * width,
+          width: Math.max(3, (bar.to - bar.from) * width),
+          opacity: bar.attempt < row.attempts.length ? 0.55 : 1,
+        }}
         onClick={(event) => {
           event.stopPropagation();
           onSelect(row.step.name, bar.attempt === row.attempts.length ? undefined : bar.attempt);

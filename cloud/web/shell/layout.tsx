@@ -1,53 +1,40 @@
 // The frame around every page but sign-in: navigation, search, who is signed in, and whether the page is live.
-import { Menu, SegmentedControl, useMantineColorScheme } from "@mantine/core";
-import { IconActivity, IconChevronDown, IconDeviceDesktop, IconFolders, IconHome2, IconLogout, IconMoon, IconSearch, IconServer2, IconSettings, IconSun, IconTerminal2, IconWifiOff } from "@tabler/icons-react";
+import { Menu } from "@mantine/core";
+import {
+  IconActivity,
+  IconChevronDown,
+  IconFolders,
+  IconHome2,
+  IconLogout,
+  IconSearch,
+  IconServer2,
+  IconSettings,
+  IconTerminal2,
+  IconWifiOff,
+} from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet, useNavigate } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
-import { api } from "../api/client.ts";
 import { followChanges, useLive } from "../api/changes.ts";
 import { agentsQuery, meQuery, useRuns } from "../api/queries.ts";
 import { ProblemNote } from "../parts/notes.tsx";
 import { isTyping } from "../parts/table.tsx";
+import { Mark } from "./mark.tsx";
 import { Palette } from "./palette.tsx";
+import { signOut } from "./sign-out.ts";
+import { ThemeChoice } from "./theme-choice.tsx";
 import { Toasts } from "./toasts.tsx";
-
-export function Mark({ size = 22 }: { size?: number }) {
-  return (
-    <svg width={size} height={size} viewBox="0 0 32 32" aria-hidden>
-      <rect width="32" height="32" rx="8" fill="#4450c9" />
-      <path d="M8 25V14.5a8 8 0 0 1 16 0V25h-4.4V14.8a3.6 3.6 0 0 0-7.2 0V25z" fill="#fff" />
-      <circle cx="16" cy="20.5" r="2.2" fill="#fff" />
-    </svg>
-  );
-}
-
-export function ThemeChoice() {
-  const { colorScheme, setColorScheme } = useMantineColorScheme();
-  const icon = (Shape: typeof IconSun, word: string) => (
-    <span className="row" style={{ gap: 5, justifyContent: "center" }}>
-      <Shape size={14} stroke={1.8} aria-hidden />
-      {word}
-    </span>
-  );
-  return (
-    <SegmentedControl
-      aria-label="Theme"
-      fullWidth
-      value={colorScheme}
-      onChange={(value) => setColorScheme(value as "auto" | "light" | "dark")}
-      data={[
-        { value: "auto", label: icon(IconDeviceDesktop, "System") },
-        { value: "light", label: icon(IconSun, "Light") },
-        { value: "dark", label: icon(IconMoon, "Dark") },
-      ]}
-    />
-  );
-}
 
 const MAC = /Mac|iPhone|iPad/.test(navigator.platform);
 /** `g` and one of these goes to a page. */
-const GO: Record<string, string> = { h: "/", a: "/agents", f: "/artifacts", r: "/runs", c: "/commands", s: "/settings" };
+const GO: Record<string, string> = {
+  h: "/",
+  a: "/agents",
+  f: "/artifacts",
+  r: "/runs",
+  c: "/commands",
+  s: "/settings",
+};
 
 export function Layout() {
   const client = useQueryClient();
@@ -93,8 +80,20 @@ export function Layout() {
 
   const bad = agents.data?.filter((agent) => agent.state === "lost" || agent.state === "disconnected").length ?? 0;
   const running = runs.items?.filter((run) => run.state === "running").length ?? 0;
-  const item = (to: string, word: string, Shape: typeof IconHome2, count?: { n: number; tone: string; label: string }) => (
-    <Link to={to} className="nav" activeProps={{ className: "active" }} activeOptions={{ exact: to === "/", includeSearch: false }} aria-label={count && count.n > 0 ? `${word}, ${count.n} ${count.label}` : word} title={word}>
+  const item = (
+    to: string,
+    word: string,
+    Shape: typeof IconHome2,
+    count?: { n: number; tone: string; label: string },
+  ) => (
+    <Link
+      to={to}
+      className="nav"
+      activeProps={{ className: "active" }}
+      activeOptions={{ exact: to === "/", includeSearch: false }}
+      aria-label={count && count.n > 0 ? `${word}, ${count.n} ${count.label}` : word}
+      title={word}
+    >
       <Shape size={17} stroke={1.7} aria-hidden />
       <span>{word}</span>
       {count && count.n > 0 && (
@@ -116,7 +115,12 @@ export function Layout() {
           <Mark />
           <span>Sallyport</span>
         </Link>
-        <button type="button" className="side-search" onClick={() => setPalette(true)} aria-label="Search or run a command">
+        <button
+          type="button"
+          className="side-search"
+          onClick={() => setPalette(true)}
+          aria-label="Search or run a command"
+        >
           <IconSearch size={14} stroke={1.8} aria-hidden />
           <span>Search</span>
           <span className="kbd">{MAC ? "⌘K" : "Ctrl K"}</span>
@@ -129,7 +133,11 @@ export function Layout() {
         {item("/settings", "Settings", IconSettings)}
         <div className="side-foot">
           {!live && (
-            <div className="notlive row" role="status" title="Live updates are interrupted; the page tries again by itself.">
+            <div
+              className="notlive row"
+              role="status"
+              title="Live updates are interrupted; the page tries again by itself."
+            >
               <IconWifiOff size={15} aria-hidden />
               <span>Not live, reconnecting…</span>
             </div>
@@ -184,10 +192,4 @@ export function Layout() {
       <Toasts />
     </div>
   );
-}
-
-/** Ends the session and shows the sign-in page, also when the control plane is away. */
-export async function signOut(): Promise<void> {
-  await api.delete("/v1/session").catch(() => undefined);
-  location.assign("/signin");
 }

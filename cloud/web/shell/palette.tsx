@@ -1,13 +1,26 @@
 // Ctrl-K: go anywhere, open anything by name, run an action. Searches what the page has already loaded.
 import { Modal, useMantineColorScheme } from "@mantine/core";
-import { IconActivity, IconFolder, IconHome2, IconLogout, IconMoon, IconPlayerPlay, IconPlus, IconServer2, IconSettings, IconSun, IconTerminal2, type Icon } from "@tabler/icons-react";
+import {
+  IconActivity,
+  IconFolder,
+  IconHome2,
+  IconLogout,
+  IconMoon,
+  IconPlayerPlay,
+  IconPlus,
+  IconServer2,
+  IconSettings,
+  IconSun,
+  IconTerminal2,
+  type Icon,
+} from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { useEffect, useId, useMemo, useRef, useState } from "react";
 import { agentsQuery, poolsQuery, useRuns } from "../api/queries.ts";
 import { AGENT_LOOKS, RUN_LOOKS, lookOf } from "../parts/status.tsx";
 import { shortId } from "../parts/format.ts";
-import { signOut } from "./layout.tsx";
+import { signOut } from "./sign-out.ts";
 
 interface Item {
   group: string;
@@ -19,7 +32,17 @@ interface Item {
 
 export function Palette({ opened, onClose }: { opened: boolean; onClose: () => void }) {
   return (
-    <Modal opened={opened} onClose={onClose} withCloseButton={false} padding={0} size={580} centered={false} yOffset="14vh" title={undefined} aria-label="Search and actions">
+    <Modal
+      opened={opened}
+      onClose={onClose}
+      withCloseButton={false}
+      padding={0}
+      size={580}
+      centered={false}
+      yOffset="14vh"
+      title={undefined}
+      aria-label="Search and actions"
+    >
       {opened && <Body onClose={onClose} />}
     </Modal>
   );
@@ -78,8 +101,15 @@ function Body({ onClose }: { onClose: () => void }) {
   }, [agents, pools, runs, navigate, setColorScheme]);
 
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = items.filter((item) => words.every((word) => `${item.group} ${item.text} ${item.hint ?? ""}`.toLowerCase().includes(word)));
-  const shown = words.length === 0 ? found.filter((item, n) => item.group !== "Runs" || found.slice(0, n).filter((each) => each.group === "Runs").length < 5) : found.slice(0, 60);
+  const found = items.filter((item) =>
+    words.every((word) => `${item.group} ${item.text} ${item.hint ?? ""}`.toLowerCase().includes(word)),
+  );
+  const shown =
+    words.length === 0
+      ? found.filter(
+          (item, n) => item.group !== "Runs" || found.slice(0, n).filter((each) => each.group === "Runs").length < 5,
+        )
+      : found.slice(0, 60);
   useEffect(() => setAt(0), [text]);
   useEffect(() => {
     list.current?.querySelector(`[data-at="${at}"]`)?.scrollIntoView({ block: "nearest" });
@@ -120,7 +150,15 @@ function Body({ onClose }: { onClose: () => void }) {
           <div key={`${item.group} ${item.text} ${n}`}>
             {item.group !== shown[n - 1]?.group && <div className="pal-group">{item.group}</div>}
             {/* oxlint-disable-next-line jsx-a11y/click-events-have-key-events, jsx-a11y/interactive-supports-focus -- the field above holds the focus and the keys */}
-            <div className="pal-item" role="option" id={`${id}-${n}`} data-at={n} aria-selected={n === at} onMouseMove={() => setAt(n)} onClick={() => run(item)}>
+            <div
+              className="pal-item"
+              role="option"
+              id={`${id}-${n}`}
+              data-at={n}
+              aria-selected={n === at}
+              onMouseMove={() => setAt(n)}
+              onClick={() => run(item)}
+            >
               <item.icon size={16} stroke={1.7} className="faint" aria-hidden />
               <span className="clip">{item.text}</span>
               {item.hint && <span className="hint clip">{item.hint}</span>}

@@ -8,7 +8,11 @@ type Raw = Record<string, unknown>;
 const text = (value: unknown): string | undefined => (typeof value === "string" && value !== "" ? value : undefined);
 const number = (value: unknown): number | undefined => {
   const n = Number(value);
-  return typeof value === "string" || typeof value === "number" ? (Number.isInteger(n) && n > 0 ? n : undefined) : undefined;
+  return typeof value === "string" || typeof value === "number"
+    ? Number.isInteger(n) && n > 0
+      ? n
+      : undefined
+    : undefined;
 };
 /** Keeps the query string free of what is not set. */
 const only = <T extends Raw>(search: T): { [K in keyof T]?: Exclude<T[K], undefined> } =>
@@ -18,7 +22,15 @@ const root = createRootRoute({
   component: Outlet,
   notFoundComponent: () => (
     <div className="body flush">
-      <Empty icon={IconMapQuestion} title="There is no page at this address" action={<Link to="/" className="link">Go home</Link>}>
+      <Empty
+        icon={IconMapQuestion}
+        title="There is no page at this address"
+        action={
+          <Link to="/" className="link">
+            Go home
+          </Link>
+        }
+      >
         The link may be old, or a part of it is missing.
       </Empty>
     </div>
@@ -31,15 +43,24 @@ const root = createRootRoute({
     </div>
   ),
 });
-const signin = createRoute({ getParentRoute: () => root, path: "/signin", component: lazyRouteComponent(() => import("../pages/signin.tsx"), "SignIn") });
+const signin = createRoute({
+  getParentRoute: () => root,
+  path: "/signin",
+  component: lazyRouteComponent(() => import("../pages/signin.tsx"), "SignIn"),
+});
 const frame = createRoute({ getParentRoute: () => root, id: "frame", component: Layout });
 const under = { getParentRoute: () => frame };
 
-const home = createRoute({ ...under, path: "/", component: lazyRouteComponent(() => import("../pages/home.tsx"), "Home") });
+const home = createRoute({
+  ...under,
+  path: "/",
+  component: lazyRouteComponent(() => import("../pages/home.tsx"), "Home"),
+});
 const agents = createRoute({
   ...under,
   path: "/agents",
-  validateSearch: (search: Raw) => only({ q: text(search["q"]), state: text(search["state"]), view: text(search["view"]) }),
+  validateSearch: (search: Raw) =>
+    only({ q: text(search["q"]), state: text(search["state"]), view: text(search["view"]) }),
   component: lazyRouteComponent(() => import("../pages/agents.tsx"), "Agents"),
 });
 const addAgent = createRoute({
@@ -54,11 +75,22 @@ const agent = createRoute({
   validateSearch: (search: Raw) => only({ tab: text(search["tab"]) }),
   component: lazyRouteComponent(() => import("../pages/agent.tsx"), "AgentDetail"),
 });
-const stores = createRoute({ ...under, path: "/artifacts", component: lazyRouteComponent(() => import("../pages/stores.tsx"), "Stores") });
+const stores = createRoute({
+  ...under,
+  path: "/artifacts",
+  component: lazyRouteComponent(() => import("../pages/stores.tsx"), "Stores"),
+});
 const artifacts = createRoute({
   ...under,
   path: "/artifacts/$pool/$store",
-  validateSearch: (search: Raw) => only({ path: text(search["path"]), file: text(search["file"]), q: text(search["q"]), view: text(search["view"]), line: number(search["line"]) }),
+  validateSearch: (search: Raw) =>
+    only({
+      path: text(search["path"]),
+      file: text(search["file"]),
+      q: text(search["q"]),
+      view: text(search["view"]),
+      line: number(search["line"]),
+    }),
   component: lazyRouteComponent(() => import("../pages/artifacts.tsx"), "Artifacts"),
 });
 const runs = createRoute({
@@ -70,14 +102,26 @@ const runs = createRoute({
 const newRun = createRoute({
   ...under,
   path: "/runs/new",
-  validateSearch: (search: Raw) => only({ pool: text(search["pool"]), store: text(search["store"]), path: text(search["path"]), from: text(search["from"]) }),
+  validateSearch: (search: Raw) =>
+    only({
+      pool: text(search["pool"]),
+      store: text(search["store"]),
+      path: text(search["path"]),
+      from: text(search["from"]),
+    }),
   component: lazyRouteComponent(() => import("../pages/new-run.tsx"), "NewRun"),
 });
 const run = createRoute({
   ...under,
   path: "/runs/$id",
   validateSearch: (search: Raw) =>
-    only({ step: text(search["step"]), attempt: number(search["attempt"]), tab: text(search["tab"]), line: number(search["line"]), q: text(search["q"]) }),
+    only({
+      step: text(search["step"]),
+      attempt: number(search["attempt"]),
+      tab: text(search["tab"]),
+      line: number(search["line"]),
+      q: text(search["q"]),
+    }),
   component: lazyRouteComponent(() => import("../pages/run.tsx"), "RunDetailPage"),
 });
 const commands = createRoute({
@@ -94,7 +138,10 @@ const settings = createRoute({
 });
 
 export const router = createRouter({
-  routeTree: root.addChildren([signin, frame.addChildren([home, agents, addAgent, agent, stores, artifacts, runs, newRun, run, commands, settings])]),
+  routeTree: root.addChildren([
+    signin,
+    frame.addChildren([home, agents, addAgent, agent, stores, artifacts, runs, newRun, run, commands, settings]),
+  ]),
   defaultPreload: "intent",
   // Plain `a=b`, no JSON: addresses are read and written by people too.
   parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),

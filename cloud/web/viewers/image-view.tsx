@@ -18,7 +18,12 @@ export function ImageView({ image, name }: { image: PreviewOf<"image">; name: st
   const small = (image.width ?? 1000) <= SMALL_PX && (image.height ?? 1000) <= SMALL_PX;
   const style: React.CSSProperties =
     zoom === null
-      ? { maxWidth: "100%", maxHeight: "100%", objectFit: "contain", ...(small && image.width ? { width: image.width * 4 } : {}) }
+      ? {
+          maxWidth: "100%",
+          maxHeight: "100%",
+          objectFit: "contain",
+          ...(small && image.width ? { width: image.width * 4 } : {}),
+        }
       : image.width
         ? { width: image.width * zoom, maxWidth: "none" }
         : { zoom };
@@ -46,7 +51,11 @@ export function ImageView({ image, name }: { image: PreviewOf<"image">; name: st
         </Button>
       </div>
       <div className="img-stage" tabIndex={0} role="region" aria-label={`Picture ${name}`}>
-        <img src={`data:${image.mediaType};base64,${image.data}`} alt={name} style={{ ...style, imageRendering: small || (zoom ?? 1) > 2 ? "pixelated" : "auto" }} />
+        <img
+          src={`data:${image.mediaType};base64,${image.data}`}
+          alt={name}
+          style={{ ...style, imageRendering: small || (zoom ?? 1) > 2 ? "pixelated" : "auto" }}
+        />
       </div>
     </>
   );

@@ -13,7 +13,13 @@ export function JsonView({ value }: { value: unknown }) {
 }
 
 const scalar = (value: unknown) =>
-  typeof value === "string" ? <span className="s">{JSON.stringify(value)}</span> : typeof value === "number" ? <span className="n">{String(value)}</span> : <span className="b">{String(value)}</span>;
+  typeof value === "string" ? (
+    <span className="s">{JSON.stringify(value)}</span>
+  ) : typeof value === "number" ? (
+    <span className="n">{String(value)}</span>
+  ) : (
+    <span className="b">{String(value)}</span>
+  );
 
 function Node({ name, value, depth }: { name: string | null; value: unknown; depth: number }) {
   const entries: [string, unknown][] | null = Array.isArray(value)
@@ -36,13 +42,23 @@ function Node({ name, value, depth }: { name: string | null; value: unknown; dep
   const word = array ? (entries.length === 1 ? "item" : "items") : entries.length === 1 ? "key" : "keys";
   return (
     <div>
-      <button type="button" className="tw" aria-expanded={open} onClick={() => setOpen(!open)} disabled={entries.length === 0}>
+      <button
+        type="button"
+        className="tw"
+        aria-expanded={open}
+        onClick={() => setOpen(!open)}
+        disabled={entries.length === 0}
+      >
         <span aria-hidden style={{ display: "inline-block", width: 14, opacity: entries.length === 0 ? 0 : 0.6 }}>
           {open ? "▾" : "▸"}
         </span>
         {key}
         {entries.length === 0 ? (
-          array ? "[]" : "{}"
+          array ? (
+            "[]"
+          ) : (
+            "{}"
+          )
         ) : (
           <span className="sum">
             {array ? "[" : "{"} {entries.length} {word} {array ? "]" : "}"}
@@ -55,7 +71,12 @@ function Node({ name, value, depth }: { name: string | null; value: unknown; dep
             <Node key={childName} name={childName} value={child} depth={depth + 1} />
           ))}
           {entries.length > shown && (
-            <button type="button" className="tw" onClick={() => setShown(shown + PAGE)} style={{ color: "var(--accent)", paddingLeft: 14 }}>
+            <button
+              type="button"
+              className="tw"
+              onClick={() => setShown(shown + PAGE)}
+              style={{ color: "var(--accent)", paddingLeft: 14 }}
+            >
               {entries.length - shown} more
             </button>
           )}

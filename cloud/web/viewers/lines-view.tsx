@@ -12,15 +12,33 @@ interface Line {
   text: string;
 }
 
-export function LinesView(props: { text?: string; lines?: readonly Line[]; levels?: boolean; line?: number | undefined }) {
+export function LinesView(props: {
+  text?: string;
+  lines?: readonly Line[];
+  levels?: boolean;
+  line?: number | undefined;
+}) {
   const { text, levels } = props;
-  const lines = useMemo<readonly Line[]>(() => props.lines ?? (text ?? "").replace(/\n$/, "").split("\n").map((each, n) => ({ n: n + 1, text: each.replace(/\r$/, "") })), [props.lines, text]);
+  const lines = useMemo<readonly Line[]>(
+    () =>
+      props.lines ??
+      (text ?? "")
+        .replace(/\n$/, "")
+        .split("\n")
+        .map((each, n) => ({ n: n + 1, text: each.replace(/\r$/, "") })),
+    [props.lines, text],
+  );
   const [needle, setNeedle] = useState("");
   const [hit, setHit] = useState(0);
   const [wrap, setWrap] = useState(false);
   const scroller = useRef<HTMLDivElement>(null);
   const hits = useMemo(() => findLines(lines, needle), [lines, needle]);
-  const virtual = useVirtualizer({ count: lines.length, getScrollElement: () => scroller.current, estimateSize: () => LINE_PX, overscan: 30 });
+  const virtual = useVirtualizer({
+    count: lines.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => LINE_PX,
+    overscan: 30,
+  });
   useEffect(() => virtual.measure(), [wrap, virtual]);
   useEffect(() => setHit(0), [needle]);
   useEffect(() => {
@@ -44,12 +62,24 @@ export function LinesView(props: { text?: string; lines?: readonly Line[]; level
         <WrapButton wrap={wrap} onWrap={setWrap} />
       </div>
       <div className={`lines${wrap ? " wrap" : ""}`} ref={scroller} tabIndex={0} role="region" aria-label="Text">
-        <div style={{ height: virtual.getTotalSize(), position: "relative", minWidth: wrap ? undefined : `calc(${longest}ch + 90px)` }}>
+        <div
+          style={{
+            height: virtual.getTotalSize(),
+            position: "relative",
+            minWidth: wrap ? undefined : `calc(${longest}ch + 90px)`,
+          }}
+        >
           {virtual.getVirtualItems().map((item) => {
             const line = lines[item.index]!;
             const level = levels ? levelOf(line.text) : null;
             return (
-              <div key={item.key} ref={wrap ? virtual.measureElement : undefined} data-index={item.index} className={`ln${level ? ` ${level}` : ""}${line.n === props.line ? " target" : ""}`} style={{ transform: `translateY(${item.start}px)` }}>
+              <div
+                key={item.key}
+                ref={wrap ? virtual.measureElement : undefined}
+                data-index={item.index}
+                className={`ln${level ? ` ${level}` : ""}${line.n === props.line ? " target" : ""}`}
+                style={{ transform: `translateY(${item.start}px)` }}
+              >
                 <span className="no">{line.n}</span>
                 <span className="tx">
                   <Marked text={line.text} needle={needle} here={hits[hit] === item.index} />
@@ -80,14 +110,32 @@ export function Marked({ text, needle, here }: { text: string; needle: string; h
 export function WrapButton({ wrap, onWrap }: { wrap: boolean; onWrap: (wrap: boolean) => void }) {
   return (
     <Tooltip label={wrap ? "Do not wrap long lines" : "Wrap long lines"}>
-      <ActionIcon aria-label="Wrap long lines" aria-pressed={wrap} variant={wrap ? "light" : "subtle"} color={wrap ? "iris" : "gray"} onClick={() => onWrap(!wrap)}>
+      <ActionIcon
+        aria-label="Wrap long lines"
+        aria-pressed={wrap}
+        variant={wrap ? "light" : "subtle"}
+        color={wrap ? "iris" : "gray"}
+        onClick={() => onWrap(!wrap)}
+      >
         <IconTextWrap size={16} stroke={1.7} />
       </ActionIcon>
     </Tooltip>
   );
 }
 
-export function SearchField({ needle, onNeedle, hits, hit, onHit }: { needle: string; onNeedle: (needle: string) => void; hits: number; hit: number; onHit: (hit: number) => void }) {
+export function SearchField({
+  needle,
+  onNeedle,
+  hits,
+  hit,
+  onHit,
+}: {
+  needle: string;
+  onNeedle: (needle: string) => void;
+  hits: number;
+  hit: number;
+  onHit: (hit: number) => void;
+}) {
   const step = (by: number) => hits > 0 && onHit((hit + by + hits) % hits);
   return (
     <>

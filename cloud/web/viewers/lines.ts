@@ -1,7 +1,8 @@
 // Searching and judging lines of text. Pure functions, shared by the viewer of files and the live log.
 
 export type Level = "error" | "warn" | "debug" | null;
-const ERROR = /\b(?:ERROR|FATAL|CRITICAL|PANIC|Traceback|Exception|[A-Z]\w*Error)\b|"level":"(?:error|fatal)"|\blevel=(?:error|fatal)\b|^E\d{4}/;
+const ERROR =
+  /\b(?:ERROR|FATAL|CRITICAL|PANIC|Traceback|Exception|[A-Z]\w*Error)\b|"level":"(?:error|fatal)"|\blevel=(?:error|fatal)\b|^E\d{4}/;
 const WARN = /\b(?:WARN|WARNING)\b|"level":"warn(?:ing)?"|\blevel=warn(?:ing)?\b|^W\d{4}/;
 const DEBUG = /\b(?:DEBUG|TRACE)\b|"level":"(?:debug|trace)"|\blevel=(?:debug|trace)\b/;
 /** By what the line says of itself near its beginning; deep in a sentence the word means something else. */

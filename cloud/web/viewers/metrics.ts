@@ -30,9 +30,14 @@ export function metricsOf(value: unknown): MetricGroup[] | null {
 
 const RATE = /(^|_|\b)(accuracy|precision|recall|f1|auc|rate|share|ratio)(_|\b|$)/i;
 /** A figure between 0 and 1 whose name says that it is a share of something. */
-export const isShare = (name: string, value: number): boolean => value >= 0 && value <= 1 && RATE.test(name.replace(/([a-z])([A-Z])/g, "$1_$2"));
+export const isShare = (name: string, value: number): boolean =>
+  value >= 0 && value <= 1 && RATE.test(name.replace(/([a-z])([A-Z])/g, "$1_$2"));
 /** `testAccuracy`, `test_accuracy` -> "Test accuracy". */
 export function wordsOf(name: string): string {
-  const text = name.replace(/([a-z0-9])([A-Z])/g, "$1 $2").replace(/[_-]+/g, " ").trim().toLowerCase();
+  const text = name
+    .replace(/([a-z0-9])([A-Z])/g, "$1 $2")
+    .replace(/[_-]+/g, " ")
+    .trim()
+    .toLowerCase();
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

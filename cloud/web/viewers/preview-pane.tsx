@@ -1,6 +1,16 @@
 // The chosen file: what it is, who read it and how much left the network, and a viewer for what the agent made of it.
 import { ActionIcon, Button, Menu, Skeleton, Tooltip } from "@mantine/core";
-import { IconDots, IconDownload, IconEyeOff, IconInfoCircle, IconLink, IconPlayerPlay, IconPlugConnectedX, IconTrash, IconX } from "@tabler/icons-react";
+import {
+  IconDots,
+  IconDownload,
+  IconEyeOff,
+  IconInfoCircle,
+  IconLink,
+  IconPlayerPlay,
+  IconPlugConnectedX,
+  IconTrash,
+  IconX,
+} from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { lazy, Suspense, useState } from "react";
@@ -50,7 +60,11 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
   const metrics = preview?.type === "json" ? metricsOf(preview.value) : null;
   const tabs =
     preview?.type === "json"
-      ? [...(metrics ? [{ value: "metrics", word: "Metrics" }] : []), { value: "tree", word: "Tree" }, { value: "raw", word: "Raw" }]
+      ? [
+          ...(metrics ? [{ value: "metrics", word: "Metrics" }] : []),
+          { value: "tree", word: "Tree" },
+          { value: "raw", word: "Raw" },
+        ]
       : preview?.type === "markdown"
         ? [
             { value: "page", word: "Page" },
@@ -61,7 +75,11 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
   const reference = `${pool}/${store}/${path}`;
   const isPipeline = name.endsWith(".pipeline.json");
   return (
-    <section className="pane" aria-label={`Preview of ${name}`} style={{ display: "flex", flexDirection: "column", minHeight: 0, height: "100%" }}>
+    <section
+      className="pane"
+      aria-label={`Preview of ${name}`}
+      style={{ display: "flex", flexDirection: "column", minHeight: 0, height: "100%" }}
+    >
       <div className="pv-head">
         <div className="grow">
           <div className="row" style={{ gap: 6 }}>
@@ -94,17 +112,32 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
         </div>
         <span className="row" style={{ gap: 4, flex: "none" }}>
           {isPipeline && (
-            <Button leftSection={<IconPlayerPlay size={13} />} renderRoot={(props) => <Link to="/runs/new" search={{ pool, store, path }} {...props} />}>
+            <Button
+              leftSection={<IconPlayerPlay size={13} />}
+              renderRoot={(props) => <Link to="/runs/new" search={{ pool, store, path }} {...props} />}
+            >
               Start a run
             </Button>
           )}
           <Tooltip label="Download">
-            <ActionIcon component="a" href={artifactUrls.content(pool, store, path)} download={name} variant="default" aria-label={`Download ${name}`}>
+            <ActionIcon
+              component="a"
+              href={artifactUrls.content(pool, store, path)}
+              download={name}
+              variant="default"
+              aria-label={`Download ${name}`}
+            >
               <IconDownload size={15} stroke={1.8} />
             </ActionIcon>
           </Tooltip>
           <Tooltip label="Details">
-            <ActionIcon variant={info ? "light" : "default"} {...(info ? { color: "iris" } : {})} aria-label="Details" aria-pressed={info} onClick={() => setInfo(!info)}>
+            <ActionIcon
+              variant={info ? "light" : "default"}
+              {...(info ? { color: "iris" } : {})}
+              aria-label="Details"
+              aria-pressed={info}
+              onClick={() => setInfo(!info)}
+            >
               <IconInfoCircle size={15} stroke={1.8} />
             </ActionIcon>
           </Tooltip>
@@ -140,7 +173,14 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
         </span>
       </div>
       {info && <Details pool={pool} store={store} path={path} data={data} reference={reference} />}
-      {tabs.length > 1 && <Tabs label="How to show it" tabs={tabs} value={shown} onChange={(next) => onView(next === tabs[0]?.value ? undefined : next)} />}
+      {tabs.length > 1 && (
+        <Tabs
+          label="How to show it"
+          tabs={tabs}
+          value={shown}
+          onChange={(next) => onView(next === tabs[0]?.value ? undefined : next)}
+        />
+      )}
       {query.error ? (
         isOffline(query.error) ? (
           <>
@@ -185,7 +225,21 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
           ) : preview.type === "text" ? (
             <LinesView text={preview.text} line={line} />
           ) : (
-            <Empty icon={IconEyeOff} title="No preview" action={<Button variant="default" component="a" href={artifactUrls.content(pool, store, path)} download={name} leftSection={<IconDownload size={14} />}>Download {formatBytes(data.sizeBytes)}</Button>}>
+            <Empty
+              icon={IconEyeOff}
+              title="No preview"
+              action={
+                <Button
+                  variant="default"
+                  component="a"
+                  href={artifactUrls.content(pool, store, path)}
+                  download={name}
+                  leftSection={<IconDownload size={14} />}
+                >
+                  Download {formatBytes(data.sizeBytes)}
+                </Button>
+              }
+            >
               {preview.reason}
             </Empty>
           )}
@@ -198,13 +252,25 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
             <Link to="/agents/$id" params={{ id: data.agent.id }} className="link">
               {data.agent.name}
             </Link>{" "}
-            in {formatDuration(data.tookMs)}, which read {formatBytes(data.readBytes)} of it; only this preview left the network
+            in {formatDuration(data.tookMs)}, which read {formatBytes(data.readBytes)} of it; only this preview left the
+            network
           </span>
           {preview && "truncated" in preview && preview.truncated && (
             <span className="row" style={{ gap: 8, flex: "none" }}>
-              <span className="tag warn">{preview.type === "table" ? `first ${formatCount(preview.rows.length)}${preview.totalRows === null ? "" : ` of ${formatCount(preview.totalRows)}`} rows` : preview.type === "log" ? `${formatCount(preview.lines.length)}${preview.totalLines === null ? "" : ` of ${formatCount(preview.totalLines)}`} lines` : "the beginning only"}</span>
+              <span className="tag warn">
+                {preview.type === "table"
+                  ? `first ${formatCount(preview.rows.length)}${preview.totalRows === null ? "" : ` of ${formatCount(preview.totalRows)}`} rows`
+                  : preview.type === "log"
+                    ? `${formatCount(preview.lines.length)}${preview.totalLines === null ? "" : ` of ${formatCount(preview.totalLines)}`} lines`
+                    : "the beginning only"}
+              </span>
               {preview.type === "table" && rows === undefined && (
-                <Button variant="default" size="compact-xs" loading={query.isFetching} onClick={() => setRows(MORE_ROWS)}>
+                <Button
+                  variant="default"
+                  size="compact-xs"
+                  loading={query.isFetching}
+                  onClick={() => setRows(MORE_ROWS)}
+                >
                   More rows
                 </Button>
               )}
@@ -218,18 +284,34 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
         title={`Delete ${name}?`}
         verb={`Delete ${name}`}
         act={async () => {
-          await api.delete(artifactUrls.content(pool, store, path), data?.version ? { "if-match": `"${data.version}"` } : {});
+          await api.delete(
+            artifactUrls.content(pool, store, path),
+            data?.version ? { "if-match": `"${data.version}"` } : {},
+          );
           toast(`${name} was deleted.`);
           onDeleted();
         }}
       >
-        <span className="mono">{path}</span> is deleted from store {store} in the customer's network, if it is still the version shown here. Sallyport keeps no copy.
+        <span className="mono">{path}</span> is deleted from store {store} in the customer's network, if it is still the
+        version shown here. Sallyport keeps no copy.
       </Confirm>
     </section>
   );
 }
 
-function Details({ pool, store, path, data, reference }: { pool: string; store: string; path: string; data: ArtifactPreview | undefined; reference: string }) {
+function Details({
+  pool,
+  store,
+  path,
+  data,
+  reference,
+}: {
+  pool: string;
+  store: string;
+  path: string;
+  data: ArtifactPreview | undefined;
+  reference: string;
+}) {
   const [wanted, setWanted] = useState(false);
   const stat = useQuery({ ...statQuery(pool, store, path, true), enabled: wanted });
   return (
@@ -265,10 +347,17 @@ function Details({ pool, store, path, data, reference }: { pool: string; store: 
           ) : (
             <span className="row">
               <span className="faint">{stat.data ? "The agent gave none" : "not computed"}</span>
-              <Button variant="default" size="compact-xs" loading={stat.isFetching} onClick={() => (problemCode(stat.error) ? void stat.refetch() : setWanted(true))}>
+              <Button
+                variant="default"
+                size="compact-xs"
+                loading={stat.isFetching}
+                onClick={() => (problemCode(stat.error) ? void stat.refetch() : setWanted(true))}
+              >
                 Compute
               </Button>
-              <span className="faint small">the agent reads all {data ? formatBytes(data.sizeBytes) : ""}; nothing but the digest leaves</span>
+              <span className="faint small">
+                the agent reads all {data ? formatBytes(data.sizeBytes) : ""}; nothing but the digest leaves
+              </span>
             </span>
           )}
         </dd>

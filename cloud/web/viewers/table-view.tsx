@@ -18,7 +18,12 @@ export function TableView({ table }: { table: PreviewOf<"table"> }) {
     [table],
   );
   const noWidth = Math.max(40, String(table.rows.length).length * 8 + 24);
-  const rows = useVirtualizer({ count: table.rows.length, getScrollElement: () => scroller.current, estimateSize: () => ROW_PX, overscan: 20 });
+  const rows = useVirtualizer({
+    count: table.rows.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => ROW_PX,
+    overscan: 20,
+  });
   // Wide tables (a picture per row has a column per pixel) are virtual both ways.
   const cols = useVirtualizer({
     horizontal: true,
@@ -30,16 +35,39 @@ export function TableView({ table }: { table: PreviewOf<"table"> }) {
   });
   const shown = cols.getVirtualItems();
   const total = noWidth + widths.reduce((sum, width) => sum + width, 0);
-  const cell = (n: number, start: number) => ({ position: "absolute" as const, top: 0, left: start, width: widths[n], height: "100%" });
+  const cell = (n: number, start: number) => ({
+    position: "absolute" as const,
+    top: 0,
+    left: start,
+    width: widths[n],
+    height: "100%",
+  });
   return (
-    <div className="dt" ref={scroller} tabIndex={0} role="table" aria-label="Rows" aria-rowcount={table.totalRows ?? table.rows.length} aria-colcount={table.columns.length}>
+    <div
+      className="dt"
+      ref={scroller}
+      tabIndex={0}
+      role="table"
+      aria-label="Rows"
+      aria-rowcount={table.totalRows ?? table.rows.length}
+      aria-colcount={table.columns.length}
+    >
       <div className="dt-in" style={{ width: total, minWidth: "100%" }}>
         <div className="dt-head" role="row" style={{ height: 43, display: "block" }}>
-          <div className="no" style={{ width: noWidth, height: "100%", left: 0, position: "sticky", zIndex: 2, float: "left" }} />
+          <div
+            className="no"
+            style={{ width: noWidth, height: "100%", left: 0, position: "sticky", zIndex: 2, float: "left" }}
+          />
           {shown.map((item) => {
             const column = table.columns[item.index]!;
             return (
-              <div key={item.key} role="columnheader" className={column.kind === "number" ? "right" : undefined} style={cell(item.index, item.start)} title={`${column.name} (${column.kind})`}>
+              <div
+                key={item.key}
+                role="columnheader"
+                className={column.kind === "number" ? "right" : undefined}
+                style={cell(item.index, item.start)}
+                title={`${column.name} (${column.kind})`}
+              >
                 {column.name}
                 <div className="kind">{column.kind}</div>
               </div>
@@ -50,7 +78,12 @@ export function TableView({ table }: { table: PreviewOf<"table"> }) {
           {rows.getVirtualItems().map((item) => {
             const row = table.rows[item.index]!;
             return (
-              <div key={item.key} role="row" className="dt-row" style={{ transform: `translateY(${item.start}px)`, width: total, minWidth: "100%", display: "block" }}>
+              <div
+                key={item.key}
+                role="row"
+                className="dt-row"
+                style={{ transform: `translateY(${item.start}px)`, width: total, minWidth: "100%", display: "block" }}
+              >
                 <div className="no" style={{ width: noWidth, height: "100%" }}>
                   {item.index + 1}
                 </div>
@@ -58,7 +91,13 @@ export function TableView({ table }: { table: PreviewOf<"table"> }) {
                   const value = row[column.index];
                   const kind = table.columns[column.index]!.kind;
                   return (
-                    <div key={column.key} role="cell" className={`${kind === "number" ? "right" : ""}${value === null || value === undefined ? " null" : ""}`} style={cell(column.index, column.start)} title={typeof value === "string" && value.length > 30 ? value : undefined}>
+                    <div
+                      key={column.key}
+                      role="cell"
+                      className={`${kind === "number" ? "right" : ""}${value === null || value === undefined ? " null" : ""}`}
+                      style={cell(column.index, column.start)}
+                      title={typeof value === "string" && value.length > 30 ? value : undefined}
+                    >
                       {value === null || value === undefined ? "–" : String(value)}
                     </div>
                   );
