@@ -1,6 +1,6 @@
 // `sallyport-agent config show|validate|schema`, to be mounted by main.ts.
 import type { Command } from "commander";
-import { ConnectorError, toConnectorError } from "@sallyport/protocol";
+import { toConnectorError, type ConnectorError } from "@sallyport/protocol";
 import { loadConfig, type CompiledConfig, type Environment } from "./config.ts";
 import { configJsonSchema } from "./schema.ts";
 import { showConfig } from "./show.ts";

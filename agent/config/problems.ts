@@ -88,7 +88,7 @@ function described(value: unknown, path: FieldPath): string {
   if (path.some((key) => typeof key === "string" && /secret|token|key|pass|credential|named|env/i.test(key))) return `${type} (not shown)`;
   if (typeof value === "string" && /\/\/[^/]*@/.test(value)) return "an address (not shown)";
   const text = JSON.stringify(value);
-  return text.length <= 60 && !/[A-Za-z0-9+/_-]{24}/.test(text) ? text : `${type} of ${String(value).length} characters`;
+  return text.length <= 60 && !/[A-Za-z0-9+/_-]{24}/.test(text) ? text : `${type} of ${text.length} characters`;
 }
 
 function at(root: unknown, path: FieldPath): unknown {

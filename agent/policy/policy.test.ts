@@ -77,7 +77,7 @@ t.test("a refusal names its rule, and the line it proposes is what it takes; not
       const before = compile(raw);
       const verdict = before.decide(action);
       if (verdict.allowed) return;
-      if (!/^policy\./.test(verdict.rule) || verdict.reason === "") throw new Error(JSON.stringify(verdict));
+      if (!verdict.rule.startsWith("policy.") || verdict.reason === "") throw new Error(JSON.stringify(verdict));
       const line = /`(.*)`/s.exec(verdict.fix)?.[1] ?? "";
       const after = compile(merge(raw, (parse(line) as { policy: RawPolicy }).policy) as RawPolicy);
       if (!after.decide(action).allowed) throw new Error(`${line} does not allow it`);

@@ -249,6 +249,7 @@ export class S3Store implements ArtifactStore {
         ({ ETag }) => {
           done.push({ PartNumber, ETag });
           inFlight.delete(sent);
+          upload.sent(Body);
         },
         (error: unknown) => {
           failure ??= error;
@@ -440,6 +441,18 @@ class Upload {
     this.options = options;
   }
 
+  /** Buffers of parts that were sent: three of them serve an upload of any length. */
+  readonly #free: Buffer[] = [];
+
+  buffer(sizeBytes: number): Buffer {
+    const found = this.#free.findIndex((b) => b.length >= sizeBytes);
+    return found === -1 ? Buffer.allocUnsafeSlow(sizeBytes) : this.#free.splice(found, 1)[0]!;
+  }
+  sent(part: Buffer): void {
+    const whole = Buffer.from(part.buffer, 0, part.buffer.byteLength);
+    if (whole.length >= PART_BYTES && this.#free.length < PARTS_IN_FLIGHT + 1) this.#free.push(whole);
+  }
+
   /** The digest, when it and the size are what was stated. */
   finish(store: string): Digest {
     const { options, path } = this;
@@ -452,30 +465,44 @@ class Upload {
 
 /** Cuts what comes into parts; the last one may be short. `sourceEnded` is true when the part given is the last. */
 async function* partsOf(bytes: AsyncIterable<Uint8Array>, upload: Upload, options: WriteOptions, store: string): AsyncGenerator<Buffer, undefined> {
-  let held: Uint8Array[] = [];
-  let heldBytes = 0;
+  let part: Buffer = Buffer.alloc(0);
+  let filled = 0;
   let count = 0;
   // Of a known size, parts are large enough that there are not too many; of an unknown one they grow on the way.
   const partBytes = (): number =>
     options.sizeBytes !== undefined ? Math.max(PART_BYTES, Math.ceil(options.sizeBytes / (MAX_PARTS - 10) / MIB) * MIB) : count < 2000 ? PART_BYTES : count < 5000 ? 4 * PART_BYTES : 8 * PART_BYTES;
   const take = (): Buffer => {
-    const part = held.length === 1 ? Buffer.from(held[0]!.buffer, held[0]!.byteOffset, held[0]!.byteLength) : Buffer.concat(held);
-    held = [];
-    heldBytes = 0;
+    const taken = part.subarray(0, filled);
+    part = Buffer.alloc(0);
+    filled = 0;
     count++;
-    return part;
+    return taken;
   };
   for await (const chunk of bytes) {
     options.signal?.throwIfAborted();
-    if (chunk.byteLength === 0) continue;
-    // A part is given only when something follows it, so that the last one is known as such.
-    if (heldBytes >= partBytes()) yield take();
     upload.hash.update(chunk);
     upload.sizeBytes += chunk.byteLength;
     if (options.sizeBytes !== undefined && upload.sizeBytes > options.sizeBytes) throw sizeMismatch(store, upload.path, options.sizeBytes, upload.sizeBytes);
-    // A copy: the source may use its buffer again once we ask for more.
-    held.push(Buffer.from(chunk));
-    heldBytes += chunk.byteLength;
+    for (let at = 0; at < chunk.byteLength; ) {
+      const most = partBytes();
+      // A part is given only when something follows it, so that the last one is known as such.
+      if (filled >= most) {
+        yield take();
+        continue;
+      }
+      const length = Math.min(most - filled, chunk.byteLength - at);
+      if (filled + length > part.length) {
+        // Small uploads get small buffers; the later parts of a large one are whole from the start, and used again.
+        const wanted = count > 0 ? most : Math.min(most, Math.max(64 * 1024, 2 * part.length, filled + length));
+        const larger = upload.buffer(wanted);
+        part.copy(larger, 0, 0, filled);
+        part = larger;
+      }
+      // A copy: the source may use its buffer again once we ask for more.
+      part.set(chunk.subarray(at, at + length), filled);
+      filled += length;
+      at += length;
+    }
   }
   upload.sourceEnded = true;
   yield take();
