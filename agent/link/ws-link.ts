@@ -7,6 +7,7 @@ import {
   DEFAULT_MAX_STREAMS,
   DEFAULT_WINDOWS,
   Mux,
+  toConnectorError,
   type AgentGreeted,
   type AgentHello,
   type Clock,
@@ -383,7 +384,13 @@ export class WsLink implements AgentLink {
       closed: mux.closed,
     };
     this.#lastSession = ready.session;
-    const status = sendStatus(session, this.#options.hello, this.#clock);
+    let status: StatusStream;
+    try {
+      status = sendStatus(session, this.#options.hello, this.#clock);
+    } catch (caught) {
+      mux.close(toConnectorError(caught));
+      throw caught;
+    }
     this.#moveTo({ kind: "online", session, mux, sinceMs, status, leave: () => status.stop() }, null, null);
     void mux.closed.then((reason) => {
       const state = this.#state;
