@@ -185,12 +185,12 @@ export async function connectAgent(
   options: AgentOptions,
 ): Promise<TestAgent> {
   const agent = new TestAgent(t, cloud, options);
-  agent.start((await cloud.enroll(pool)).secret);
+  const enrollment = await cloud.enroll(pool);
+  agent.start(enrollment.secret);
   await waitFor("the agent to connect", async () => {
     if (agent.program.exit) return true;
-    return (await cloud.agents()).some(
-      (row) => row.pool.name === pool && row.state === "connected" && row.status !== null,
-    );
+    const { agent: id } = await cloud.api.json<{ agent: string | null }>(`/v1/enrollments/${enrollment.id}`);
+    return (await cloud.agents()).some((row) => row.id === id && row.state === "connected" && row.status !== null);
   });
   if (agent.program.exit) throw new Error(`the agent ended:\n${agent.program.tail()}`);
   return agent;
