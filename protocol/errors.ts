@@ -84,6 +84,7 @@ export const ERROR_CODES = {
   CONFLICT: { status: 409, retry: "never", meaning: "the resource is in a state that does not allow this" },
   IDEMPOTENCY_MISMATCH: { status: 422, retry: "never", meaning: "the Idempotency-Key was used with another request" },
   RATE_LIMITED: { status: 429, retry: "later", meaning: "too many requests" },
+  SECRET_IN_URL: { status: 400, retry: "never", meaning: "a token or secret is part of the URL, where logs and histories keep it" },
   ORIGIN_DENIED: { status: 403, retry: "never", meaning: "the request came from another origin" },
   MEDIA_TYPE_UNSUPPORTED: { status: 415, retry: "never", meaning: "the request's content type is not accepted here" },
   CONFIG_INVALID: { status: 500, retry: "never", meaning: "the program's own configuration is wrong" },

@@ -51,7 +51,7 @@ export function guard(app: ApiApp, options: GuardOptions): void {
     }
     const query = request.url.indexOf("?");
     if (query !== -1 && holdsSecret(safeDecode(request.url.slice(query)))) {
-      throw new ConnectorError("INPUT_INVALID", "A secret is part of the URL, where logs and histories keep it.", { fix: "Revoke it, and send the next one as `Authorization: Bearer …`." });
+      throw new ConnectorError("SECRET_IN_URL", "A secret is part of the URL, where logs and histories keep it.", { fix: "Revoke it, and send the next one as `Authorization: Bearer …`." });
     }
     const config = request.routeOptions.config;
     const authorization = request.headers.authorization;

@@ -59,7 +59,7 @@ t.test("every stored column is on the list, every key begins with the workspace,
   const outside = new Set(["cloud", "cloud_keys", "organisations"]);
   for (const table of tables) {
     const columns = database.prepare(`select name, pk from pragma_table_info('${table}')`).all();
-    t.same(columns.map((column) => column["name"]).sort(), Object.keys(STORED_COLUMNS[table as keyof typeof STORED_COLUMNS]).sort(), table);
+    t.same(columns.map((column) => String(column["name"])).sort(), Object.keys(STORED_COLUMNS[table as keyof typeof STORED_COLUMNS]).sort(), table);
     if (outside.has(table)) continue;
     t.equal(columns.find((column) => column["pk"] === 1)?.["name"], "workspace_id", `primary key of ${table}`);
     for (const key of database.prepare(`select * from pragma_foreign_key_list('${table}') where seq = 0`).all()) {
