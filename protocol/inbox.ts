@@ -4,11 +4,14 @@ import type { ConnectorError } from "./errors.ts";
 /** Frames below this size are gathered into blocks, so that a peer's tiny frames cannot cost more memory than their bytes. */
 const SMALL_BYTES = 4 * 1024;
 const BLOCK_BYTES = 16 * 1024;
+/** No stream's window grows beyond. */
+const MAX_WINDOW_BYTES = 8 * 1024 * 1024;
 
 export class Inbox implements AsyncIterable<Buffer> {
-  readonly #windowBytes: number;
+  #windowBytes: number;
   readonly #onCredit: () => void;
   readonly #onLeave: () => void;
+  readonly #mayGrow: (bytes: number) => boolean;
   #chunks: Buffer[] = [];
   /** The last chunk is a block of ours with so many bytes used; 0 = it is not. */
   #block: Buffer | null = null;
@@ -20,16 +23,21 @@ export class Inbox implements AsyncIterable<Buffer> {
   #error: ConnectorError | null = null;
   #waiting: { resolve: (result: IteratorResult<Buffer>) => void; reject: (error: unknown) => void } | null = null;
 
-  /** `onCredit`: enough was consumed to grant more. `onLeave`: the reader stopped before the end. */
-  constructor(windowBytes: number, onCredit: () => void, onLeave: () => void) {
+  /** `onCredit`: enough was consumed to grant more. `onLeave`: the reader stopped before the end. `mayGrow`: asks for more window. */
+  constructor(windowBytes: number, onCredit: () => void, onLeave: () => void, mayGrow: (bytes: number) => boolean) {
     this.#windowBytes = windowBytes;
     this.#granted = windowBytes;
     this.#onCredit = onCredit;
     this.#onLeave = onLeave;
+    this.#mayGrow = mayGrow;
   }
 
   get receivedBytes(): number {
     return this.#receivedBytes;
+  }
+
+  get windowBytes(): number {
+    return this.#windowBytes;
   }
 
   /** Bytes held here now. */
@@ -93,8 +101,17 @@ export class Inbox implements AsyncIterable<Buffer> {
     return !this.#ended && this.#consumedBytes + this.#windowBytes - this.#granted >= this.#windowBytes / 4;
   }
 
-  /** The new limit to tell the peer. */
+  /**
+   * The new limit to tell the peer. A reader that has read all there is may be waiting for credit to cross a long path:
+   * its window doubles, as long as the link has some to spare.
+   */
   grant(): number {
+    if (
+      this.heldBytes - this.#lentBytes <= 0 &&
+      this.#windowBytes < MAX_WINDOW_BYTES &&
+      this.#mayGrow(this.#windowBytes)
+    )
+      this.#windowBytes *= 2;
     this.#granted = this.#consumedBytes + this.#windowBytes;
     return this.#granted;
   }

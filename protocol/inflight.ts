@@ -29,6 +29,8 @@ export class InFlight {
 
   // One epoch is about one round trip: from the sending of a byte to the ACK that covers it.
   #epochEnd = 0;
+  /** Only the second half of an epoch counts: its beginning still saw the queue of before. */
+  #epochHalf = 0;
   #epochMinMs = Infinity;
   /** Did the window hold anything back in this epoch? If not, its size says nothing about the path. */
   #limited = false;
@@ -70,6 +72,7 @@ export class InFlight {
     if (this.#sentBytes === this.#ackedBytes) {
       // After idling nothing is known of the next round trip: begin a fresh epoch.
       this.#epochEnd = this.#sentBytes + bytes;
+      this.#epochHalf = this.#sentBytes;
       this.#epochMinMs = Infinity;
       this.#limited = false;
     }
@@ -88,7 +91,7 @@ export class InFlight {
       this.#baseMs = rttMs;
       this.#baseAtMs = now;
     }
-    this.#epochMinMs = Math.min(this.#epochMinMs, rttMs);
+    if (this.#ackedBytes >= this.#epochHalf) this.#epochMinMs = Math.min(this.#epochMinMs, rttMs);
 
     if (this.#probing === PROBING.no) {
       if (now - this.#baseAtMs > BASE_WINDOW_MS) this.#probing = PROBING.draining;
@@ -118,6 +121,7 @@ export class InFlight {
 
   #beginEpoch(): void {
     this.#epochEnd = this.#sentBytes;
+    this.#epochHalf = (this.#ackedBytes + this.#sentBytes) / 2;
     this.#epochMinMs = Infinity;
     this.#limited = this.inFlightBytes >= this.#windowBytes;
   }
@@ -129,11 +133,8 @@ export class InFlight {
     if (this.#starting && queueMs > QUEUE_TARGET_MS / 4 && queueMs * bytesPerMs > queueTargetBytes / 4)
       this.#starting = false;
     const wanted = this.#starting ? this.#windowBytes * 2 : bytesPerMs * this.#baseMs + queueTargetBytes;
-    // At most doubled or halved per round trip, and half of the way when shrinking: one odd sample does not starve the link.
-    const next =
-      wanted > this.#windowBytes
-        ? Math.min(wanted, this.#windowBytes * 2)
-        : (this.#windowBytes + Math.max(wanted, this.#windowBytes / 2)) / 2;
+    // At most doubled or halved per round trip: one odd sample does not starve the link.
+    const next = Math.min(Math.max(wanted, this.#windowBytes / 2), this.#windowBytes * 2);
     this.#windowBytes = Math.min(MAX_BYTES, Math.max(MIN_BYTES, Math.round(next)));
   }
 }

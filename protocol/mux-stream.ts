@@ -13,6 +13,8 @@ export interface StreamHost {
   creditDue(stream: MuxStream): void;
   sendAnswer(stream: MuxStream, head: unknown, end: boolean): void;
   sendReset(stream: MuxStream, error: ConnectorError): void;
+  /** May this stream's window grow by so much, out of what the link has to spare? */
+  mayGrow(bytes: number): boolean;
   /** Both directions are over. */
   finished(stream: MuxStream): void;
 }
@@ -51,6 +53,8 @@ export class MuxStream implements LinkStream {
   queued = false;
   /** Owned by the multiplexer: a CREDIT for this stream is due. */
   owesCredit = false;
+  /** Taken from the link's spare window; given back when the stream is over. */
+  grownBytes = 0;
   /** Owned by the multiplexer: takes the opener's signal off again. */
   release: (() => void) | null = null;
 
@@ -75,6 +79,11 @@ export class MuxStream implements LinkStream {
       side.windowBytes,
       () => host.creditDue(this),
       () => this.reset(PEER_LEFT()),
+      (bytes) => {
+        if (!host.mayGrow(bytes)) return false;
+        this.grownBytes += bytes;
+        return true;
+      },
     );
     if (side.opened) {
       this.answer = new Promise((resolve, reject) => {

@@ -388,3 +388,26 @@ t.test("a delayed path keeps a small standing queue and full use", async (t) => 
   t.ok(6 / seconds > 4 * 0.75, `${(6 / seconds).toFixed(1)} of 4 MB/s`);
   t.ok(standingMs < 60, `a standing queue of ${standingMs.toFixed(0)} ms`);
 });
+
+t.test("a long path is filled: the window of a reader that keeps up grows, within the link's spare", async (t) => {
+  // 50 ms one way, as fast as it goes: 1 MiB of credit alone would be 20 MB/s.
+  const both = await pair(t, {
+    wrap: (transport) => {
+      const send = transport.send;
+      let tail = Promise.resolve();
+      transport.send = (message) => {
+        const dueAt = performance.now() + 50;
+        tail = tail.then(() => wait(systemClock, Math.max(0, dueAt - performance.now()))).then(() => send(message));
+      };
+      return transport;
+    },
+  });
+  const stream = both.agent.open({}, { lane: "bulk" });
+  const far = await accept(both);
+  const read = count(far);
+  for (let i = 0; i < 512; i++) await stream.write(Buffer.alloc(64 * 1024));
+  const windowBytes = (far.bytes as unknown as { windowBytes: number }).windowBytes;
+  await stream.end();
+  t.equal(await read, 32 * 1024 * 1024);
+  t.equal(windowBytes, 8 * 1024 * 1024);
+});

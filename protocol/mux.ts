@@ -51,6 +51,8 @@ export interface StreamWindows {
   readonly bulk: number;
 }
 export const DEFAULT_WINDOWS: StreamWindows = { interactive: 256 * 1024, bulk: 1024 * 1024 };
+/** What the windows of a link's streams may grow by, all together, while their readers keep up. */
+const SPARE_WINDOW_BYTES = 32 * 1024 * 1024;
 /** Streams that one side lets the other have open at a time. */
 export const DEFAULT_MAX_STREAMS = 256;
 
@@ -125,6 +127,7 @@ export class Mux implements LinkSession {
   #flushing = false;
   #scheduled = false;
   #waitsForDrain = false;
+  #spareWindowBytes = SPARE_WINDOW_BYTES;
 
   #receivedBytes = 0;
   #unackedBytes = 0;
@@ -169,6 +172,11 @@ export class Mux implements LinkSession {
       },
       sendAnswer: (stream, head, end) => this.#sendHead(stream.id, end ? FLAG.fin : 0, head),
       sendReset: (stream, error) => this.#sendFailure(FRAME.reset, stream.id, error.toBody()),
+      mayGrow: (bytes) => {
+        if (bytes > this.#spareWindowBytes) return false;
+        this.#spareWindowBytes -= bytes;
+        return true;
+      },
       finished: (stream) => this.#forget(stream),
     };
     this.#transport.onClose((cause) => this.#over(new ConnectorError("LINK_LOST", "The connection broke.", { cause })));
@@ -570,6 +578,8 @@ export class Mux implements LinkSession {
   #forget(stream: MuxStream): void {
     if (!this.#streams.delete(stream.id)) return;
     stream.release?.();
+    this.#spareWindowBytes += stream.grownBytes;
+    stream.grownBytes = 0;
     if (this.#isOwn(stream.id)) this.#ownStreams--;
     else this.#peerStreams--;
     if (this.#awaited.delete(stream.id) && this.#awaited.size === 0) this.#idle();
