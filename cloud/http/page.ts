@@ -19,18 +19,27 @@ export async function servePage(app: ApiApp, folder: string): Promise<void> {
   const index = join(folder, "index.html");
   const built = existsSync(index);
   if (built) {
-    await app.register(fastifyStatic, {
-      root: folder,
-      index: false,
-      // Files are those that exist at the start; anything else is the fallback's.
-      wildcard: false,
-      dotfiles: "ignore",
-      cacheControl: false,
-      setHeaders(reply, path) {
-        // Vite's hashed names: another content has another name.
-        void reply.header("cache-control", path.includes(`${join(folder, "assets")}`) ? "public, max-age=31536000, immutable" : "no-cache");
-        void reply.header("content-security-policy", pagePolicy(null));
-      },
+    await app.register(async (scope) => {
+      // The plug-in makes a route for each file, and has no option for their config.
+      scope.addHook("onRoute", (route) => {
+        route.config = { ...route.config, public: true };
+      });
+      await scope.register(fastifyStatic, {
+        root: folder,
+        index: false,
+        // Files are those that exist at the start; anything else is the fallback's.
+        wildcard: false,
+        dotfiles: "ignore",
+        cacheControl: false,
+        setHeaders(reply, path) {
+          // Vite's hashed names: another content has another name.
+          void reply.header(
+            "cache-control",
+            path.includes(`${join(folder, "assets")}`) ? "public, max-age=31536000, immutable" : "no-cache",
+          );
+          void reply.header("content-security-policy", pagePolicy(null));
+        },
+      });
     });
   }
   // Read once a start: a new build is served by the next one.
@@ -38,7 +47,12 @@ export async function servePage(app: ApiApp, folder: string): Promise<void> {
 
   const sendPage = (reply: FastifyReply): FastifyReply => {
     if (html === null) {
-      return reply.code(503).type("text/plain; charset=utf-8").send("The page is not built. Run `npm run build` (or `npm run demo`) in the repository; the API works without it.\n");
+      return reply
+        .code(503)
+        .type("text/plain; charset=utf-8")
+        .send(
+          "The page is not built. Run `npm run build` (or `npm run demo`) in the repository; the API works without it.\n",
+        );
     }
     const nonce = html.includes(NONCE_MARK) ? randomBytes(16).toString("base64url") : null;
     return reply
@@ -51,8 +65,17 @@ export async function servePage(app: ApiApp, folder: string): Promise<void> {
   app.get("/", { config: { public: true }, schema: { hide: true } }, async (_request, reply) => sendPage(reply));
   app.setNotFoundHandler((request: FastifyRequest, reply: FastifyReply) => {
     const path = pathOf(request.url);
-    const wantsPage = (request.method === "GET" || request.method === "HEAD") && !NOT_PAGES.test(path) && (request.headers.accept ?? "").includes("text/html");
+    const wantsPage =
+      (request.method === "GET" || request.method === "HEAD") &&
+      !NOT_PAGES.test(path) &&
+      (request.headers.accept ?? "").includes("text/html");
     if (wantsPage) return sendPage(reply);
-    return answerProblem(request, reply, new ConnectorError("NOT_FOUND", `There is no ${request.method} ${path}.`, { fix: "/openapi.json lists what there is." }));
+    return answerProblem(
+      request,
+      reply,
+      new ConnectorError("NOT_FOUND", `There is no ${request.method} ${path}.`, {
+        fix: "/openapi.json lists what there is.",
+      }),
+    );
   });
 }

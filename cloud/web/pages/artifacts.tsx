@@ -87,7 +87,7 @@ export function Artifacts() {
       {
         key: "name",
         title: "Name",
-        width: "minmax(140px, 1fr)",
+        width: "minmax(110px, 1fr)",
         render: (entry) => {
           const Shape = iconOf(entry);
           return (
@@ -124,6 +124,7 @@ export function Artifacts() {
         title: "Modified",
         width: "92px",
         right: true,
+        wide: split,
         render: (entry) =>
           entry.modifiedAt === null ? <span className="faint">–</span> : <Ago at={entry.modifiedAt} className="dim" />,
       },

@@ -17,6 +17,7 @@ import { PageHead } from "../parts/page.tsx";
 import { AGENT_LOOKS, RUN_LOOKS, Status, StatusIcon, lookOf } from "../parts/status.tsx";
 import { shortId } from "../parts/format.ts";
 import { Ago, Took } from "../parts/time.tsx";
+import { hasLooked } from "../viewers/looked.ts";
 
 export function Home() {
   const agents = useQuery(agentsQuery);
@@ -44,11 +45,8 @@ export function Home() {
 
   // Ticks come from what happened, never from a click on this page.
   const connected = fleet.some((agent) => agent.connectedAt !== null || agent.state === "connected");
-  const looked = sent.some(
-    (command) =>
-      (command.kind === "artifact.preview" || command.kind === "artifact.read") && command.state === "succeeded",
-  );
   const ran = recent.some((run) => run.state === "succeeded");
+  const looked = hasLooked() || ran;
   const todo = [
     {
       done: connected,

@@ -13,7 +13,7 @@ import {
 } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
-import { lazy, Suspense, useState } from "react";
+import { lazy, Suspense, useEffect, useState } from "react";
 import { api, artifactUrls, problemCode } from "../api/client.ts";
 import { previewQuery, statQuery } from "../api/queries.ts";
 import type { ArtifactPreview } from "../api/types.ts";
@@ -29,6 +29,7 @@ import { JsonView } from "./json-view.tsx";
 import { LinesView } from "./lines-view.tsx";
 import { MetricsView } from "./metrics-view.tsx";
 import { metricsOf } from "./metrics.ts";
+import { rememberLook } from "./looked.ts";
 import { TableView } from "./table-view.tsx";
 
 // Markdown alone is heavy; the others are a few KB and come with the page, so that nothing flickers.
@@ -55,6 +56,9 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
   const [ask, setAsk] = useState(false);
   const [, copy] = useCopy();
   const data = query.data;
+  useEffect(() => {
+    if (query.isSuccess) rememberLook();
+  }, [query.isSuccess]);
   const name = path.slice(path.lastIndexOf("/") + 1);
   const preview = data?.preview;
   const metrics = preview?.type === "json" ? metricsOf(preview.value) : null;
