@@ -252,8 +252,7 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
                 <li>
                   The agent's machine does not reach <span className="mono">{made.url}</span>: a firewall or a wrong
                   name. There, try{" "}
-                  <span className="mono">curl -I {made.url.replace(/^ws/, "http").replace(/\/link$/, "/healthz")}</span>
-                  .
+                  <span className="mono">curl -I {new URL("/healthz", made.url.replace(/^ws/, "http")).href}</span>.
                 </li>
                 <li>
                   It must go through a proxy: set <span className="mono">HTTPS_PROXY</span> for the agent.

@@ -107,7 +107,9 @@ export function Commands() {
   );
   const set = (change: Record<string, string | undefined>, replace = true) =>
     void navigate({ search: (old) => ({ ...old, ...change }) as never, replace });
-  const columns = search.id ? [state, { ...what, width: "minmax(120px, 1fr)" }, { ...when, wide: true }] : [state, what, who, agent, took, when];
+  const columns = search.id
+    ? [state, { ...what, width: "minmax(120px, 1fr)" }, { ...when, wide: true }]
+    : [state, what, who, agent, took, when];
   return (
     <>
       <PageHead title="Commands" />
@@ -154,7 +156,8 @@ export function Commands() {
             ) : all.length === 0 ? (
               !commands.error && (
                 <Empty icon={IconTerminal2} title="No commands yet">
-                  Lasting work that is asked of agents (runs, cancels) is listed here: who asked, what became of it, and why if it waits. Looking at artifacts is written to the audit log instead.
+                  Lasting work that is asked of agents (runs, cancels) is listed here: who asked, what became of it, and
+                  why if it waits. Looking at artifacts is written to the audit log instead.
                 </Empty>
               )
             ) : rows.length === 0 ? (
