@@ -5,7 +5,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import type { Agent, MadeEnrollment } from "../../cloud/http/api.ts";
 import { TestApi } from "./api.ts";
-import { entryFile, startProgram, tempDir, waitFor, type Program, type Teardown } from "./launcher.ts";
+import { entryFile, runProgram, startProgram, tempDir, waitFor, type Program, type Teardown } from "./launcher.ts";
 
 export async function freePort(): Promise<number> {
   const server = createServer();
@@ -88,6 +88,14 @@ export class TestCloud {
       { timeoutMs: 30_000 },
     );
     if (this.program.exit) throw new Error(`the control plane ended:\n${this.program.tail()}`);
+  }
+
+  /** Another subcommand of the same program on this control plane's data: `cli(["admin", "reset"])`. */
+  cli(args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
+    return runProgram(this.#t, {
+      name: `cloud ${args[0]}`,
+      args: [entryFile("cloud/main"), ...args, "--data", this.dir, "--listen", `127.0.0.1:${this.port}`],
+    });
   }
 
   enroll(pool: string): Promise<MadeEnrollment> {

@@ -47,6 +47,12 @@ export function followChanges(client: QueryClient): () => void {
   const flush = () => {
     gather = undefined;
     for (const key of touched) void client.invalidateQueries({ queryKey: [key] });
+    // What failed for want of an agent is asked for again when one comes; what is shown is left alone.
+    if (touched.has("agents")) {
+      void client.invalidateQueries({
+        predicate: (query) => query.queryKey[0] === "artifacts" && query.state.status === "error",
+      });
+    }
     touched.clear();
   };
   const open = () => {
@@ -66,6 +72,11 @@ export function followChanges(client: QueryClient): () => void {
       } catch {
         // A line that is not a change is of a newer control plane: not ours to judge.
       }
+    });
+    // More changes than are kept: everything shown may be old.
+    source.addEventListener("reset", () => {
+      last = 0;
+      void client.invalidateQueries({ predicate: (query) => query.queryKey[0] !== "artifacts" });
     });
     source.addEventListener("error", () => {
       missed = true;
