@@ -224,8 +224,9 @@ export function parseControl<S extends z.ZodType>(frame: Frame, schema: S): z.in
   const result = schema.safeParse(parseJson(frame));
   if (!result.success) {
     const issue = result.error.issues[0];
+    // A field's name may be the peer's own, of any length.
     throw violation(
-      `field ${issue?.path.join(".") || "(all)"} of a ${FRAME_NAMES[frame.type]}: ${issue?.message ?? "is not valid"}`,
+      `field ${issue?.path.join(".").slice(0, 200) || "(all)"} of a ${FRAME_NAMES[frame.type]}: ${issue?.message ?? "is not valid"}`,
     );
   }
   return result.data;

@@ -108,6 +108,9 @@ export interface Frame {
 }
 
 const count = z.int().nonnegative();
+/** Longest words of a failure that are sent, and read. */
+const MAX_MESSAGE_CHARS = 4096;
+const MAX_FIX_CHARS = 2048;
 
 /** Stream: the peer may have sent so many bytes in all. */
 export const creditSchema = z.object({ limit: count });
@@ -119,10 +122,30 @@ export const pingSchema = z.object({ n: count });
 /** RESET of a stream, or, on stream 0, the end of the session; REFUSE and GOAWAY have the same shape. */
 export const failureSchema = z.object({
   code: z.string().max(64),
-  message: z.string().max(4096),
-  fix: z.string().max(2048).optional(),
+  message: z.string().max(MAX_MESSAGE_CHARS),
+  fix: z.string().max(MAX_FIX_CHARS).optional(),
   details: z.record(z.string(), z.unknown()).optional(),
   /** REFUSE and GOAWAY: do not dial again before this many ms. */
   retryAfterMs: count.max(24 * 3600 * 1000).optional(),
 });
 export type Failure = z.infer<typeof failureSchema>;
+
+/**
+ * The JSON of a failure, cut to what its frame may hold and its reader takes. Its words may quote what a stranger sent:
+ * however long that was, saying so must not fail.
+ */
+export function failureJson(failure: Failure, type: FrameType): string {
+  const cut = (text: string, most: number): string => (text.length <= most ? text : `${text.slice(0, most - 1)}…`);
+  const { code, message, fix, details, retryAfterMs } = failure;
+  const words = (messageChars: number, fixChars: number) => ({
+    code,
+    message: cut(message, messageChars),
+    ...(fix === undefined ? {} : { fix: cut(fix, fixChars) }),
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
+  const whole = words(MAX_MESSAGE_CHARS, MAX_FIX_CHARS);
+  // One character is six bytes at most, as an escape of JSON.
+  const tries = [details === undefined ? whole : { ...whole, details }, whole, words(640, 320)];
+  const texts = tries.map((one) => JSON.stringify(one));
+  return texts.find((text) => Buffer.byteLength(text) <= maxPayloadBytes(type)) ?? texts.at(-1)!;
+}

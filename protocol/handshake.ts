@@ -33,6 +33,7 @@ import {
   FRAME_NAMES,
   MAX_HELLO_BYTES,
   MAX_PROOF_BYTES,
+  failureJson,
   failureSchema,
   type Failure,
   type Frame,
@@ -533,7 +534,7 @@ export class CloudHandshake {
       FRAME.refuse,
       0,
       0,
-      JSON.stringify({ ...error.toBody(), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }),
+      failureJson({ ...error.toBody(), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }, FRAME.refuse),
     );
   }
 

@@ -7,11 +7,11 @@ import {
   FLAG,
   FRAME,
   FRAME_NAMES,
-  MAX_CONTROL_BYTES,
   MAX_HEAD_BYTES,
   ackSchema,
   creditSchema,
   endSchema,
+  failureJson,
   failureSchema,
   pingSchema,
   type Failure,
@@ -300,11 +300,7 @@ export class Mux implements LinkSession {
         if (this.#isOwn(id)) return;
       }
     }
-    let json = JSON.stringify(failure);
-    if (json.length > MAX_CONTROL_BYTES / 4 && Buffer.byteLength(json) > MAX_CONTROL_BYTES) {
-      json = JSON.stringify({ code: failure.code, message: failure.message.slice(0, 2000) });
-    }
-    this.#sendControl(type, id, json);
+    this.#sendControl(type, id, failureJson(failure, type));
   }
 
   // Frames are encoded only when they leave: the MAC counts them in that order.

@@ -194,7 +194,10 @@ export class LinkGateway {
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       const transport = webSocketTransport(webSocket, socket as unknown as SocketLike);
       (socket as unknown as { setNoDelay?: (on: boolean) => void }).setNoDelay?.(true);
-      void this.#greet(transport, remoteAddress, () => socket.removeListener("data", meter));
+      this.#greet(transport, remoteAddress, () => socket.removeListener("data", meter)).catch((caught: unknown) => {
+        socket.destroy();
+        this.#failed(caught);
+      });
     });
   }
 
@@ -484,5 +487,7 @@ const revoked = (): ConnectorError =>
   });
 
 function answer(socket: Duplex, status: number, text: string, headers = ""): void {
+  // Whoever does not close its own half may not keep ours.
+  socket.once("finish", () => socket.destroy());
   socket.end(`HTTP/1.1 ${status} ${text}\r\nconnection: close\r\ncontent-length: 0\r\n${headers}\r\n`);
 }
