@@ -23,7 +23,10 @@ const EMPTY = Buffer.alloc(0);
 const violation = (what: string): ConnectorError =>
   new ConnectorError("PROTOCOL_ERROR", `The peer broke the protocol: ${what}.`);
 
-/** Up to this size the MAC is made of two one-shot hashes in buffers kept for it: half the time of a Hmac object, measured. */
+/**
+ * Up to this size the MAC is made of two one-shot hashes in buffers kept for it: about 3.5 µs a frame against 4.1 µs with
+ * a Hmac object (measured, loaded machine).
+ */
 const SMALL_MAC_BYTES = 4 * 1024;
 const BLOCK_BYTES = 64;
 const COUNTER_BYTES = 8;
