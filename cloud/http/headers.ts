@@ -4,12 +4,12 @@ import type { FastifyReply } from "fastify";
 /** For answers that are data: even if a browser shows one as a page, nothing in it runs or loads. */
 const DATA_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox";
 
-/** For the page. `nonce` null: the page was built without one, and its style elements are allowed as they are. */
+/** For the page. `nonce` is what its own style elements carry, new for each response; null: a file that has none. */
 export const pagePolicy = (nonce: string | null): string =>
   [
     "default-src 'none'",
     "script-src 'self'",
-    `style-src 'self' ${nonce === null ? "'unsafe-inline'" : `'nonce-${nonce}'`}`,
+    `style-src 'self'${nonce === null ? "" : ` 'nonce-${nonce}'`}`,
     // data: and blob: are previews, which the page makes from JSON itself.
     "img-src 'self' data: blob:",
     "font-src 'self'",

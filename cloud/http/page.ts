@@ -10,7 +10,7 @@ import { pagePolicy } from "./headers.ts";
 import { answerProblem, pathOf } from "./problem.ts";
 import type { ApiApp } from "./routes.ts";
 
-/** Where a build of the page puts its nonce; without it the page is served with inline styles allowed. */
+/** Where index.html wants its nonce: the page hands it to whatever makes style elements at run time. */
 const NONCE_MARK = "__CSP_NONCE__";
 /** Paths that are the API's or the probes': never answered by the page. */
 const NOT_PAGES = /^\/(?:v1|link|metrics|healthz|readyz|assets|openapi\.json)(?:\/|$)/;
@@ -54,12 +54,12 @@ export async function servePage(app: ApiApp, folder: string): Promise<void> {
           "The page is not built. Run `npm run build` (or `npm run demo`) in the repository; the API works without it.\n",
         );
     }
-    const nonce = html.includes(NONCE_MARK) ? randomBytes(16).toString("base64url") : null;
+    const nonce = randomBytes(16).toString("base64url");
     return reply
       .header("content-security-policy", pagePolicy(nonce))
       .header("cache-control", "no-cache")
       .type("text/html; charset=utf-8")
-      .send(nonce === null ? html : html.replaceAll(NONCE_MARK, nonce));
+      .send(html.replaceAll(NONCE_MARK, nonce));
   };
 
   app.get("/", { config: { public: true }, schema: { hide: true } }, async (_request, reply) => sendPage(reply));

@@ -10,6 +10,11 @@ import { makeQueryClient } from "./api/queries.ts";
 import { router } from "./shell/router.tsx";
 import { colorSchemeManager, cssVariables, theme } from "./shell/theme.ts";
 
+/** The style elements that Mantine and its scroll lock make at run time are allowed by this response's nonce alone. */
+const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
+// The scroll lock of a dialog comes from another library, which knows only this global name.
+(globalThis as { __webpack_nonce__?: string }).__webpack_nonce__ = nonce;
+
 const client = makeQueryClient(() => {
   const { pathname, search } = router.state.location;
   if (pathname === "/signin") return;
@@ -25,6 +30,7 @@ createRoot(document.getElementById("root")!).render(
       cssVariablesResolver={cssVariables}
       colorSchemeManager={colorSchemeManager}
       defaultColorScheme="auto"
+      getStyleNonce={() => nonce}
     >
       <QueryClientProvider client={client}>
         <RouterProvider router={router} />
