@@ -17,6 +17,15 @@ const story = new Story(stack);
 let removing: Promise<void> | null = null;
 const remove = () => (removing ??= stack.remove());
 
+// From the first moment on, whatever ends us stops and removes what we started: the programs are process groups of their
+// own, which no signal of the terminal reaches. A terminal that went away (SIGHUP) also fails every write to it.
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+const ended = new Promise<number>((resolve) => {
+  for (const [name, code] of Object.entries(SIGNALS)) process.on(name, () => resolve(code));
+  process.stdout.on("error", () => resolve(1));
+  process.stderr.on("error", () => resolve(1));
+});
+
 const began = performance.now();
 async function step(title: string, work: () => Promise<string>): Promise<void> {
   const start = performance.now();
@@ -76,9 +85,7 @@ async function keepRunning(): Promise<void> {
       say(`  ${await stack.newSignInUrl()}`);
     }
   };
-  await new Promise<void>((resolve) => {
-    process.once("SIGINT", resolve);
-    process.once("SIGTERM", resolve);
+  const quit = new Promise<void>((resolve) => {
     if (process.stdin.isTTY) {
       emitKeypressEvents(process.stdin);
       process.stdin.setRawMode(true);
@@ -90,19 +97,15 @@ async function keepRunning(): Promise<void> {
       createInterface(process.stdin).on("line", (line) => (line.trim() === "q" ? resolve() : void act(line.trim()).catch((error: unknown) => say(`  ${String(error)}`))));
     }
   });
-  if (process.stdin.isTTY) process.stdin.setRawMode(false);
-  say("  stopping");
-  await remove();
+  process.stdin.on("error", () => {}); // the terminal went away: SIGHUP says so
+  await quit;
 }
 
 try {
-  if (once) {
-    const interrupted = () => void remove().finally(() => process.exit(130));
-    process.once("SIGINT", interrupted);
-    process.once("SIGTERM", interrupted);
-    await tellOnce();
-  } else await keepRunning();
-  process.exit(0);
+  const code = await Promise.race([ended, (once ? tellOnce() : keepRunning()).then(() => 0)]);
+  if (!once || code !== 0) say("  stopping");
+  await remove();
+  process.exit(code);
 } catch (error) {
   process.stderr.write(`\ndemo: ${error instanceof Error ? error.message : String(error)}\n--- cloud, last lines\n${stack.tail("cloud")}\n--- agent, last lines\n${stack.tail("agent")}\n`);
   await remove();

@@ -51,8 +51,10 @@ export class Stack {
   api = new Api("");
   #cloud: ChildProcess | null = null;
   #agent: ChildProcess | null = null;
+  #removed = false;
 
   #start(name: string, bin: string, args: string[], env: Record<string, string> = {}): ChildProcess {
+    if (this.#removed) throw new Error("the demo is being removed");
     const log = createWriteStream(join(this.folder, `${name}.log`), { flags: "a" });
     // a group of its own: Ctrl+C reaches this program alone, which then stops the others in order
     const child = spawn(process.execPath, [join(root, bin), ...args], { env: cleanEnv(env), detached: true, stdio: ["ignore", "pipe", "pipe"] });
@@ -160,6 +162,7 @@ policy:
 
   /** Stops everything and removes the folder. */
   async remove(): Promise<void> {
+    this.#removed = true;
     await this.#stop(this.#agent);
     await this.#stop(this.#cloud);
     // what runs a step outlives the agent by design; here nothing may stay

@@ -53,12 +53,25 @@ export function say(text) {
 
 /** Runs a script's main function; turns its result into the exit code. */
 export async function script(main) {
+  endWithNpm();
   try {
     process.exitCode = (await main()) ?? 0;
   } catch (error) {
     say(error instanceof LaunchError ? `sallyport: ${error.message}` : String(error?.stack ?? error));
     process.exitCode = 1;
   }
+}
+
+/**
+ * npm hands a SIGTERM on to the shell that it put between itself and us, and that shell dies without telling us. So a
+ * script that npm started notices that its parent is gone, and takes it as the signal that it did not get.
+ */
+function endWithNpm() {
+  if (process.env.npm_lifecycle_event === undefined || process.platform === "win32") return;
+  const parent = process.ppid;
+  setInterval(() => {
+    if (process.ppid !== parent) process.kill(process.pid, "SIGTERM");
+  }, 500).unref();
 }
 
 // ---- programs
