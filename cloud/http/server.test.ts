@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { request as httpRequest, type IncomingMessage } from "node:http";
+import { connect } from "node:net";
 import { connect as tlsConnect } from "node:tls";
 import { join } from "node:path";
 import { jsonBody, newCommandId, newId, parseEnrolmentSecret, certificateFingerprint, pipelineSchema, type EnrollmentId, type ReplicaId } from "@sallyport/protocol";
@@ -310,6 +311,35 @@ t.test("changes: replayed by number, none of another workspace, ended when the t
   t.equal((await fetch(`${cloud.url}/v1/tokens/${mine.id}`, { method: "DELETE", headers: bearer(mine.token) })).status, 204);
   await Promise.all([live.closed, replay.closed, lost.closed]);
   t.ok(performance.now() - before < 10_000, "closed within 10 s");
+});
+
+t.test("changes: a hundred readers at once are held to the limit, and those that left leave nothing behind", async (t) => {
+  const { cloud, store, scope } = await world(t);
+  const { token } = await tokenFor(store, scope);
+  const port = Number(new URL(cloud.url).port);
+  const open = (path = "/v1/changes") => {
+    const socket = connect({ port, host: "127.0.0.1" });
+    t.teardown(() => socket.destroy());
+    const head = new Promise<string>((resolve) => void socket.once("data", (bytes: Buffer) => resolve(bytes.toString())).once("close", () => resolve("")).on("error", () => {}));
+    socket.write(`GET ${path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer ${token}\r\n\r\n`);
+    return { socket, head };
+  };
+  const gauge = async () => Number(/^sallyport_cloud_change_streams (\d+)$/m.exec(await (await fetch(`${cloud.url}/metrics`, { headers: bearer(token) })).text())?.[1]);
+  const many = Array.from({ length: 100 }, () => open());
+  const heads = await Promise.all(many.map(({ head }) => head));
+  t.equal(heads.filter((head) => head.startsWith("HTTP/1.1 200")).length, 32);
+  t.equal(heads.filter((head) => head.startsWith("HTTP/1.1 429")).length, 68);
+  for (const { socket } of many) socket.destroy();
+  await waitFor("all gone", async () => (await gauge()) === 0);
+  // Cut at every stage of the beginning.
+  for (let n = 0; n < 40; n++) {
+    const { socket } = open("/v1/changes?after=0");
+    await new Promise((resolve) => (n % 4 === 0 ? socket.once("connect", resolve) : n % 4 === 1 ? setImmediate(resolve) : n % 4 === 2 ? setTimeout(resolve, 1) : setTimeout(resolve, 3)));
+    socket.resetAndDestroy();
+  }
+  await waitFor("all gone again", async () => (await gauge()) === 0);
+  const after = await Promise.all(Array.from({ length: 32 }, () => open().head));
+  t.ok(after.every((head) => head.startsWith("HTTP/1.1 200")), "all places are free");
 });
 
 t.test("own CA: a real TLS client that pins the enrolment's fingerprint gets in, others do not", async (t) => {

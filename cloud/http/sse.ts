@@ -17,6 +17,10 @@ const MAX_STREAMS_PER_USER = 32;
 /** What a reader that does not read may cost; it is cut off then and replays when it comes back. */
 const MAX_PENDING_BYTES = 256 * 1024;
 const REPLAY_PAGE = 500;
+/** Changes kept for a reader that is still at its replay. */
+const MAX_HELD = 5_000;
+/** How long the end of a stream may take to leave. */
+const CLOSE_MS = 1_000;
 
 export interface ChangeStreams {
   routes: RoutePlugin;
@@ -45,13 +49,16 @@ export function changeStreams(deps: { store: Store; authenticator: Authenticator
         const { scope, credential, user } = app.principal(request);
         const count = perUser.get(user.id) ?? 0;
         if (count >= MAX_STREAMS_PER_USER) throw new ConnectorError("RATE_LIMITED", `${user.name} has ${count} streams of changes open already.`, { fix: "Close other tabs or programs that follow changes." });
+        // Counted before anything is awaited: a hundred at once are as many as a hundred in turn.
+        perUser.set(user.id, count + 1);
         const last = request.headers["last-event-id"];
         const from = last === undefined ? request.query.after : Number(last);
 
-        // Subscribed before the replay is read: nothing falls between the two.
         let sentThrough = -1;
-        const held: ChangeRow[] = [];
+        let held: ChangeRow[] = [];
         let live = false;
+        let heartbeat: Timer | null = null;
+        let recheck: Timer | null = null;
         const raw = reply.raw;
         const send = (event: string, n: number, data: unknown): void => {
           raw.write(`event: ${event}\nid: ${n}\ndata: ${JSON.stringify(data)}\n\n`);
@@ -64,38 +71,36 @@ export function changeStreams(deps: { store: Store; authenticator: Authenticator
           }
           if (raw.writableLength > MAX_PENDING_BYTES) raw.destroy();
         };
+        // Subscribed before the replay is read: nothing falls between the two.
         const unsubscribe = store.onChange((workspace, changes) => {
           if (workspace !== scope.workspace) return;
-          if (live) sendChanges(changes);
-          else held.push(...changes);
+          if (live) return sendChanges(changes);
+          held.push(...changes);
+          if (held.length > MAX_HELD) raw.destroy();
         });
-        let first: Awaited<ReturnType<Store["changesAfter"]>>;
-        try {
-          first = await store.changesAfter(scope.workspace, from ?? Number.MAX_SAFE_INTEGER, REPLAY_PAGE);
-        } catch (error) {
-          unsubscribe();
-          throw error;
-        }
-
-        let heartbeat: Timer | null = null;
-        let recheck: Timer | null = null;
+        const end = (): void => {
+          finish();
+          raw.end();
+          // A reader that does not read does not get to keep the socket either.
+          clock.after(CLOSE_MS, () => raw.destroy());
+        };
         const finish = (): void => {
           if (!streams.delete(end)) return;
           unsubscribe();
+          held = [];
           heartbeat?.cancel();
           recheck?.cancel();
           const left = (perUser.get(user.id) ?? 1) - 1;
           if (left > 0) perUser.set(user.id, left);
           else perUser.delete(user.id);
         };
-        const end = (): void => {
-          finish();
-          raw.end();
-        };
         streams.add(end);
-        perUser.set(user.id, count + 1);
+        // From the start: who goes away while the replay is read is gone as well. Also follows the answer of a failure.
         raw.once("close", finish);
         raw.once("error", finish);
+        if (raw.destroyed) finish();
+        const first = await store.changesAfter(scope.workspace, from ?? Number.MAX_SAFE_INTEGER, REPLAY_PAGE);
+        if (!streams.has(end)) return void reply.hijack();
 
         for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value);
         reply.hijack();
@@ -111,6 +116,7 @@ export function changeStreams(deps: { store: Store; authenticator: Authenticator
         const armHeartbeat = (): void => {
           heartbeat = clock.after(HEARTBEAT_MS, () => {
             raw.write(": beat\n\n");
+            if (raw.writableLength > MAX_PENDING_BYTES) return void raw.destroy();
             armHeartbeat();
           });
         };
@@ -129,20 +135,27 @@ export function changeStreams(deps: { store: Store; authenticator: Authenticator
         armHeartbeat();
         armRecheck();
 
-        const gone = from !== undefined && (from > first.newest || from < first.oldest - 1);
-        sentThrough = from === undefined || gone ? first.newest : from;
-        send(gone ? "reset" : "ready", sentThrough, { n: sentThrough });
-        if (!gone && from !== undefined) {
-          let page = first;
-          sendChanges(page.items);
-          while (page.items.length === REPLAY_PAGE && streams.has(end)) {
-            if (raw.writableNeedDrain) await new Promise<void>((resolve) => void raw.once("drain", resolve).once("close", resolve));
-            page = await store.changesAfter(scope.workspace, sentThrough, REPLAY_PAGE);
+        try {
+          const gone = from !== undefined && (from > first.newest || from < first.oldest - 1);
+          sentThrough = from === undefined || gone ? first.newest : from;
+          send(gone ? "reset" : "ready", sentThrough, { n: sentThrough });
+          if (!gone && from !== undefined) {
+            let page = first;
             sendChanges(page.items);
+            while (page.items.length === REPLAY_PAGE && streams.has(end)) {
+              if (raw.writableNeedDrain) await new Promise<void>((resolve) => void raw.once("drain", resolve).once("close", resolve));
+              page = await store.changesAfter(scope.workspace, sentThrough, REPLAY_PAGE);
+              sendChanges(page.items);
+            }
           }
+          sendChanges(held);
+          live = true;
+          held = [];
+        } catch (error) {
+          // The head is out: nothing can be said any more. The reader comes back and names where it stopped.
+          request.log.warn({ err: error }, "a stream of changes broke off");
+          raw.destroy();
         }
-        sendChanges(held);
-        live = true;
       },
     );
   };
