@@ -38,6 +38,9 @@ const isOurs = ({ target }: Import) =>
 /** agent/features/x or cloud/features/x of a path in one. */
 const featureOf = (path: string) => /^(?:agent|cloud)\/features\/[^/]+/.exec(path)?.[0];
 const mainFiles = ["agent/main.ts", "cloud/main.ts", "cloud/cli/main.ts", "packaging/demo/main.ts"];
+/** Folders that main.ts is spread over: what only it may do, they may. */
+const wiringOf = (path: string) => /^(?:agent|cloud)\/wiring(?=\/)/.exec(path)?.[0];
+const wires = (path: string) => mainFiles.includes(path) || wiringOf(path) !== undefined;
 
 /** A part may import only its own folder, the protocol's door, other packages, and what `more` names. */
 const onlyItself = (folder: string, more: (found: Import) => boolean) => (path: string, found: Import) =>
@@ -138,21 +141,50 @@ const rules: readonly Rule[] = [
     ],
   },
   {
-    name: "only main.ts wires: nobody imports it, and only it (and a feature's own HTTP routes) imports a feature",
+    name: "only main.ts and its wiring wire: only they (and a feature's own HTTP routes) import a feature, and nobody main.ts",
     reason: "the one place that knows everybody is also the one place to read to see what runs",
-    folders: ["agent", "cloud"],
+    folders: ["agent", "cloud", "agent/wiring", "cloud/wiring"],
     breaks: (path, { target }) =>
       mainFiles.includes(target) ||
       (featureOf(target) !== undefined &&
         !isTest(path) &&
-        !mainFiles.includes(path) &&
+        !wires(path) &&
         !within(path, "cloud/http/routes") &&
         featureOf(path) !== featureOf(target)),
     planted: [
       ["agent/commands/registry.ts", `import { list } from "../features/artifacts/list.ts";`],
+      ["agent/cli/ps.ts", `import { createPipelines } from "../features/pipelines/index.ts";`],
       ["cloud/http/server.ts", `import { runs } from "../features/pipelines/index.ts";`],
       ["cloud/http/server.ts", `import { main } from "../main.ts";`],
+      ["agent/wiring/agent.ts", `import { run } from "../main.ts";`],
     ],
+  },
+  {
+    name: "only main.ts imports its side's wiring",
+    reason: "a part that asked the wiring for another part would know everybody; parts are handed what they need",
+    folders: ["agent/wiring", "cloud/wiring"],
+    breaks: (path, { target }) => {
+      const wiring = wiringOf(target);
+      if (wiring === undefined) return false;
+      const side = wiring.slice(0, wiring.indexOf("/"));
+      // A test of this side may start the whole of it.
+      const allowed = within(path, wiring) || path === `${side}/main.ts` || (within(path, side) && isTest(path));
+      return !allowed;
+    },
+    planted: [
+      ["agent/commands/runner.ts", `import type { Parts } from "../wiring/parts.ts";`],
+      ["agent/cli/ps.ts", `import { hostRuns } from "../wiring/ps.ts";`],
+      ["cloud/http/server.ts", `import { lockData } from "../wiring/data-lock.ts";`],
+      ["cloud/cli/main.ts", `import "../wiring/young-generation.ts";`],
+      ["test/system/a.test.ts", `import { startAgent } from "../../agent/wiring/agent.ts";`],
+    ],
+  },
+  {
+    name: "only main.ts imports the agent's local sub-commands",
+    reason: "they are another program in the same file: they speak to a running agent and are no part of it",
+    folders: ["agent/cli"],
+    breaks: (path, { target }) => within(target, "agent/cli") && !within(path, "agent/cli") && path !== "agent/main.ts",
+    planted: [["agent/wiring/ps.ts", `import { EXIT } from "../cli/local.ts";`]],
   },
   {
     name: "the policy decides from values alone",

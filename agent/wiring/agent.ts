@@ -1,0 +1,80 @@
+// Puts one agent together, starts its parts in order and stops them. main.ts calls it; nothing else does.
+import type { ControlServer } from "../control/index.ts";
+import type { AgentContext } from "./context.ts";
+import { makeControl } from "./control.ts";
+import { greet } from "./greeting.ts";
+import { makeLink } from "./link.ts";
+import { findMembership } from "./membership.ts";
+import { makeParts, type Parts } from "./parts.ts";
+import { reloadConfig } from "./reload.ts";
+import { openState, type OpenState } from "./state.ts";
+
+/** From the first signal to the end of the process. */
+const STOP_MS = 10_000;
+
+export interface RunningAgent {
+  /** Takes no new commands, sends what it can in time, says goodbye; what runs goes on without it. */
+  drain(signal: string): Promise<void>;
+  /** Keeps the configuration in force when the new one is invalid. */
+  reload(): void;
+  /** Closes what must be closed, in whatever state the agent is. */
+  abandon(): Promise<void>;
+}
+
+/** Checks all that can be wrong before anything is begun. When it rejects, nothing is left open. */
+export async function startAgent(context: AgentContext): Promise<RunningAgent> {
+  const startedAt = context.clock.now();
+  const membership = findMembership(context);
+  const { cloudUrl } = membership;
+  const state = await openState(context);
+  try {
+    const parts = makeParts(context, state);
+    const watched = makeLink(context, membership, state, parts);
+    const { link } = watched;
+    const control = makeControl(context, { state, parts, watched, cloudUrl, startedAt });
+    await parts.facts.start();
+    await control.listen();
+    state.audit.append({
+      event: "agent.started",
+      who: "agent",
+      note: `${context.version}, start ${state.journal.startCounter}, policy ${parts.policy.digest}`,
+    });
+    const resumed = await parts.runner.resume();
+    greet(context, { membership, state, parts, resumed });
+    link.start();
+    return {
+      drain: (signal) => drain(context, signal, { state, parts, link, control }),
+      reload: () => reloadConfig(context, state, parts),
+      abandon: () => state.close(),
+    };
+  } catch (error) {
+    await state.close();
+    throw error;
+  }
+}
+
+interface Draining {
+  state: OpenState;
+  parts: Parts;
+  link: ReturnType<typeof makeLink>["link"];
+  control: ControlServer;
+}
+
+async function drain({ clock, log }: AgentContext, signal: string, one: Draining): Promise<void> {
+  const { link, control, state, parts } = one;
+  const until = clock.monotonic() + STOP_MS;
+  const left = (most: number) => Math.max(100, Math.min(most, until - clock.monotonic()));
+  log.info({ signal }, "stopping: no new commands; what runs goes on without the agent");
+  parts.intake.drain();
+  await parts.runner.drain(left(5000));
+  const online = link.state === "online";
+  const flushed = online && (await parts.outbox.flush(left(3000)));
+  if (online && !flushed) log.warn("some reports were not acknowledged in time; they are sent after the next start");
+  await link.drain(left(1000));
+  state.audit.append({ event: "agent.stopped", who: "agent", note: signal });
+  parts.facts.stop();
+  await parts.connections.close();
+  parts.engine.close();
+  await control.close();
+  log.info("stopped");
+}

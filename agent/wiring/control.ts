@@ -1,0 +1,50 @@
+// What the agent answers at its own host, each act of a person kept in the audit.
+import { userInfo } from "node:os";
+import { ControlServer, type ControlOperations } from "../control/index.ts";
+import type { AgentContext } from "./context.ts";
+import type { WatchedLink } from "./link.ts";
+import type { Parts } from "./parts.ts";
+import { answerPs, type PsSources } from "./ps.ts";
+import { stopHere } from "./stop.ts";
+
+/** Not listening yet. */
+export function makeControl(context: AgentContext, sources: PsSources): ControlServer {
+  const { parts, watched } = sources;
+  const { log } = context;
+  const { audit } = sources.state;
+  const { intake, pauseFile } = parts;
+  const stateDir = context.compiled.config.state;
+  const who = `local:${userInfo().username}`;
+  const operations: ControlOperations = {
+    ps: () => answerPs(context, sources),
+    pause: async (wanted) => {
+      pauseFile.write(wanted);
+      intake.pause(wanted);
+      audit.append({ event: "intake.paused", who, note: wanted.reason });
+      log.info({ until: wanted.until }, `intake paused: ${wanted.reason}`);
+      return { paused: true };
+    },
+    resume: async () => {
+      const paused = intake.paused !== null;
+      pauseFile.write(null);
+      intake.resume();
+      audit.append({ event: "intake.resumed", who });
+      log.info("intake resumed");
+      return { paused };
+    },
+    stop: async (id) => {
+      const stopped = await stopHere(parts, { id, who, stateDir });
+      audit.append({ event: "local.stop", who, note: `${id ?? "all"}: ${stopped.join(", ")}` });
+      log.info({ stopped }, "stopped at the agent's host");
+      return { stopped };
+    },
+    ready: async () => readiness(parts, watched),
+  };
+  return new ControlServer(stateDir, operations);
+}
+
+function readiness({ intake }: Parts, { link, watch }: WatchedLink): { ready: boolean; why: string } {
+  if (intake.draining) return { ready: false, why: "The agent is stopping." };
+  if (link.state === "online") return { ready: true, why: "The link is up." };
+  return { ready: false, why: `The link is ${link.state}${watch.problem === null ? "" : `: ${watch.problem}`}.` };
+}

@@ -1,0 +1,117 @@
+// The link, with what listens to it: the runner takes its streams, the outbox sends reports, the log says what became
+// of it, and the journal is compacted by the cloud's clock.
+import { randomInt } from "node:crypto";
+import { hostname } from "node:os";
+import { ConnectorError, type Clock, type LinkStream } from "@sallyport/protocol";
+import type { CommandRunner } from "../commands/runner.ts";
+import { WsLink, type AgentSession, type LinkEvent } from "../link/index.ts";
+import type { AgentContext } from "./context.ts";
+import type { Membership } from "./membership.ts";
+import type { Parts } from "./parts.ts";
+import type { OpenState } from "./state.ts";
+import { makeStatus } from "./status.ts";
+
+const COMPACT_MS = 3600_000;
+
+export interface WatchedLink {
+  readonly link: WsLink;
+  /** Since when the link is as it is, and what went wrong last. */
+  readonly watch: LinkWatch;
+}
+
+/** Not dialling yet: `link.start()` does. */
+export function makeLink(
+  context: AgentContext,
+  { identity, enrolment, cloudUrl, ca }: Membership,
+  state: OpenState,
+  parts: Parts,
+): WatchedLink {
+  const { clock, version } = context;
+  const { journal } = state;
+  const { changes, runner } = parts;
+  const link = new WsLink({
+    cloudUrl,
+    identity,
+    enrolment,
+    nameHint: hostname().slice(0, 63),
+    ca,
+    mac: true,
+    version,
+    hello: {
+      journal: () => ({
+        id: journal.id,
+        startCounter: journal.startCounter,
+        dispatchSequence: runner.dispatchSequences,
+      }),
+      generations: () => ({}),
+      status: makeStatus(context, parts),
+      onStatusChange: (listener) => changes.on(listener),
+    },
+    clock,
+    random: () => randomInt(2 ** 32) / 2 ** 32,
+  });
+  const watch = new LinkWatch(clock);
+  link.onStream((stream, session) => takeStream(runner, stream, session));
+  link.observe((event) => {
+    if (event.type === "online") goOnline(context, event.session, state, parts);
+    else {
+      watch.note(event);
+      logMove(context, event);
+    }
+  });
+  return { link, watch };
+}
+
+export class LinkWatch {
+  readonly #clock: Clock;
+  #since: number;
+  #problem: string | null = null;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+    this.#since = clock.now();
+  }
+
+  get since(): number {
+    return this.#since;
+  }
+  get problem(): string | null {
+    return this.#problem;
+  }
+
+  note(event: Exclude<LinkEvent, { type: "online" }>): void {
+    this.#since = this.#clock.now();
+    this.#problem = event.error?.message ?? null;
+  }
+}
+
+function takeStream(runner: CommandRunner, stream: LinkStream, session: AgentSession): void {
+  const type = (stream.head as { type?: unknown } | null)?.type;
+  if (type === "command") void runner.handle(stream, session);
+  else
+    stream.reset(
+      new ConnectorError("PROTOCOL_ERROR", "The agent takes no stream of this type.", { fix: "Update the agent." }),
+    );
+}
+
+function goOnline({ log }: AgentContext, session: AgentSession, { journal }: OpenState, { outbox }: Parts): void {
+  log.info({ session: session.id, replica: session.replica, pool: session.pool }, "online");
+  void outbox.serve(session);
+  // By the cloud's clock, the only one that says when an intent can no longer be offered.
+  const compact = () => void journal.compact(session.cloudNow()).catch(() => undefined);
+  compact();
+  const timer = setInterval(compact, COMPACT_MS).unref();
+  void session.closed.then(() => clearInterval(timer));
+}
+
+function logMove({ log }: AgentContext, event: Exclude<LinkEvent, { type: "online" }>): void {
+  if (event.to !== "offline") {
+    log.debug({ from: event.from, to: event.to }, "link");
+    return;
+  }
+  const again = event.retryInMs === null ? "" : `; dialling again in ${(event.retryInMs / 1000).toFixed(1)} s`;
+  log.warn(
+    { code: event.error?.code, fix: event.error?.fix },
+    `no link: ${event.error?.message ?? "it was closed"}${again}`,
+  );
+}

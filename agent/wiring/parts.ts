@@ -1,0 +1,114 @@
+// Makes the parts of one agent and gives each what it needs of the others. Nothing is begun here.
+import { ReportOutbox } from "../commands/reports.ts";
+import { CommandRegistry } from "../commands/registry.ts";
+import { CommandRunner } from "../commands/runner.ts";
+import { Intake } from "../commands/intake.ts";
+import { PauseFile } from "../control/index.ts";
+import { createProcessEngine, type ProcessEngine } from "../engines/process/index.ts";
+import { artifactKinds } from "../features/artifacts/index.ts";
+import { createPipelines, type Pipelines } from "../features/pipelines/index.ts";
+import { HostFacts } from "../host/index.ts";
+import { LogStore } from "../logs/index.ts";
+import { LivePolicy } from "../policy/index.ts";
+import { manifestOf, parseArtifactPath } from "../stores/index.ts";
+import { Connections } from "./connections.ts";
+import type { AgentContext } from "./context.ts";
+import type { OpenState } from "./state.ts";
+
+/** Told of every change of what the agent says of itself. */
+export class StatusChanges {
+  readonly #listeners: (() => void)[] = [];
+
+  on(listener: () => void): void {
+    this.#listeners.push(listener);
+  }
+  tell(): void {
+    for (const listener of this.#listeners) listener();
+  }
+}
+
+export interface Parts {
+  readonly changes: StatusChanges;
+  readonly policy: LivePolicy;
+  readonly intake: Intake;
+  readonly pauseFile: PauseFile;
+  readonly engine: ProcessEngine;
+  readonly connections: Connections;
+  readonly pipelines: Pipelines;
+  readonly registry: CommandRegistry;
+  readonly runner: CommandRunner;
+  readonly outbox: ReportOutbox;
+  readonly facts: HostFacts;
+}
+
+export function makeParts(context: AgentContext, state: OpenState): Parts {
+  const { clock, log, redactor, environment } = context;
+  const { config } = context.compiled;
+  const { audit, journal } = state;
+  const changes = new StatusChanges();
+  const policy = new LivePolicy(context.compiled.policy);
+  const intake = new Intake(clock, () => changes.tell());
+  const pauseFile = new PauseFile(config.state);
+  const pause = pauseFile.read();
+  if (pause !== null) intake.pause(pause);
+  const engine = createProcessEngine({ stateDir: config.state, clock });
+  const connections = new Connections({ config, environment, redactor, clock });
+  const pipelines = makePipelines(context, state, { policy, engine, connections });
+  const registry = makeRegistry(connections, pipelines);
+  const runner = new CommandRunner({
+    registry,
+    journal,
+    audit,
+    intake,
+    policy,
+    redactor,
+    clock,
+    log,
+    dispatchSequences: journal.dispatchSequences,
+    maxRuns: () => context.compiled.config.limits.concurrentRuns,
+    changed: () => changes.tell(),
+  });
+  const outbox = new ReportOutbox({ journal, redactor, clock, log });
+  const facts = new HostFacts(config.state, clock);
+  return { changes, policy, intake, pauseFile, engine, connections, pipelines, registry, runner, outbox, facts };
+}
+
+function makePipelines(
+  context: AgentContext,
+  { journal }: OpenState,
+  { policy, engine, connections }: Pick<Parts, "policy" | "engine" | "connections">,
+): Pipelines {
+  const { clock, log, redactor } = context;
+  const { state: stateDir, limits } = context.compiled.config;
+  const { secrets, stores } = connections;
+  const logs = new LogStore({
+    stateDir,
+    redactor,
+    clock,
+    capBytesPerAttempt: limits.logBytesPerAttempt,
+    capBytes: limits.logBytes,
+  });
+  return createPipelines({
+    journal,
+    engine,
+    stores,
+    secrets,
+    redactor,
+    logs,
+    policy,
+    programs: () => new Map(Object.entries(context.compiled.config.programs)),
+    stateDir,
+    clock,
+    log,
+    workBytes: limits.workBytes,
+    maxSteps: () => context.compiled.config.limits.concurrentSteps,
+  });
+}
+
+/** Every kind of command that this agent knows. */
+function makeRegistry({ stores }: Connections, pipelines: Pipelines): CommandRegistry {
+  const registry = new CommandRegistry();
+  const artifacts = artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest: manifestOf });
+  for (const kind of [...artifacts, ...pipelines.kinds]) registry.add(kind);
+  return registry;
+}

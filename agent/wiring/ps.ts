@@ -1,0 +1,67 @@
+// The answer to `ps`: what the runner, the engine, the link and the journal know, put side by side.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { RunningCommand } from "../commands/runner.ts";
+import type { PsAnswer, PsCommand, PsStep } from "../control/index.ts";
+import type { ProcessEngine } from "../engines/process/index.ts";
+import type { AgentContext } from "./context.ts";
+import type { WatchedLink } from "./link.ts";
+import type { Parts } from "./parts.ts";
+import type { OpenState } from "./state.ts";
+
+/** An engine's name of a step begins with the id of its command. */
+const COMMAND_ID_LENGTH = 36;
+
+/** Asking an engine starts its host where none is; without the host's socket nothing can run. */
+export const hostRuns = (stateDir: string): boolean => existsSync(join(stateDir, "host", "host.sock"));
+
+export interface PsSources {
+  state: OpenState;
+  parts: Parts;
+  watched: WatchedLink;
+  cloudUrl: string;
+  /** By the agent's clock. */
+  startedAt: number;
+}
+
+export async function answerPs(context: AgentContext, sources: PsSources): Promise<PsAnswer> {
+  const { cloudUrl, parts, startedAt } = sources;
+  const { intake, runner, engine } = parts;
+  const { link, watch } = sources.watched;
+  const { journal } = sources.state;
+  const steps = hostRuns(context.compiled.config.state) ? await runningSteps(engine) : [];
+  const running = runner.running();
+  const known = new Set<string>(running.map((one) => one.command));
+  return {
+    pid: process.pid,
+    version: context.version,
+    at: context.clock.now(),
+    startedAt,
+    link: { state: link.state, cloudUrl, since: watch.since, problem: watch.problem },
+    paused: intake.paused,
+    draining: intake.draining,
+    commands: running.map((one) => withSteps(one, steps)),
+    otherSteps: steps.filter((step) => !known.has(step.name.slice(0, COMMAND_ID_LENGTH))),
+    unacknowledged: journal.lastSequence - journal.acknowledgedThrough,
+  };
+}
+
+async function runningSteps(engine: ProcessEngine): Promise<PsStep[]> {
+  const steps: PsStep[] = [];
+  for (const { name, status } of await engine.list()) {
+    if (status.state === "running") steps.push({ name, pid: status.pid, startedAt: status.startedAt });
+  }
+  return steps;
+}
+
+/** With those of its steps that run, named as `stop` takes them. */
+function withSteps(command: RunningCommand, steps: readonly PsStep[]): PsCommand {
+  const nameOf = ({ name }: PsStep) =>
+    command.run === null ? name : `${command.run}/${name.slice(COMMAND_ID_LENGTH + 1, name.lastIndexOf("."))}`;
+  return {
+    ...command,
+    steps: steps
+      .filter((step) => step.name.startsWith(`${command.command}.`))
+      .map((step) => ({ ...step, name: nameOf(step) })),
+  };
+}

@@ -1,0 +1,36 @@
+// What the control plane is told of this agent, taken from the parts that know it.
+import type { AgentStatus } from "@sallyport/protocol";
+import { statusBuilder } from "../host/index.ts";
+import type { AgentContext } from "./context.ts";
+import type { Parts } from "./parts.ts";
+
+export function makeStatus(context: AgentContext, parts: Parts): () => AgentStatus {
+  const { clock, redactor, version } = context;
+  const { engine, facts, intake, policy, registry, runner } = parts;
+  const config = () => context.compiled.config;
+  return statusBuilder({
+    version,
+    clock,
+    host: () => facts.sample,
+    labels: () => config().labels,
+    intake,
+    stores: () =>
+      config().stores.map((one) => ({
+        id: one.id,
+        kind: one.kind,
+        label: one.kind === "s3" ? `s3://${one.bucket}/${one.prefix}` : "file",
+        grants: policy.grants(one.id),
+      })),
+    programs: () =>
+      Object.keys(config().programs).filter((program) => policy.decide({ kind: "program", program }).allowed),
+    engines: () => [engine.name].filter((name) => policy.decide({ kind: "engine", engine: name }).allowed),
+    policy,
+    commands: () => policy.allowedCommands(registry.names),
+    limits: () => ({
+      runs: Math.min(policy.limit("concurrentRuns"), config().limits.concurrentRuns),
+      steps: Math.min(policy.limit("concurrentSteps"), config().limits.concurrentSteps),
+    }),
+    running: () => runner.running(),
+    redact: (value) => redactor.json(value),
+  });
+}
