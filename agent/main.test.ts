@@ -28,7 +28,8 @@ import {
 } from "@sallyport/protocol";
 import t from "tap";
 import { WebSocketServer, type WebSocket } from "ws";
-import { entryFile, runProgram, startProgram, tempDir, waitFor, type Teardown } from "../test/support/launcher.ts";
+import { binFile, runProgram, startProgram, tempDir, waitFor, type Teardown } from "../test/support/launcher.ts";
+import type { PsAnswer } from "./control/index.ts";
 import { commandKey, offer, pool, replica, signer, workspace, type OfferChanges } from "./commands/test-link.ts";
 
 /** A control plane of a few lines at the far end of a real socket. */
@@ -44,6 +45,8 @@ class FakeCloud {
   sessions = 0;
   status: AgentStatus | null = null;
   readonly ends: string[] = [];
+  /** False: reports are taken and not acknowledged. */
+  acknowledging = true;
   readonly reports = new Map<number, { command: string; body: ReportBody }>();
 
   constructor() {
@@ -127,7 +130,7 @@ class FakeCloud {
           command: report.command,
           body: readJsonBody(report.body) as ReportBody,
         });
-        await stream.write(ndjsonLine({ committedThrough: report.sequence }));
+        if (this.acknowledging) await stream.write(ndjsonLine({ committedThrough: report.sequence }));
       }
     }
   }
@@ -161,7 +164,7 @@ interface Rig {
   cloud: FakeCloud;
   state: string;
   configFile: string;
-  write(policy: { commands: string }): void;
+  write(policy: { commands: string; concurrentRuns?: number }): void;
   cli(...args: string[]): ReturnType<typeof runProgram>;
   start(env?: Record<string, string>, nodeArgs?: string[]): ReturnType<typeof startProgram>;
 }
@@ -176,7 +179,7 @@ async function rig(t: Teardown, stateFolder = "state"): Promise<Rig> {
   const store = join(dir, "store");
   mkdirSync(store);
   writeFileSync(join(store, "a.txt"), "hello");
-  const write = ({ commands }: { commands: string }) =>
+  const write = ({ commands, concurrentRuns = 2 }: { commands: string; concurrentRuns?: number }) =>
     writeFileSync(
       configFile,
       `cloud: { url: ${cloud.url} }
@@ -194,12 +197,12 @@ policy:
   stores:
     - { store: lake, read: ["**"], write: ["**"] }
   release: { metadata: true, logs: true }
-  ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 600000, stepsPerRun: 10, streams: 10 }
+  ceilings: { concurrentRuns: ${concurrentRuns}, concurrentSteps: 2, stepTimeoutMs: 600000, stepsPerRun: 10, streams: 10 }
 `,
     );
   write({ commands: '["artifact.*", "pipeline.run", "run.*"]' });
   const cli = (...args: string[]) =>
-    runProgram(t, { name: `agent ${args[0]}`, args: [entryFile("agent/main"), ...args, "--config", configFile] });
+    runProgram(t, { name: `agent ${args[0]}`, args: [binFile("agent/bin/sallyport-agent"), ...args, "--config", configFile] });
   t.teardown(() => cli("stop", "--all"));
   return {
     cloud,
@@ -210,7 +213,7 @@ policy:
     start: (env = {}, nodeArgs = []) =>
       startProgram(t, {
         name: "agent",
-        args: [...nodeArgs, entryFile("agent/main"), "run", "--config", configFile],
+        args: [...nodeArgs, binFile("agent/bin/sallyport-agent"), "run", "--config", configFile],
         env: { ONE: SECRET, ...env },
       }),
   };
@@ -337,45 +340,120 @@ t.test("the program's life: enrols, serves, pauses, is stopped and started, is k
   t.ok(existsSync(configFile));
 });
 
-t.test(
-  "without the control plane: it starts, answers at its host, and stops",
-  async (t) => {
-    // Longer than the address of a socket can be.
-    const { cloud, cli, start, state } = await rig(t, "a-folder-with-a-long-name/".repeat(6) + "state");
-    t.ok(join(state, "agent.sock").length > 108);
-    const loaded = join(tempDir(t), "loaded");
-    const hooks = join(tempDir(t), "hooks.mjs");
-    writeFileSync(
-      hooks,
-      `import { registerHooks } from "node:module"; import { appendFileSync } from "node:fs";
+/** Offers a run of one step that sleeps for so long. Answers with both ids when it is accepted. */
+async function startRun(t: { same(found: unknown, wanted: unknown): unknown }, cloud: FakeCloud, seconds = 300) {
+  const run = newId("run");
+  const command = newCommandId();
+  const changes = { intent: { command, resource: `run:${run}` } };
+  const answer = await cloud.ask("pipeline.run", { run, pipeline: pipeline(seconds) }, changes);
+  t.same(answer, { type: "accepted", known: false });
+  return { run, command };
+}
+
+async function ps(cli: Rig["cli"]): Promise<PsAnswer> {
+  return JSON.parse((await cli("ps", "--output", "json")).stdout) as PsAnswer;
+}
+
+t.test("a ceiling tightened to 0: what was accepted waits, is said so, and begins when it is raised", async (t) => {
+  const { cloud, cli, start, write } = await rig(t);
+  const commands = '["pipeline.run", "run.*"]';
+  write({ commands, concurrentRuns: 1 });
+  const agent = start({ SALLYPORT_ENROLL_SECRET: cloud.secret });
+  await waitFor("the status", () => cloud.status);
+  const first = await startRun(t, cloud);
+  const second = await startRun(t, cloud);
+  await waitFor("the first to run", () => cloud.of(first.command).some((body) => body.type === "command.running"));
+  const before = await ps(cli);
+  t.equal(before.heldBack, null, "whoever has a turn to come is not held back");
+  t.same(
+    before.commands.map(({ run, state }) => [run, state]),
+    [
+      [first.run, "running"],
+      [second.run, "waiting"],
+    ],
+  );
+
+  write({ commands, concurrentRuns: 0 });
+  agent.kill("SIGHUP");
+  await agent.waitForOutput(/none of them begins: .*concurrentRuns of at most 0/);
+  t.equal((await cli("stop", first.run)).code, 0);
+  await waitFor("the first to end", () => cloud.of(first.command).some((body) => body.type === "command.cancelled"));
+  t.match((await ps(cli)).heldBack, { waiting: 1, fix: /policy: { ceilings: { concurrentRuns: 2 } }/ });
+  t.match((await cli("ps")).stdout, /^waiting +1 accepted, none begins: .*concurrentRuns.*\n +Whoever runs the agent/m);
+  t.equal(agent.output.toString().split("none of them begins").length - 1, 1, "the log says it once");
+  t.same(cloud.of(second.command), []);
+
+  write({ commands, concurrentRuns: 1 });
+  agent.kill("SIGHUP");
+  await waitFor("the second to run", () => cloud.of(second.command).some((body) => body.type === "command.running"));
+  t.equal((await ps(cli)).heldBack, null);
+  t.equal((await agent.stop()).code, 0);
+});
+
+t.test("a second signal ends the agent at once, and what runs goes on", async (t) => {
+  const { cloud, cli, start } = await rig(t);
+  let agent = start({ SALLYPORT_ENROLL_SECRET: cloud.secret });
+  await waitFor("the status", () => cloud.status);
+  // It would wait for the acknowledgement of these.
+  cloud.acknowledging = false;
+  const { command } = await startRun(t, cloud);
+  const step = await waitFor("the step in ps", async () => (await ps(cli)).commands[0]?.steps[0]);
+  agent.kill("SIGTERM");
+  await agent.waitForOutput(/stopping: no new commands/);
+  agent.kill("SIGINT");
+  t.equal((await agent.exited).code, 1);
+  const said = agent.output.toString();
+  t.match(said, /stopping at once/);
+  t.notMatch(said, /not acknowledged in time|"stopped"/, "it waited for nothing");
+  t.same(cloud.ends, [], "no goodbye was said");
+  t.ok(existsSync(`/proc/${step.pid}`), "the step outlives the agent");
+
+  cloud.acknowledging = true;
+  agent = start();
+  await waitFor("the step to be adopted", () =>
+    cloud.of(command).some((body) => body.type === "step" && body.state === "running" && body.adopted),
+  );
+  t.ok(existsSync(`/proc/${step.pid}`));
+  t.equal((await agent.stop()).code, 0);
+  t.equal((await cli("audit", "verify")).code, 0, "the audit was closed whole");
+});
+
+t.test("without the control plane: it starts, answers at its host, and stops", async (t) => {
+  // Longer than the address of a socket can be.
+  const { cloud, cli, start, state } = await rig(t, "a-folder-with-a-long-name/".repeat(6) + "state");
+  t.ok(join(state, "agent.sock").length > 108);
+  const loaded = join(tempDir(t), "loaded");
+  const hooks = join(tempDir(t), "hooks.mjs");
+  writeFileSync(
+    hooks,
+    `import { registerHooks } from "node:module"; import { appendFileSync } from "node:fs";
 registerHooks({ load(url, context, next) { appendFileSync(${JSON.stringify(loaded)}, url + "\\n"); return next(url, context); } });`,
-    );
-    appendFileSync(loaded, "");
-    let agent = start({ SALLYPORT_ENROLL_SECRET: cloud.secret }, ["--import", hooks]);
-    await waitFor("the agent to enrol", () => cloud.status);
-    const modules = readFileSync(loaded, "utf8");
-    t.match(modules, "/agent/commands/runner");
-    for (const connector of ["@aws-sdk", "node-vault", "@smithy"])
-      t.notMatch(modules, connector, `${connector} is not loaded by a bare agent`);
-    t.equal((await agent.stop()).code, 0);
-    await cloud.close();
+  );
+  appendFileSync(loaded, "");
+  let agent = start({ SALLYPORT_ENROLL_SECRET: cloud.secret }, ["--import", hooks]);
+  await waitFor("the agent to enrol", () => cloud.status);
+  const modules = readFileSync(loaded, "utf8");
+  t.match(modules, "/agent/commands/runner");
+  for (const connector of ["@aws-sdk", "node-vault", "@smithy"])
+    t.notMatch(modules, connector, `${connector} is not loaded by a bare agent`);
+  t.equal((await agent.stop()).code, 0);
+  await cloud.close();
 
-    agent = start();
-    await agent.waitForOutput(/no link/);
-    const ready = await cli("ready");
-    t.equal(ready.code, 1);
-    t.match(ready.stdout, /The link is/);
-    t.match((await cli("ps")).stdout, /Nothing runs/);
-    t.equal((await cli("pause", "--until", "1h")).code, 0);
-    t.equal((await cli("stop", "--all")).code, 0);
-    t.equal((await cli("pause", "--until", "yesterday")).code, 2);
-    agent.kill("SIGTERM");
-    t.equal((await agent.exited).code, 0);
+  agent = start();
+  await agent.waitForOutput(/no link/);
+  const ready = await cli("ready");
+  t.equal(ready.code, 1);
+  t.match(ready.stdout, /The link is/);
+  t.match((await cli("ps")).stdout, /Nothing runs/);
+  t.equal((await cli("pause", "--until", "1h")).code, 0);
+  t.equal((await cli("stop", "--all")).code, 0);
+  t.equal((await cli("pause", "--until", "yesterday")).code, 2);
+  agent.kill("SIGTERM");
+  t.equal((await agent.exited).code, 0);
 
-    agent = start({ SALLYPORT_ENROLL_SECRET: "not a secret" });
-    await agent.waitForOutput(/no link/);
-    t.pass("an agent that has its identity needs no secret, also not a right one");
-    agent.kill("SIGTERM");
-    t.equal((await agent.exited).code, 0);
-  },
-);
+  agent = start({ SALLYPORT_ENROLL_SECRET: "not a secret" });
+  await agent.waitForOutput(/no link/);
+  t.pass("an agent that has its identity needs no secret, also not a right one");
+  agent.kill("SIGTERM");
+  t.equal((await agent.exited).code, 0);
+});

@@ -24,6 +24,8 @@ export interface PsAnswer {
   link: { state: string; cloudUrl: string | null; since: number; problem: string | null };
   paused: { reason: string; until: number | null } | null;
   draining: boolean;
+  /** Accepted commands of which the policy lets none begin; null = those that wait have their turn. */
+  heldBack: { waiting: number; reason: string; fix: string } | null;
   commands: PsCommand[];
   /** Work of the engine that no open command accounts for, e.g. of a run that is being adopted. */
   otherSteps: PsStep[];
@@ -47,6 +49,12 @@ export function renderPs(ps: PsAnswer): string {
     `link      ${ps.link.state} for ${since(ps.link.since)}${ps.link.cloudUrl === null ? "" : `, ${ps.link.cloudUrl}`}${ps.link.problem === null ? "" : ` (${ps.link.problem})`}`,
     `intake    ${ps.paused === null ? "open" : `paused${ps.paused.until === null ? "" : ` until ${new Date(ps.paused.until).toISOString()}`}: ${ps.paused.reason}`}`,
     `reports   ${ps.unacknowledged} not acknowledged yet`,
+    ...(ps.heldBack === null
+      ? []
+      : [
+          `waiting   ${ps.heldBack.waiting} accepted, none begins: ${ps.heldBack.reason}`,
+          `          ${ps.heldBack.fix}`,
+        ]),
     "",
   ];
   const rows = [["ID", "KIND", "STATE", "AGE", "WHAT"]];

@@ -3,6 +3,7 @@ import type { ControlServer } from "../control/index.ts";
 import type { AgentContext } from "./context.ts";
 import { makeControl } from "./control.ts";
 import { greet } from "./greeting.ts";
+import { heldBackLog } from "./held-back.ts";
 import { makeLink } from "./link.ts";
 import { findMembership } from "./membership.ts";
 import { makeParts, type Parts } from "./parts.ts";
@@ -32,6 +33,7 @@ export async function startAgent(context: AgentContext): Promise<RunningAgent> {
     const watched = makeLink(context, membership, state, parts);
     const { link } = watched;
     const control = makeControl(context, { state, parts, watched, cloudUrl, startedAt });
+    parts.changes.on(heldBackLog(parts.runner, parts.policy, context.log));
     await parts.facts.start();
     await control.listen();
     state.audit.append({

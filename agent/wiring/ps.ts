@@ -5,6 +5,7 @@ import type { RunningCommand } from "../commands/runner.ts";
 import type { PsAnswer, PsCommand, PsStep } from "../control/index.ts";
 import type { ProcessEngine } from "../engines/process/index.ts";
 import type { AgentContext } from "./context.ts";
+import { heldBack } from "./held-back.ts";
 import type { WatchedLink } from "./link.ts";
 import type { Parts } from "./parts.ts";
 import type { OpenState } from "./state.ts";
@@ -26,7 +27,7 @@ export interface PsSources {
 
 export async function answerPs(context: AgentContext, sources: PsSources): Promise<PsAnswer> {
   const { cloudUrl, parts, startedAt } = sources;
-  const { intake, runner, engine } = parts;
+  const { intake, runner, engine, policy } = parts;
   const { link, watch } = sources.watched;
   const { journal } = sources.state;
   const steps = hostRuns(context.compiled.config.state) ? await runningSteps(engine) : [];
@@ -40,6 +41,7 @@ export async function answerPs(context: AgentContext, sources: PsSources): Promi
     link: { state: link.state, cloudUrl, since: watch.since, problem: watch.problem },
     paused: intake.paused,
     draining: intake.draining,
+    heldBack: heldBack(runner, policy),
     commands: running.map((one) => withSteps(one, steps)),
     otherSteps: steps.filter((step) => !known.has(step.name.slice(0, COMMAND_ID_LENGTH))),
     unacknowledged: journal.lastSequence - journal.acknowledgedThrough,
