@@ -1,5 +1,5 @@
 // What the sub-commands of this folder share: the state directory of the configured agent, and where words go.
-import { ConnectorError, toConnectorError } from "@sallyport/protocol";
+import { toConnectorError, type ConnectorError } from "@sallyport/protocol";
 import { describe, loadFor, type ConfigSource } from "../config/cli.ts";
 
 /** 0 as asked; 1 it failed; 2 the configuration or the command line is wrong. */

@@ -15,6 +15,12 @@ export interface PsCommand {
   startedAt: number | null;
   steps: PsStep[];
 }
+/** Accepted commands of which the policy lets none begin. */
+export interface HeldBack {
+  waiting: number;
+  reason: string;
+  fix: string;
+}
 export interface PsAnswer {
   pid: number;
   version: string;
@@ -24,8 +30,8 @@ export interface PsAnswer {
   link: { state: string; cloudUrl: string | null; since: number; problem: string | null };
   paused: { reason: string; until: number | null } | null;
   draining: boolean;
-  /** Accepted commands of which the policy lets none begin; null = those that wait have their turn. */
-  heldBack: { waiting: number; reason: string; fix: string } | null;
+  /** Null = those that wait have their turn. Absent = an agent of an earlier version, which does not say. */
+  heldBack?: HeldBack | null;
   commands: PsCommand[];
   /** Work of the engine that no open command accounts for, e.g. of a run that is being adopted. */
   otherSteps: PsStep[];
@@ -49,7 +55,7 @@ export function renderPs(ps: PsAnswer): string {
     `link      ${ps.link.state} for ${since(ps.link.since)}${ps.link.cloudUrl === null ? "" : `, ${ps.link.cloudUrl}`}${ps.link.problem === null ? "" : ` (${ps.link.problem})`}`,
     `intake    ${ps.paused === null ? "open" : `paused${ps.paused.until === null ? "" : ` until ${new Date(ps.paused.until).toISOString()}`}: ${ps.paused.reason}`}`,
     `reports   ${ps.unacknowledged} not acknowledged yet`,
-    ...(ps.heldBack === null
+    ...(ps.heldBack == null
       ? []
       : [
           `waiting   ${ps.heldBack.waiting} accepted, none begins: ${ps.heldBack.reason}`,

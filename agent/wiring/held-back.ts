@@ -2,11 +2,11 @@
 // happens that would show it. They stay accepted, and begin when the ceiling is raised.
 import type { Logger } from "pino";
 import type { CommandRunner } from "../commands/runner.ts";
-import type { PsAnswer } from "../control/index.ts";
+import type { HeldBack } from "../control/index.ts";
 import type { PolicyGuard } from "../policy/action.ts";
 
 /** Null while there is nothing to say: none waits, or those that wait have their turn. */
-export function heldBack(runner: CommandRunner, policy: PolicyGuard): PsAnswer["heldBack"] {
+export function heldBack(runner: CommandRunner, policy: PolicyGuard): HeldBack | null {
   const verdict = policy.decide({ kind: "ceiling", ceiling: "concurrentRuns", value: 1 });
   if (verdict.allowed) return null;
   const waiting = runner.running().filter((one) => one.state === "waiting").length;

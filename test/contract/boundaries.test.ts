@@ -175,7 +175,7 @@ const rules: readonly Rule[] = [
       ["agent/commands/runner.ts", `import type { Parts } from "../wiring/parts.ts";`],
       ["agent/cli/ps.ts", `import { hostRuns } from "../wiring/ps.ts";`],
       ["cloud/http/server.ts", `import { lockData } from "../wiring/data-lock.ts";`],
-      ["cloud/cli/main.ts", `import "../wiring/young-generation.ts";`],
+      ["cloud/cli/main.ts", `import { lockData } from "../wiring/data-lock.ts";`],
       ["test/system/a.test.ts", `import { startAgent } from "../../agent/wiring/agent.ts";`],
     ],
   },
