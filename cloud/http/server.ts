@@ -5,8 +5,8 @@ import { createServer as createHttpServer, type Server } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import cookie from "@fastify/cookie";
 import swagger from "@fastify/swagger";
-import { ConnectorError, type Clock } from "@sallyport/protocol";
-import Fastify, { LogController, type FastifyBaseLogger } from "fastify";
+import { ConnectorError, type Clock, type Timer } from "@sallyport/protocol";
+import Fastify, { LogController, type FastifyBaseLogger, type FastifyRequest } from "fastify";
 import { jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider } from "fastify-type-provider-zod";
 import type { Logger } from "pino";
 import { Gauge, type Registry } from "prom-client";
@@ -56,6 +56,11 @@ export interface ApiServer {
 /** `__Host-` binds the cookie to this very host and to TLS; without TLS (loopback only) browsers do not take that name. */
 export const cookieNameFor = (tls: boolean): string => (tls ? "__Host-sallyport" : "sallyport");
 
+/** From the head of a request to the end of a body that is read as a whole (JSON). */
+const BODY_MS = 30_000;
+/** How long the rest of a body may still come once its answer is out. */
+const REST_MS = 10_000;
+
 export async function makeApiServer(options: ApiServerOptions): Promise<ApiServer> {
   const { store, authenticator, clock, log, registry } = options;
   const tls = options.tls !== null;
@@ -82,6 +87,8 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       const known = code === "HPE_HEADER_OVERFLOW" ? new ConnectorError("TOO_LARGE", "The request's headers are too large.") : new ConnectorError("INPUT_INVALID", "The bytes received are not an HTTP request.");
       const body = JSON.stringify(problemOf(known, "-", "/"));
       const status = code === "HPE_HEADER_OVERFLOW" ? "431 Request Header Fields Too Large" : "400 Bad Request";
+      // Whoever does not close its own half may not keep ours.
+      socket.once("finish", () => socket.destroy());
       socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
     },
   }).withTypeProvider<ZodTypeProvider>() as unknown as ApiApp;
@@ -94,6 +101,22 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   app.addHook("onRequest", async (request, reply) => {
     void reply.header("x-request-id", request.id);
     secureHeaders(reply, options.secureCookies);
+  });
+  // A whole request may take hours (an upload); the body of one that is read before its route runs may not, nor may the
+  // rest of one that was answered already. Without this a byte a minute would hold a socket for ever.
+  const cutUnless = (request: FastifyRequest, withinMs: number): Timer =>
+    clock.after(withinMs, () => {
+      if (!request.raw.complete) request.raw.destroy();
+    });
+  const reading = new WeakMap<FastifyRequest, Timer>();
+  app.addHook("preParsing", async (request) => {
+    if (!request.raw.complete) reading.set(request, cutUnless(request, BODY_MS));
+  });
+  app.addHook("preValidation", async (request) => reading.get(request)?.cancel());
+  app.addHook("onResponse", async (request) => {
+    if (request.raw.complete || request.raw.destroyed) return;
+    const cut = cutUnless(request, REST_MS);
+    request.raw.once("close", () => cut.cancel());
   });
   app.addHook("onResponse", async (request, reply) => {
     // No query string: it holds paths of the customer's store.
