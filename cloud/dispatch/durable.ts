@@ -214,6 +214,10 @@ export function makeDurable(deps: DurableDeps): Durable {
 
     const state = waiter(row);
     const counted = await store.nextDispatch(row.workspace, row.id, session.replica, sequences.last(session));
+    if (counted === null) {
+      waiters.delete(row.id);
+      return false;
+    }
     const now = clock.now();
     if (row.expires <= now) return false;
     const head = signOffer(deps.signer, { intentText: row.intent, body: row.body, session, incarnation: deps.incarnation, sequence: sequences.next(session, counted.sequence), attempt: counted.attempt, expires: row.expires }, now);

@@ -127,7 +127,7 @@ export async function openSqliteStore(options: SqliteStoreOptions): Promise<Stor
     closeSync(openSync(path, "a", 0o600));
     chmodSync(path, 0o600);
   } catch (cause) {
-    throw new ConnectorError("CONFIG_INVALID", `The database ${path} cannot be opened for writing.`, { fix: "Give the program's user rights on the data directory, or choose another by --data-dir.", cause });
+    throw new ConnectorError("CONFIG_INVALID", `The database ${path} cannot be opened for writing.`, { fix: "Give the program's user rights on the data directory, or choose another by --data.", cause });
   }
 
   const listeners = new Set<(workspace: WorkspaceId, changes: ChangeRow[]) => void>();

@@ -254,6 +254,10 @@ t.test("lists: pages meet without overlap or hole, oldest offer of a resource fi
   t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 40), { sequence: 41, attempt: 2 });
   t.equal(await store.reserveDispatches(scope.workspace, replica, 0, 10), 42);
   t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 0), { sequence: 52, attempt: 3 });
+  // Between the look and the offer it ended: no number, no offer, nothing to send.
+  t.equal(await store.cancelQueued(scope, offers[1]!.id, 60), true);
+  t.equal(await store.nextDispatch(scope.workspace, offers[1]!.id, replica, 0), null);
+  t.equal((await store.command(scope, offers[1]!.id))?.offers, 0);
 });
 
 t.test("enrolment: once, by whoever proves the same key, refusals kept", async (t) => {

@@ -238,8 +238,8 @@ export interface Store {
   commands(scope: Scope, query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId }): Promise<Page<CommandRow>>;
   /** Queued, not expired, due; oldest first. Of one resource only the oldest. */
   offerable(workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]>;
-  /** The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. */
-  nextDispatch(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number }>;
+  /** The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. Null = it is not queued any more: offer it to nobody. */
+  nextDispatch(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number } | null>;
   /** `count` numbers for offers of commands that are not stored (interactive ones); answers the first. */
   reserveDispatches(workspace: WorkspaceId, replica: ReplicaId, floor: number, count: number): Promise<number>;
   /**

@@ -186,16 +186,18 @@ export async function offerable(tx: Tx, workspace: WorkspaceId, pool: PoolId, no
   return rows.map(toCommand);
 }
 
-export async function nextDispatch(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number }> {
-  const sequence = await reserveDispatches(tx, workspace, replica, floor, 1);
+/** Null when nobody is to have it any more: it was cancelled, or expired, since it was looked up. */
+export async function nextDispatch(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number } | null> {
   const row = await tx.db
     .updateTable("commands")
     .set((eb) => ({ offers: eb("offers", "+", 1) }))
     .where("workspace_id", "=", workspace)
     .where("command_id", "=", id)
+    .where("state", "=", "queued")
     .returning("offers")
     .executeTakeFirst();
-  if (row === undefined) return { sequence, attempt: 1 };
+  if (row === undefined) return null;
+  const sequence = await reserveDispatches(tx, workspace, replica, floor, 1);
   await tx.db.insertInto("offers").values({ workspace_id: workspace, command_id: id, attempt: row.offers, replica_id: replica, sequence }).execute();
   return { sequence, attempt: row.offers };
 }
@@ -252,7 +254,11 @@ export async function declareLost(tx: Tx, scope: Scope, id: CommandId, now: numb
 export async function expireQueued(tx: Tx, now: number): Promise<number> {
   const rows = await tx.db.selectFrom("commands").selectAll().where("state", "=", "queued").where("expires_at", "<=", now).limit(500).execute();
   for (const row of rows) {
-    const error: ErrorBody = { code: "COMMAND_EXPIRED", message: "No agent of the pool took it before it expired.", fix: "Start it again when an agent of the pool is connected." };
+    // An agent that was offered it and never heard again may have taken it: nothing more than that is known.
+    const error: ErrorBody =
+      row.offers === 0
+        ? { code: "COMMAND_EXPIRED", message: "No agent of the pool took it before it expired.", fix: "Start it again when an agent of the pool is connected." }
+        : { code: "COMMAND_EXPIRED", message: "It expired before an agent of the pool said that it took it; one was offered it.", fix: "Look at the agent's own record (sallyport-agent ps, audit) before you start it again." };
     await move(tx, row, { state: "expired", ended_at: now, error: JSON.stringify(error) });
     await addEvent(tx, row.workspace_id, row.command_id, { at: now, type: "expired" });
   }
