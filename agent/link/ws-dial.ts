@@ -198,7 +198,7 @@ function dialError(error: Error, url: URL): ConnectorError {
       "CLOUD_UNTRUSTED",
       `The certificate of ${url.host} is not trusted by this agent (${code}).`,
       {
-        fix: "Set link.ca to the CA that signed it, or enrol with a secret of this control plane, which names its CA.",
+        fix: "Set cloud.ca in the agent's configuration to the CA that signed it, or enrol with a secret of this control plane, which names its CA.",
         cause: error,
       },
     );
@@ -266,7 +266,7 @@ export function findPinnedCa(target: DialTarget, fingerprint: string): Promise<s
       }
       fail(
         new ConnectorError("CLOUD_UNTRUSTED", `${url.host} does not show the CA that the enrolment secret names.`, {
-          fix: "Check the address. If a TLS-inspecting proxy is in between, set link.ca to its CA.",
+          fix: "Check the address. If a TLS-inspecting proxy is in between, set cloud.ca in the agent's configuration to its CA.",
         }),
       );
     });
