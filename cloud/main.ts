@@ -1,5 +1,4 @@
 // sallyport-cloud: the control plane's program. Reads flags, environment and file, starts or asks, answers on stdout.
-import "./wiring/young-generation.ts";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ConnectorError, systemClock, toConnectorError } from "@sallyport/protocol";

@@ -22,6 +22,11 @@ export function entryFile(base: string, which: "source" | "dist" = tree): string
   return which === "dist" ? join(repository, "dist", `${base}.js`) : join(repository, `${base}.ts`);
 }
 
+/** Path of a program's start script in the tree under test, which is what a user runs: `binFile("agent/bin/sallyport-agent")`. */
+export function binFile(base: string, which: "source" | "dist" = tree): string {
+  return join(repository, which === "dist" ? "dist" : "", `${base}.mjs`);
+}
+
 /** The few variables a program needs to run, without tap's, CI's or the developer's own. */
 export function cleanEnv(extra: Readonly<Record<string, string>> = {}): Record<string, string> {
   const env: Record<string, string> = {};

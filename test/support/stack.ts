@@ -5,7 +5,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import type { Agent, MadeEnrollment } from "../../cloud/http/api.ts";
 import { TestApi } from "./api.ts";
-import { entryFile, runProgram, startProgram, tempDir, waitFor, type Program, type Teardown } from "./launcher.ts";
+import { binFile, runProgram, startProgram, tempDir, waitFor, type Program, type Teardown } from "./launcher.ts";
 
 export async function freePort(): Promise<number> {
   const server = createServer();
@@ -62,7 +62,7 @@ export class TestCloud {
       name: "cloud",
       args: [
         ...(this.#options.nodeArgs ?? []),
-        entryFile("cloud/main"),
+        binFile("cloud/bin/sallyport-cloud"),
         "run",
         "--data",
         this.dir,
@@ -94,7 +94,7 @@ export class TestCloud {
   cli(args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
     return runProgram(this.#t, {
       name: `cloud ${args[0]}`,
-      args: [entryFile("cloud/main"), ...args, "--data", this.dir, "--listen", `127.0.0.1:${this.port}`],
+      args: [binFile("cloud/bin/sallyport-cloud"), ...args, "--data", this.dir, "--listen", `127.0.0.1:${this.port}`],
     });
   }
 
@@ -169,7 +169,7 @@ export class TestAgent {
   start(secret?: string): Program {
     this.program = startProgram(this.#t, {
       name: "agent",
-      args: [...(this.#options.nodeArgs ?? []), entryFile("agent/main"), "run", "--config", this.configFile],
+      args: [...(this.#options.nodeArgs ?? []), binFile("agent/bin/sallyport-agent"), "run", "--config", this.configFile],
       env: { ...this.#options.env, ...(secret === undefined ? {} : { SALLYPORT_ENROLL_SECRET: secret }) },
     });
     this.programs.push(this.program);
@@ -180,7 +180,7 @@ export class TestAgent {
   cli(args: string[]): Program {
     return startProgram(this.#t, {
       name: `agent ${args[0]}`,
-      args: [entryFile("agent/main"), ...args, "--config", this.configFile],
+      args: [binFile("agent/bin/sallyport-agent"), ...args, "--config", this.configFile],
     });
   }
 }
