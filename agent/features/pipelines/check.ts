@@ -22,6 +22,7 @@ export function checkPipeline(
   const steps = planPipeline(pipeline, params);
   policy.require({ kind: "engine", engine: pipeline.engine });
   policy.require({ kind: "ceiling", ceiling: "stepsPerRun", value: steps.length });
+  policy.require({ kind: "ceiling", ceiling: "concurrentSteps", value: 1 });
   requireStore(pipeline.outputs.store, known);
   requirePath(pipeline.outputs.store, pipeline.outputs.prefix);
   for (const step of steps) {

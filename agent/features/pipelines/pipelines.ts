@@ -29,6 +29,8 @@ export interface Pipelines {
   stop(id: string, who: string): Promise<{ stopped: string[] } | null>;
   /** Brings logs and work folders under their caps. Also done at the end of each run. */
   collect(): Promise<void>;
+  /** Policy or limits were exchanged: steps that wait for a slot look again. */
+  policyChanged(): void;
 }
 
 /** A run that the journal holds as running is taken up within this after a start. */
@@ -207,6 +209,7 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       return { stopped: [...one.stopped] };
     },
     collect: collectOnce,
+    policyChanged: () => slots.wake(),
   };
 }
 

@@ -4,14 +4,14 @@ export class Slots {
   #taken = 0;
   readonly #waiting = new Set<() => void>();
 
-  /** `limit` is asked at each decision: the policy may change. */
+  /** `limit` is asked at each decision: the policy may change. 0 starts nothing. */
   constructor(limit: () => number) {
     this.#limit = limit;
   }
 
   /** First come, first served. Rejects with the signal's reason. The answer gives the slot back, once. */
   async acquire(signal: AbortSignal): Promise<() => void> {
-    while (this.#taken >= Math.max(1, this.#limit())) {
+    while (this.#taken >= this.#limit()) {
       signal.throwIfAborted();
       await new Promise<void>((resolve) => {
         const done = (): void => {
@@ -34,7 +34,12 @@ export class Slots {
       if (!held) return;
       held = false;
       this.#taken--;
-      for (const wake of [...this.#waiting]) wake();
+      this.wake();
     };
+  }
+
+  /** The limit may have risen: those that wait look again. */
+  wake(): void {
+    for (const wake of [...this.#waiting]) wake();
   }
 }
