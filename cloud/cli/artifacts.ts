@@ -166,7 +166,7 @@ function sizeOf(file: string): number {
 async function download(client: Client, place: Place, target: string): Promise<void> {
   const aside = target === "-" ? null : `${target}.part-${process.pid}`;
   let out: NodeJS.WritableStream | null = null;
-  let failed: Error | null = null;
+  let failed = null as Error | null;
   const progress = new Progress(`fetching ${place.path}`);
   let done = 0;
   let total: number | null = null;
@@ -214,7 +214,7 @@ async function download(client: Client, place: Place, target: string): Promise<v
   } catch (error) {
     progress.done();
     if (aside !== null) rmSync(aside, { force: true });
-    if (failed !== null) throw new EndWith(EXIT.failed, `${target} cannot be written: ${(failed as Error).message}`);
+    if (failed !== null) throw new EndWith(EXIT.failed, `${target} cannot be written: ${failed.message}`);
     throw error;
   }
 }

@@ -9,7 +9,7 @@
 // To fail, throw a ConnectorError: the root answers problem+json with the code's status, request id and field paths.
 // Nothing of a route is public unless its config says `public: true`. Responses are cut to their schema.
 import { sha256, ConnectorError, type ErrorBody } from "@sallyport/protocol";
-import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from "fastify";
+import type { FastifyBaseLogger, FastifyInstance, FastifyRequest, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from "fastify";
 import type { ZodTypeProvider } from "fastify-type-provider-zod";
 import { z } from "zod";
 import type { IdempotentAnswer, Scope, Store } from "../store/store.ts";
@@ -57,12 +57,6 @@ declare module "fastify" {
   interface FastifyRequest {
     principalOrNull: Principal | null;
   }
-}
-
-/** Answers an error as problem+json outside the normal path (a hijacked reply, a hook). No-op once a head was sent. */
-export function sendProblem(reply: FastifyReply, error: unknown): void {
-  if (reply.sent || reply.raw.headersSent) return;
-  void reply.send(error instanceof Error ? error : new ConnectorError("INTERNAL", "Something failed that was not expected.", { cause: error }));
 }
 
 /**

@@ -18,7 +18,7 @@ export class Api {
     this.url = url;
   }
 
-  async fetch(path: string, init: RequestInit & { headers?: Record<string, string> } = {}): Promise<Response> {
+  async fetch(path: string, init: Omit<RequestInit, "headers"> & { headers?: Record<string, string> } = {}): Promise<Response> {
     const response = await fetch(`${this.url}${path}`, {
       ...init,
       headers: { ...init.headers, ...(this.#token === null ? {} : { authorization: `Bearer ${this.#token}` }) },

@@ -12,7 +12,6 @@ const ROUNDS = Number(process.env["BENCH_ROUNDS"] ?? 3);
 const TRIPS = 3_000;
 const WARM_TRIPS = 500;
 export const BULK_BYTES = Number(process.env["BENCH_BYTES"] ?? 1024 ** 3);
-export const CHUNK_BYTES = 64 * 1024;
 
 interface Measured {
   tripUs: number;
