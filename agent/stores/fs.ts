@@ -9,7 +9,7 @@ import { mediaTypeOf } from "./media-types.ts";
 import { baseName, joinPath, segmentProblem } from "./path.ts";
 import { spanOf } from "./ranges.ts";
 import { cursorInvalid, digestMismatch, exists, notAFile, notATree, notFound, preconditionFailed, sizeMismatch } from "./store-errors.ts";
-import type { ArtifactStore, OpenedRead, ReadRange, WriteOptions } from "./store.ts";
+import type { ArtifactStore, OpenedRead, Reach, ReadRange, WriteOptions } from "./store.ts";
 
 const CHUNK_BYTES = 256 * 1024;
 /** Unfinished writes lie beside their target under such a name; never listed. */
@@ -29,10 +29,10 @@ export class FsStore implements ArtifactStore {
     this.#configuredRoot = root;
   }
 
-  async list(path: string, { cursor, limit, signal }: { cursor?: string; limit: number; signal?: AbortSignal }): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }> {
+  async list(path: string, { cursor, limit, signal, reached }: Reach & { cursor?: string; limit: number; signal?: AbortSignal }): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }> {
     const after = cursor === undefined ? null : Buffer.from(cursor, "base64url").toString();
     if (after !== null && segmentProblem(after) !== null) throw cursorInvalid();
-    const folder = await this.#open(path, constants.O_RDONLY);
+    const folder = await this.#open(path, constants.O_RDONLY, reached);
     try {
       if (!(await folder.handle.stat()).isDirectory()) throw notATree(this.id, path);
       // Only the page's names are kept, however many there are: sorted and cut whenever four pages have come together.
@@ -56,7 +56,7 @@ export class FsStore implements ArtifactStore {
       const entries: ArtifactEntry[] = [];
       for (const name of page) {
         signal?.throwIfAborted();
-        const entry = await this.#entryOrNull(joinPath(path, name));
+        const entry = await this.#entryOrNull(joinPath(path, name), reached);
         if (entry !== null) entries.push(entry);
       }
       return { entries, nextCursor: names.length > limit ? Buffer.from(page.at(-1)!).toString("base64url") : null };
@@ -65,8 +65,8 @@ export class FsStore implements ArtifactStore {
     }
   }
 
-  async stat(path: string): Promise<ArtifactEntry> {
-    const opened = await this.#open(path, constants.O_RDONLY);
+  async stat(path: string, { reached }: Reach = {}): Promise<ArtifactEntry> {
+    const opened = await this.#open(path, constants.O_RDONLY, reached);
     try {
       return await entryOf(path, opened.handle);
     } finally {
@@ -74,8 +74,8 @@ export class FsStore implements ArtifactStore {
     }
   }
 
-  async read(path: string, options: { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal } = {}): Promise<OpenedRead> {
-    const { handle } = await this.#open(path, constants.O_RDONLY);
+  async read(path: string, options: Reach & { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal } = {}): Promise<OpenedRead> {
+    const { handle } = await this.#open(path, constants.O_RDONLY, options.reached);
     try {
       const entry = await entryOf(path, handle);
       if (entry.kind === "tree") throw notAFile(this.id, path);
@@ -112,7 +112,7 @@ export class FsStore implements ArtifactStore {
 
   async write(path: string, bytes: AsyncIterable<Uint8Array>, options: WriteOptions = {}): Promise<{ version: string; sizeBytes: number; digest: Digest }> {
     if (path === "") throw notAFile(this.id, path);
-    const parent = await this.#makeParent(path);
+    const parent = await this.#makeParent(path, options.reached);
     const temp = join(parent.anchored, `.sallyport-${randomUUID()}.tmp`);
     const target = join(parent.anchored, baseName(path));
     try {
@@ -161,13 +161,14 @@ export class FsStore implements ArtifactStore {
     await this.#io(path, rename(temp, target));
   }
 
-  async delete(path: string, options: { ifMatch?: string } = {}): Promise<void> {
+  async delete(path: string, options: Reach & { ifMatch?: string } = {}): Promise<void> {
     await this.#inTurn(path, async () => {
       const entry = await this.stat(path);
       if (entry.kind === "tree") throw notAFile(this.id, path);
       if (options.ifMatch !== undefined && options.ifMatch !== entry.version) throw preconditionFailed(this.id, path, entry.version);
       const parent = await this.#open(parentOf(path), constants.O_RDONLY | constants.O_DIRECTORY);
       try {
+        if (parent.real !== parentOf(path)) options.reached?.(joinPath(parent.real, baseName(path)));
         await this.#io(path, unlink(join(parent.anchored, baseName(path))));
         await this.#io(path, parent.handle.sync());
       } finally {
@@ -191,23 +192,25 @@ export class FsStore implements ArtifactStore {
   }
 
   /** Opens what is there and checks that it really lies under the root. Nothing has been read from it until then. */
-  async #open(path: string, flags: number): Promise<{ handle: FileHandle; anchored: string }> {
+  async #open(path: string, flags: number, reached?: (realPath: string) => void): Promise<{ handle: FileHandle; anchored: string; real: string }> {
     const root = await this.#root();
     const full = path === "" ? root : join(root, ...path.split("/"));
     // Not blocking: opening a FIFO must not wait for its other end.
     const handle = await this.#io(path, open(full, flags | constants.O_NONBLOCK));
     try {
-      await this.#contained(handle, full, root, path);
+      const real = await this.#contained(handle, full, root, path);
+      if (real !== path) reached?.(real);
       const info = await handle.stat();
       if (!info.isFile() && !info.isDirectory()) throw notFound(this.id, path);
-      return { handle, anchored: PROC ? `/proc/self/fd/${handle.fd}` : full };
+      return { handle, anchored: PROC ? `/proc/self/fd/${handle.fd}` : full, real };
     } catch (error) {
       await handle.close();
       throw error;
     }
   }
 
-  async #contained(handle: FileHandle, full: string, root: string, path: string): Promise<void> {
+  /** The path, from the root, at which it really lies. */
+  async #contained(handle: FileHandle, full: string, root: string, path: string): Promise<string> {
     const real = PROC ? await readlink(`/proc/self/fd/${handle.fd}`) : await realpath(full);
     if (real !== root && !real.startsWith(root.endsWith(sep) ? root : root + sep)) {
       throw new ConnectorError("PATH_INVALID", `${JSON.stringify(path)} in store ${this.id} is a link that leaves the store.`, { fix: "Put the file itself into the store, or configure a store where it lies." });
@@ -216,10 +219,11 @@ export class FsStore implements ArtifactStore {
       const [opened, named] = await Promise.all([handle.stat(), stat(real)]);
       if (opened.ino !== named.ino || opened.dev !== named.dev) throw notFound(this.id, path);
     }
+    return real === root ? "" : real.slice(root.endsWith(sep) ? root.length : root.length + 1).replaceAll(sep, "/");
   }
 
   /** The folder of a path to be written, made where missing, each step from the opened folder before it. */
-  async #makeParent(path: string): Promise<{ handle: FileHandle; anchored: string }> {
+  async #makeParent(path: string, reached?: (realPath: string) => void): Promise<{ handle: FileHandle; anchored: string }> {
     const segments = path.split("/").slice(0, -1);
     let done = "";
     let folder = await this.#open("", constants.O_RDONLY | constants.O_DIRECTORY);
@@ -232,6 +236,8 @@ export class FsStore implements ArtifactStore {
         const next = await this.#open(done, constants.O_RDONLY | constants.O_DIRECTORY);
         await folder.handle.close();
         folder = next;
+        // Before anything is made in there.
+        if (folder.real !== done) reached?.(joinPath(folder.real, path.slice(done.length + 1)));
       } catch (error) {
         await folder.handle.close();
         throw error;
@@ -240,12 +246,12 @@ export class FsStore implements ArtifactStore {
     return folder;
   }
 
-  /** Null when nothing is there, or something that is not shown: a link that leaves the root, a socket. */
-  async #entryOrNull(path: string): Promise<ArtifactEntry | null> {
+  /** Null when nothing is there, or something that is not shown: a link that leaves the root or may not be followed, a socket. */
+  async #entryOrNull(path: string, reached?: (realPath: string) => void): Promise<ArtifactEntry | null> {
     try {
-      return await this.stat(path);
+      return await this.stat(path, reached === undefined ? {} : { reached });
     } catch (error) {
-      if (error instanceof ConnectorError && (error.code === "ARTIFACT_NOT_FOUND" || error.code === "PATH_INVALID" || error.code === "STORE_DENIED")) return null;
+      if (error instanceof ConnectorError && (error.code === "POLICY_DENIED" || error.code === "ARTIFACT_NOT_FOUND" || error.code === "PATH_INVALID" || error.code === "STORE_DENIED")) return null;
       throw error;
     }
   }

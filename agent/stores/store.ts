@@ -8,6 +8,14 @@ export interface ReadRange {
   end?: number;
 }
 
+export interface Reach {
+  /**
+   * Told the path at which what was opened really lies, when a link within the store led there and before anything is
+   * read or changed. Throws when it may not be used: the policy speaks of places, not of names for them.
+   */
+  reached?: (realPath: string) => void;
+}
+
 export interface OpenedRead {
   /** First byte of `bytes` within the object. */
   start: number;
@@ -20,7 +28,7 @@ export interface OpenedRead {
   bytes: AsyncIterable<Buffer>;
 }
 
-export interface WriteOptions {
+export interface WriteOptions extends Reach {
   ifMatch?: string;
   ifNoneMatch?: "*";
   /** Checked before the object becomes visible. */
@@ -37,15 +45,15 @@ export interface ArtifactStore {
   readonly kind: string;
   /** For people; holds no credential. */
   readonly label: string;
-  /** Direct children of `path`, by name; a page of at most `limit`. */
-  list(path: string, options: { cursor?: string; limit: number; signal?: AbortSignal }): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }>;
+  /** Direct children of `path`, by name; a page of at most `limit`. A child that `reached` refuses is not there. */
+  list(path: string, options: Reach & { cursor?: string; limit: number; signal?: AbortSignal }): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }>;
   /** ARTIFACT_NOT_FOUND when nothing is there. */
-  stat(path: string, options?: { signal?: AbortSignal }): Promise<ArtifactEntry>;
+  stat(path: string, options?: Reach & { signal?: AbortSignal }): Promise<ArtifactEntry>;
   /** `suffixBytes` reads the last N. PRECONDITION_FAILED when `ifMatch` is not the current version. */
-  read(path: string, options?: { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal }): Promise<OpenedRead>;
+  read(path: string, options?: Reach & { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal }): Promise<OpenedRead>;
   /** Atomic: a reader sees the old object or the whole new one. Computes sha-256 on the way. */
   write(path: string, bytes: AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<{ version: string; sizeBytes: number; digest: Digest }>;
-  delete(path: string, options?: { ifMatch?: string; signal?: AbortSignal }): Promise<void>;
+  delete(path: string, options?: Reach & { ifMatch?: string; signal?: AbortSignal }): Promise<void>;
 }
 
 /** The configured stores, opened lazily: a connector's library is imported when the store is first used. */

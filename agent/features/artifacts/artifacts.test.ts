@@ -1,5 +1,5 @@
 // The six commands over a real folder, under a real policy, as the runner calls them.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -71,4 +71,32 @@ t.test("everything else is refused with its own code", async (t) => {
     for (const kind of ["list", "stat", "preview", "read", "delete"]) await t.rejects(run(kind, { path }), { code: "PATH_INVALID" }, `${kind} ${path}`);
     await t.rejects(run("write", { path, sizeBytes: 1 }, FULL, bytes("x")), { code: "PATH_INVALID" }, `write ${path}`);
   }
+});
+
+t.test("a link in the store is no way around the policy: the place it leads to is asked about too", async (t) => {
+  mkdirSync(join(root, "in/deep"), { recursive: true });
+  mkdirSync(join(root, "data/open"), { recursive: true });
+  symlinkSync("private/key", join(root, "data/renamed.csv"));
+  symlinkSync("../other.txt", join(root, "data/other.csv"));
+  symlinkSync("a.csv", join(root, "data/latest.csv"));
+  symlinkSync("../data/private", join(root, "in/private"));
+  symlinkSync("../data/open", join(root, "in/open"));
+  symlinkSync("deep", join(root, "in/same"));
+  t.equal((await run("read", { path: "data/latest.csv" })).text, "a,b\n1,2\n3,4\n", "a link to what may be read is followed");
+  for (const path of ["data/renamed.csv", "data/other.csv", "in/private/key"]) {
+    for (const [kind, more] of [["read", {}], ["preview", {}], ["stat", {}], ["stat", { digest: true }]] as const) {
+      const error = await run(kind, { path, ...more }).then(() => null, (caught: unknown) => caught as Error & { code: string });
+      t.equal(error?.code, "POLICY_DENIED", `${kind} ${path}`);
+      t.notMatch(error?.message, /private\/key|other\.txt/.test(path) ? /^$/ : /private\/key|other\.txt/, "where it leads is not said");
+    }
+  }
+  const names = ((await run("list", { path: "data" })).result["entries"] as { name: string }[]).map((entry) => entry.name);
+  t.ok(names.includes("latest.csv") && !names.includes("other.csv"), `listed: ${names.join(", ")}`);
+  await t.rejects(run("write", { path: "in/open/new/x", sizeBytes: 1 }, FULL, bytes("x")), { code: "POLICY_DENIED" });
+  await t.rejects(run("write", { path: "in/open/x", sizeBytes: 1 }, FULL, bytes("x")), { code: "POLICY_DENIED" });
+  t.same(readdirSync(join(root, "data/open")), [], "nothing was made there");
+  await t.rejects(run("delete", { path: "in/private/key" }), { code: "POLICY_DENIED" });
+  t.equal(readFileSync(join(root, "data/private/key"), "utf8"), "no");
+  await run("write", { path: "in/same/y", sizeBytes: 1 }, FULL, bytes("y"));
+  t.equal(readFileSync(join(root, "in/deep/y"), "utf8"), "y", "a link to what may be written is followed");
 });

@@ -9,13 +9,14 @@ import {
   artifactStat,
   artifactWrite,
   ConnectorError,
+  toConnectorError,
   treeDigest,
   type ArtifactEntry,
   type Digest,
 } from "@sallyport/protocol";
 import { defineKind, type AnyCommandKind } from "../../commands/command.ts";
 import type { PolicyGuard } from "../../policy/action.ts";
-import type { ArtifactStore, MakeManifest, Stores } from "../../stores/store.ts";
+import type { ArtifactStore, MakeManifest, Reach, Stores } from "../../stores/store.ts";
 import { boundPreview } from "./bounds.ts";
 import { makePreview, previewReadBytes, previewType } from "./preview.ts";
 
@@ -42,6 +43,21 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     if (release !== undefined) policy.require({ kind: "release", what: release, store: target.store, path });
     return path;
   };
+  /** A link in a store is another name: the place it leads to is asked about as well, or the policy would be of names. */
+  const reach = (policy: PolicyGuard, access: Access, target: { store: string; path: string }, release?: "metadata" | "preview" | "raw") => ({
+    reached: (realPath: string): void => {
+      try {
+        ask(policy, access, { store: target.store, path: realPath }, release);
+      } catch (caught) {
+        const { code, details } = toConnectorError(caught);
+        // Where it leads is not said: that name may be none that may leave.
+        throw new ConnectorError(code === "POLICY_DENIED" ? code : "PATH_INVALID", `${JSON.stringify(target.path)} in store ${target.store} is reached by a link from a place that the agent's policy does not let it ${access}.`, {
+          fix: "Ask for something that lies where the policy allows it, or ask whoever runs the agent.",
+          ...(details?.["rule"] === undefined ? {} : { details: { rule: details["rule"] } }),
+        });
+      }
+    },
+  });
   const mayShow = (policy: PolicyGuard, store: string, entry: ArtifactEntry): boolean =>
     policy.decide({ kind: "store", access: entry.kind === "tree" ? "list" : "read", store, path: entry.path }).allowed;
 
@@ -51,7 +67,7 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "list", input, "metadata");
       const store = await deps.stores.get(input.store);
-      const { entries, nextCursor } = await store.list(path, { limit: input.limit, signal, ...(input.cursor === undefined ? {} : { cursor: input.cursor }) });
+      const { entries, nextCursor } = await store.list(path, { limit: input.limit, signal, ...reach(policy, "list", input, "metadata"), ...(input.cursor === undefined ? {} : { cursor: input.cursor }) });
       // what may not be read is not there
       return { result: { entries: entries.filter((entry) => mayShow(policy, input.store, entry)), nextCursor } };
     },
@@ -63,8 +79,11 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "list", input, "metadata");
       const store = await deps.stores.get(input.store);
-      const entry = await store.stat(path, { signal });
-      if (entry.kind === "file") ask(policy, "read", { store: input.store, path });
+      const entry = await store.stat(path, { signal, ...reach(policy, "list", input, "metadata") });
+      if (entry.kind === "file") {
+        ask(policy, "read", { store: input.store, path });
+        await store.stat(path, { signal, ...reach(policy, "read", input, "metadata") });
+      }
       if (!input.digest) return { result: { ...entry, digest: null } };
       // A tree's digest covers all that is in it: each file is asked about before it is read.
       const readable: ArtifactStore = {
@@ -73,7 +92,7 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
         label: store.label,
         list: (at, options) => store.list(at, options),
         stat: (at, options) => store.stat(at, options),
-        read: async (at, options) => await store.read(ask(policy, "read", { store: input.store, path: at }), options),
+        read: async (at, options) => await store.read(ask(policy, "read", { store: input.store, path: at }), { ...options, ...reach(policy, "read", { store: input.store, path: at }) }),
         write: (at, bytes, options) => store.write(at, bytes, options),
         delete: (at, options) => store.delete(at, options),
       };
@@ -95,14 +114,15 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "read", input, "preview");
       const store = await deps.stores.get(input.store);
-      const entry = await store.stat(path, { signal });
+      const reached = reach(policy, "read", input, "preview");
+      const entry = await store.stat(path, { signal, ...reached });
       if (entry.kind === "tree") {
         throw new ConnectorError("NOT_A_FILE", `${path === "" ? "The root" : path} of store ${input.store} is a folder; a preview is made of a file.`, { fix: "List it and pick a file." });
       }
       const sizeBytes = entry.sizeBytes ?? 0;
       const type = previewType(path, entry.mediaType);
       const wanted = Math.min(sizeBytes, previewReadBytes(type, sizeBytes));
-      const head = wanted === 0 ? Buffer.alloc(0) : await readHead(store, entry, wanted, signal);
+      const head = wanted === 0 ? Buffer.alloc(0) : await readHead(store, entry, wanted, { signal, ...reached });
       const made = makePreview({ path, type, head, sizeBytes, mediaType: entry.mediaType, rows: Math.min(input.rows, policy.previewRows) });
       return {
         result: {
@@ -130,6 +150,7 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
       const store = await deps.stores.get(input.store);
       const opened = await store.read(path, {
         signal,
+        ...reach(policy, "read", input, "raw"),
         ...(input.range === undefined ? {} : { range: { start: input.range.start, ...(input.range.end === undefined ? {} : { end: input.range.end }) } }),
         ...(input.suffixBytes === undefined ? {} : { suffixBytes: input.suffixBytes }),
         ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
@@ -153,6 +174,7 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
       const store = await deps.stores.get(input.store);
       const written = await store.write(path, counted(upload, input.sizeBytes, policy), {
         signal,
+        ...reach(policy, "write", input),
         ...(input.sizeBytes === null ? {} : { sizeBytes: input.sizeBytes }),
         ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
         ...(input.ifNoneMatch === undefined ? {} : { ifNoneMatch: input.ifNoneMatch }),
@@ -169,7 +191,7 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "delete", input);
       const store = await deps.stores.get(input.store);
-      await store.delete(path, { signal, ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }) });
+      await store.delete(path, { signal, ...reach(policy, "delete", input), ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }) });
       return { result: { path, deleted: true as const } };
     },
   });
@@ -177,8 +199,8 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
   return [list, stat, preview, read, write, remove] as unknown as AnyCommandKind[];
 }
 
-async function readHead(store: ArtifactStore, entry: ArtifactEntry, wanted: number, signal: AbortSignal): Promise<Buffer> {
-  const opened = await store.read(entry.path, { range: { start: 0, end: wanted - 1 }, signal, ...(entry.version === null ? {} : { ifMatch: entry.version }) });
+async function readHead(store: ArtifactStore, entry: ArtifactEntry, wanted: number, options: Reach & { signal: AbortSignal }): Promise<Buffer> {
+  const opened = await store.read(entry.path, { range: { start: 0, end: wanted - 1 }, ...options, ...(entry.version === null ? {} : { ifMatch: entry.version }) });
   const chunks: Buffer[] = [];
   for await (const chunk of opened.bytes) chunks.push(chunk);
   return Buffer.concat(chunks);

@@ -143,17 +143,28 @@ async function fetchFile(
 ): Promise<void> {
   const { signal, policy } = context;
   policy.require({ kind: "store", access: "read", store: store.id, path });
-  const source = await store.read(path, { signal });
+  // A link is another name: the place it leads to has to be readable as well.
+  const source = await store.read(path, {
+    signal,
+    reached: (realPath) => policy.require({ kind: "store", access: "read", store: store.id, path: realPath }),
+  });
   budget.left -= source.lengthBytes;
   if (budget.left < 0) {
+    await letGo(source.bytes);
     throw new ConnectorError(
       "TOO_LARGE",
       `The inputs of this step are larger than the agent's limit of ${context.maxBytes} bytes for work folders.`,
       { fix: "Whoever runs the agent can raise limits.workBytes." },
     );
   }
-  await mkdir(dirname(target), { recursive: true });
-  const file = await open(target, "wx", 0o600);
+  let file;
+  try {
+    await mkdir(dirname(target), { recursive: true });
+    file = await open(target, "wx", 0o600);
+  } catch (error) {
+    await letGo(source.bytes);
+    throw error;
+  }
   const hash = createHash("sha256");
   try {
     for await (const chunk of source.bytes) {
@@ -169,6 +180,11 @@ async function fetchFile(
       fix: "Somebody changed the run's outputs in the store: run it again.",
     });
   }
+}
+
+/** Frees what a read holds when nobody is going to read it. */
+async function letGo(bytes: AsyncIterable<Buffer>): Promise<void> {
+  await bytes[Symbol.asyncIterator]().return?.();
 }
 
 /** A store's names become local ones: none may lead elsewhere. */
@@ -280,11 +296,13 @@ async function readManifest(store: ArtifactStore, path: string, signal: AbortSig
   let text = "";
   try {
     const source = await store.read(path, { signal });
-    if (source.totalBytes > MAX_MANIFEST_BYTES)
+    if (source.totalBytes > MAX_MANIFEST_BYTES) {
+      await letGo(source.bytes);
       throw new ConnectorError(
         "TOO_LARGE",
         `The manifest ${path} in store ${store.id} is larger than any that was written.`,
       );
+    }
     const chunks: Buffer[] = [];
     for await (const chunk of source.bytes) chunks.push(Buffer.from(chunk));
     text = Buffer.concat(chunks).toString("utf8");
@@ -315,7 +333,17 @@ async function storeFile(
   const file = await open(source, constants.O_RDONLY | constants.O_NOFOLLOW);
   const { size } = await file.stat();
   const bytes = createReadStream("", { fd: file, ...(size === 0 ? {} : { end: size - 1 }) });
-  return store.write(path, bytes, { sizeBytes: size, signal, ...(mediaType === undefined ? {} : { mediaType }) });
+  try {
+    return await store.write(path, bytes, {
+      sizeBytes: size,
+      signal,
+      reached: (realPath) => policy.require({ kind: "store", access: "write", store: store.id, path: realPath }),
+      ...(mediaType === undefined ? {} : { mediaType }),
+    });
+  } finally {
+    // A store that refuses at once never begins to read it.
+    bytes.destroy();
+  }
 }
 
 /** Relative paths of the files of an output that is a folder. */
