@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import t from "tap";
 import { tempDir } from "../support/launcher.ts";
-import { CEILINGS, connectAgent, TestCloud } from "../support/stack.ts";
+import { connectAgent, TestCloud } from "../support/stack.ts";
 
 interface Socket {
   protocol: string;
