@@ -22,6 +22,8 @@ export interface CloudOptions {
   args?: string[];
   env?: Record<string, string>;
   nodeArgs?: string[];
+  /** Default: the tree under test. */
+  tree?: "source" | "dist";
 }
 
 export class TestCloud {
@@ -62,7 +64,7 @@ export class TestCloud {
       name: "cloud",
       args: [
         ...(this.#options.nodeArgs ?? []),
-        binFile("cloud/bin/sallyport-cloud"),
+        binFile("cloud/bin/sallyport-cloud", this.#options.tree),
         "run",
         "--data",
         this.dir,
@@ -94,7 +96,7 @@ export class TestCloud {
   cli(args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
     return runProgram(this.#t, {
       name: `cloud ${args[0]}`,
-      args: [binFile("cloud/bin/sallyport-cloud"), ...args, "--data", this.dir, "--listen", `127.0.0.1:${this.port}`],
+      args: [binFile("cloud/bin/sallyport-cloud", this.#options.tree), ...args, "--data", this.dir, "--listen", `127.0.0.1:${this.port}`],
     });
   }
 
@@ -133,6 +135,8 @@ export interface AgentOptions {
   ca?: string;
   env?: Record<string, string>;
   nodeArgs?: string[];
+  /** Default: the tree under test. */
+  tree?: "source" | "dist";
 }
 
 export class TestAgent {
@@ -169,7 +173,7 @@ export class TestAgent {
   start(secret?: string): Program {
     this.program = startProgram(this.#t, {
       name: "agent",
-      args: [...(this.#options.nodeArgs ?? []), binFile("agent/bin/sallyport-agent"), "run", "--config", this.configFile],
+      args: [...(this.#options.nodeArgs ?? []), binFile("agent/bin/sallyport-agent", this.#options.tree), "run", "--config", this.configFile],
       env: { ...this.#options.env, ...(secret === undefined ? {} : { SALLYPORT_ENROLL_SECRET: secret }) },
     });
     this.programs.push(this.program);
@@ -180,7 +184,7 @@ export class TestAgent {
   cli(args: string[]): Program {
     return startProgram(this.#t, {
       name: `agent ${args[0]}`,
-      args: [binFile("agent/bin/sallyport-agent"), ...args, "--config", this.configFile],
+      args: [binFile("agent/bin/sallyport-agent", this.#options.tree), ...args, "--config", this.configFile],
     });
   }
 }
