@@ -9,8 +9,20 @@ const PLACEHOLDER = /\$\$\{|\$\{(?:(params|inputs|outputs)\.([a-z0-9](?:[a-z0-9.
  * turn one into another. No list is complete; a program that obeys further ones is fenced by `programs.<name>.env`, which
  * wins over a step's.
  */
-const STEERING =
-  /^(LD_.*|DYLD_.*|PATH|HOME|TMPDIR|SHELL|ENV|BASH_.*|IFS|PS4|SHELLOPTS|NODE_.*|PYTHON.*|PERL.*|RUBY.*|GEM_.*|BUNDLE_.*|JAVA_.*|_JAVA_.*|JDK_.*|CLASSPATH|LUA_.*|R_.*|GCONV_PATH|GLIBC_.*|MALLOC_.*|LOCPATH|NLSPATH|HOSTALIASES|RES_OPTIONS|OPENSSL_.*|GIT_.*|EDITOR|VISUAL|PAGER|SALLYPORT_.*)$/;
+const STEERING = new RegExp(
+  `^(${[
+    // the loader, the shell, the C library
+    "LD_.*|DYLD_.*|PATH|HOME|TMPDIR|SHELL|ENV|BASH_.*|ZDOTDIR|IFS|PS4|SHELLOPTS|PROMPT_COMMAND|GCONV_PATH|GLIBC_.*|MALLOC_.*|LOCPATH|NLSPATH|HOSTALIASES|RES_OPTIONS",
+    // languages: start-up files, search paths, options
+    "NODE_.*|NPM_.*|DENO_.*|BUN_.*|PYTHON.*|PIP_.*|UV_.*|CONDA_.*|PERL.*|RUBY.*|GEM_.*|BUNDLE_.*|JAVA_.*|_JAVA_.*|JDK_.*|CLASSPATH|MAVEN_.*|GRADLE_.*|SPARK_.*|HADOOP_.*",
+    "DOTNET_.*|CORECLR_.*|COR_.*|JULIA_.*|LUA_.*|R_.*|PHP.*|TCL.*|ERL_.*|OCAML.*|GUILE_.*|GO[A-Z]*FLAGS|GOPATH|CARGO_.*|RUSTC.*|MAKEFLAGS",
+    // libraries that load what a variable names
+    "OMP_TOOL.*|CUDA_INJECTION.*|MPL.*|KERAS_.*|TORCH_EXTENSIONS_DIR|GTK_.*|QT_.*|VK_.*|LIBGL_.*|XDG_.*",
+    // configuration files that can name a program to run, or where traffic goes
+    "KUBECONFIG|AWS_(CONFIG|SHARED_CREDENTIALS)_FILE|AWS_ENDPOINT.*|BOTO_CONFIG|GOOGLE_APPLICATION_CREDENTIALS|CLOUDSDK_.*|GIT_.*|SSH_.*|[A-Z]*_PROXY|SSL_CERT_.*|OPENSSL_.*|CURL_.*|REQUESTS_CA_BUNDLE",
+    "EDITOR|VISUAL|PAGER|MANPAGER|LESSOPEN|LESSCLOSE|LESSKEY|BROWSER|SALLYPORT_.*",
+  ].join("|")})$`,
+);
 
 export const variableName = (name: string): string => name.toUpperCase().replace(/[.-]/g, "_");
 
