@@ -1,8 +1,9 @@
 // Drives the page in a real Chromium, for tests. What a browser must never see fails the test by itself: an error in the
 // console, a violation of the content security policy, a request to anybody but the control plane that served the page.
 // Check `needs("chromium")` of skip.ts first.
-import { mkdirSync } from "node:fs";
-import { dirname } from "node:path";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 import { chromium, type Browser, type Page } from "playwright-core";
 import { findServer } from "./skip.ts";
 
@@ -14,6 +15,11 @@ export interface WatchedPage {
   allow(pattern: RegExp): void;
   /** Waits until fonts and pictures are there, then writes a PNG. */
   screenshot(path: string): Promise<void>;
+  /**
+   * What stands on the page now, looked at as a reader may have it: light, dark and narrow. Adds to `faults` what axe
+   * calls serious or critical, and a page that can be scrolled sideways. A folder gets a picture of each.
+   */
+  inspect(name: string, pictures?: string): Promise<void>;
 }
 
 export interface BrowserDriver {
@@ -21,6 +27,13 @@ export interface BrowserDriver {
   open(origin: string, options?: { dark?: boolean; width?: number; height?: number }): Promise<WatchedPage>;
   close(): Promise<void>;
 }
+
+const axe = () => readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+/** Run in the page: its accessibility tree, colours included. */
+const AUDIT = `axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
+  .filter((each) => each.impact === "serious" || each.impact === "critical")
+  .map((each) => each.id + " (" + each.impact + "): " + each.nodes.slice(0, 4).map((node) => node.target.join(" ") + " | " + (node.any[0]?.message ?? node.all[0]?.message ?? each.help)).join("; ")))`;
+const WIDER = "document.documentElement.scrollWidth > document.documentElement.clientWidth + 1";
 
 export async function startBrowser(): Promise<BrowserDriver> {
   const executablePath = findServer("chromium");
@@ -76,16 +89,34 @@ export async function startBrowser(): Promise<BrowserDriver> {
           scope.sallyportCspViolation(`${event.violatedDirective} refused ${event.blockedURI}`),
         );
       });
+      const screenshot = async (path: string) => {
+        mkdirSync(dirname(path), { recursive: true });
+        await page.evaluate(
+          () => (globalThis as unknown as { document: { fonts: { ready: Promise<unknown> } } }).document.fonts.ready,
+        );
+        await page.screenshot({ path });
+      };
       return {
         page,
         faults,
         allow: (pattern) => void allowed.push(pattern),
-        async screenshot(path) {
-          mkdirSync(dirname(path), { recursive: true });
-          await page.evaluate(
-            () => (globalThis as unknown as { document: { fonts: { ready: Promise<unknown> } } }).document.fonts.ready,
-          );
-          await page.screenshot({ path });
+        screenshot,
+        async inspect(name, pictures) {
+          if (!(await page.evaluate("typeof axe === 'object'"))) await page.evaluate(axe());
+          for (const [suffix, colorScheme, seen] of [
+            ["dark", "dark", width],
+            ["narrow", "light", 900],
+            ["light", "light", width],
+          ] as const) {
+            await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+            await page.setViewportSize({ width: seen, height });
+            // colours fade from one theme to the other: judged when they are there
+            await page.evaluate("Promise.allSettled(document.getAnimations().map((each) => each.iterations === Infinity || each.effect?.getTiming().iterations === Infinity ? null : each.finished))");
+            if (pictures !== undefined) await screenshot(join(pictures, `${name}-${suffix}.png`));
+            if (await page.evaluate(WIDER)) fault(`${name}, ${suffix}: wider than the window`);
+            if (suffix === "narrow") continue;
+            for (const found of (await page.evaluate(AUDIT)) as string[]) fault(`${name}, ${suffix}: ${found}`);
+          }
         },
       };
     },

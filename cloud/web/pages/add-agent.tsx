@@ -98,8 +98,8 @@ export function AddAgent() {
                 <TextInput
                   size="sm"
                   label="Name of the agent"
-                  placeholder={pool.trim() === "" ? "prod-1" : `${pool.trim()}-1`}
-                  description="Optional; without one it is called by its pool and a number"
+                  placeholder={pool.trim() === "" || wrong(pool.trim()) ? "prod-1" : `${pool.trim()}-1`}
+                  description="Optional; without one it takes the name of its machine"
                   value={name}
                   onChange={(event) => setName(event.currentTarget.value)}
                   error={wrong(name.trim())}
@@ -227,7 +227,7 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
               <div className="dim">
                 {joined
                   ? "The key was accepted; the agent now opens its link."
-                  : `This turns green by itself. Waiting for ${formatDuration(silentMs)}.`}
+                  : `This turns green by itself. ${silentMs < 3_000 ? "" : `Nothing came for ${formatDuration(silentMs)} so far.`}`}
               </div>
             </div>
           </div>

@@ -16,6 +16,7 @@ import { AgentStatus } from "../parts/status.tsx";
 import { Ago, useNow } from "../parts/time.tsx";
 import { toast } from "../shell/toasts.tsx";
 import { isHere } from "./agents.tsx";
+import { whereOf } from "./stores.tsx";
 
 export function AgentDetail() {
   const { id } = useParams({ from: "/frame/agents/$id" });
@@ -192,7 +193,7 @@ function Overview({ agent }: { agent: Agent }) {
   );
   const age = agent.statusAt !== null && (
     <span className="faint small">
-      as of <Ago at={agent.statusAt} />
+      said <Ago at={agent.statusAt} />
     </span>
   );
   return (
@@ -200,8 +201,6 @@ function Overview({ agent }: { agent: Agent }) {
       <div className="two-cols">
         <Card title="Connection">
           <dl className="facts">
-            <dt>State</dt>
-            <dd>{agent.stateReason}</dd>
             <dt>Last seen</dt>
             <dd>
               <Ago at={agent.lastSeenAt} none="not yet" />
@@ -356,7 +355,7 @@ function StoresTab({ agent }: { agent: Agent }) {
             <tr key={store.id}>
               <td style={{ fontWeight: 550 }}>{store.id}</td>
               <td className="dim">{store.kind}</td>
-              <td className="mono dim">{store.label}</td>
+              <td className={store.kind === "fs" ? "dim" : "mono dim"}>{whereOf(store)}</td>
               <td>
                 <span className="row" style={{ gap: 4 }}>
                   {store.grants.length === 0 ? (

@@ -268,7 +268,7 @@ function Enrolments({ items, error, retry }: { items: Enrollment[] | undefined; 
           {items.map((each) => (
             <tr key={each.id}>
               <td style={{ fontWeight: 550 }}>{each.pool.name}</td>
-              <td className="dim">{each.name ?? "by number"}</td>
+              <td className="dim">{each.name ?? "that of its machine"}</td>
               <td>
                 <Status look={lookOf(ENROLLMENT_LOOKS, each.state)} />
               </td>

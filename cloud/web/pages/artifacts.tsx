@@ -31,6 +31,7 @@ import { Filter, PageHead, Split } from "../parts/page.tsx";
 import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago } from "../parts/time.tsx";
 import { toast } from "../shell/toasts.tsx";
+import { whereOf } from "./stores.tsx";
 import { PreviewPane } from "../viewers/preview-pane.tsx";
 
 export function iconOf(entry: { kind: "file" | "tree"; name: string; mediaType: string | null }): Icon {
@@ -159,7 +160,7 @@ export function Artifacts() {
             params={{ pool, store }}
             search={{}}
             className="crumb"
-            aria-label="Root of the store"
+            title="Root of the store"
           >
             {store}
           </Link>
@@ -207,7 +208,7 @@ export function Artifacts() {
               <IconRefresh size={15} stroke={1.8} />
             </ActionIcon>
           </Tooltip>
-          {canWrite && <Upload pool={pool} store={store} path={path} onDone={() => void refresh()} names={entries} />}
+          {canWrite && !isOffline(list.error) && <Upload pool={pool} store={store} path={path} onDone={() => void refresh()} names={entries} />}
         </span>
       </div>
       {list.error ? (
@@ -217,8 +218,8 @@ export function Artifacts() {
               <ProblemNote error={list.error} onRetry={() => void list.refetch()} />
             </div>
             <Empty icon={IconPlugConnectedX} title="The agent is not there to ask">
-              Contents are never kept in the control plane: what is in this store can be seen while an agent of {pool}{" "}
-              is connected.
+              The control plane keeps no contents. What is in this store can be seen while an agent of {pool} is
+              connected; this page then shows it by itself.
             </Empty>
           </>
         ) : (
@@ -301,7 +302,7 @@ export function Artifacts() {
         }
         after={
           <span className="row" style={{ gap: 6 }}>
-            {facts && <span className="tag clip">{facts.label}</span>}
+            {facts && <span className="tag clip">{whereOf(facts)}</span>}
             {here?.stale && <span className="tag warn">agent offline</span>}
           </span>
         }

@@ -112,7 +112,10 @@ export function Commands() {
     : [state, what, who, agent, took, when];
   return (
     <>
-      <PageHead title="Commands" />
+      <PageHead
+        title="Commands"
+        after={<span className="faint small clip">What was looked at is not stored, so it is not listed here.</span>}
+      />
       <div className="body flush">
         {all.length > 0 && (
           <div className="toolbar">
@@ -157,7 +160,8 @@ export function Commands() {
               !commands.error && (
                 <Empty icon={IconTerminal2} title="No commands yet">
                   Lasting work that is asked of agents (runs, cancels) is listed here: who asked, what became of it, and
-                  why if it waits. Looking at artifacts is written to the audit log instead.
+                  why if it waits. Looking at artifacts leaves no row here: the control plane does not store it; the agent's
+                  own audit log does.
                 </Empty>
               )
             ) : rows.length === 0 ? (
@@ -238,7 +242,7 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
               )}
               <dt>Asked by</dt>
               <dd>
-                {command.actor.name} <span className="faint">by {command.actor.via}</span>
+                {command.actor.name}, <span className="faint">by {command.actor.via}</span>
               </dd>
               <dt>Pool</dt>
               <dd>{command.pool.name}</dd>
@@ -292,8 +296,10 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
                   </dd>
                 </>
               )}
-              <dt>Offers</dt>
-              <dd className="num">{command.offers}</dd>
+              <dt>Offered</dt>
+              <dd className="num">
+                {command.offers === 0 ? <span className="faint">not yet</span> : plural(command.offers, "time")}
+              </dd>
               <dt>Id</dt>
               <dd>
                 <Id value={command.id} />

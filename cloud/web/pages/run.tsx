@@ -128,8 +128,8 @@ export function RunDetailPage() {
           <Fact label="Run">
             <Id value={run.id} />
           </Fact>
-          <Fact label="Started">
-            <Ago at={run.createdAt} />
+          <Fact label={run.startedAt === null ? "Asked" : "Started"}>
+            <Ago at={run.startedAt ?? run.createdAt} />
           </Fact>
           <Fact label="Duration">
             {run.state === "unknown" ? (
@@ -148,7 +148,7 @@ export function RunDetailPage() {
             )}
           </Fact>
           <Fact label="By">
-            {run.actor.name} <span className="faint">{run.actor.via}</span>
+            {run.actor.name} <span className="faint">by {run.actor.via}</span>
           </Fact>
           <Fact label="Steps">
             <span className="num">
@@ -363,6 +363,7 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
           step={step.name}
           attempt={attempt.attempt}
           live={attempt.state === "running"}
+          silent={run.state === "unknown"}
           line={line}
           onLine={(next) => set({ line: next })}
         />
@@ -379,7 +380,7 @@ function NotBegun({ run, step }: { run: RunDetail; step: PipelineStep }) {
       {over
         ? "The run ended before its turn came."
         : run.waiting
-          ? run.waiting.text
+          ? "The whole run waits; the note above says for what."
           : before.length > 0
             ? `It begins when ${before.join(" and ")} ${before.length === 1 ? "has" : "have"} succeeded.`
             : "It begins as soon as the agent has a slot for it."}

@@ -285,7 +285,7 @@ function Account() {
             value={password}
             onChange={(event) => setPassword(event.currentTarget.value)}
             error={short && `At least ${MIN_PASSWORD} characters`}
-            description={`At least ${MIN_PASSWORD} characters`}
+            description={short ? undefined : `At least ${MIN_PASSWORD} characters`}
             visibilityToggleButtonProps={{ "aria-label": "Show the password" }}
           />
           <PasswordInput

@@ -7,6 +7,10 @@ import { poolsQuery } from "../api/queries.ts";
 import { Empty, ProblemNote } from "../parts/notes.tsx";
 import { PageHead } from "../parts/page.tsx";
 
+/** A store of files is named without its path: the host's folders are nobody's business here. */
+export const whereOf = (store: { kind: string; label: string }): string =>
+  store.kind === "fs" ? "files on the agent's host" : store.label;
+
 export function Stores() {
   const pools = useQuery(poolsQuery);
   const all = pools.data ?? [];
@@ -46,7 +50,7 @@ export function Stores() {
                     {pool.agents.connected} of {pool.agents.total} {pool.agents.total === 1 ? "agent" : "agents"}{" "}
                     connected
                   </span>
-                  {pool.stale && <span className="tag warn">offline: from memory</span>}
+                  {pool.stale && <span className="tag warn">offline: as its agent last said</span>}
                 </div>
                 <div className="cards">
                   {pool.stores.map((store) => (
@@ -69,8 +73,8 @@ export function Stores() {
                           {store.kind}
                         </span>
                       </div>
-                      <div className="mono dim clip" style={{ margin: "8px 0 10px" }}>
-                        {store.label}
+                      <div className={`dim clip${store.kind === "fs" ? "" : " mono"}`} style={{ margin: "8px 0 10px" }}>
+                        {whereOf(store)}
                       </div>
                       <div className="row" style={{ gap: 4 }}>
                         {store.grants.map((grant) => (

@@ -57,7 +57,8 @@ export function Copy({ text, label = "Copy", size = 20 }: { text: string; label?
 export function CopyLine({ text, label = "Copy the command" }: { text: string; label?: string }) {
   return (
     <div className="copyline">
-      <pre>{text}</pre>
+      {/* A leading space keeps the line out of a shell's history: copied, not shown. */}
+      <pre>{text.trimStart()}</pre>
       <Copy text={text} label={label} size={26} />
     </div>
   );

@@ -34,6 +34,7 @@ t.test("figures", async (t) => {
   t.equal(formatAgo(0, 59_999), "59 s ago");
   t.equal(formatAgo(0, 3_600_000), "1 h ago");
   t.equal(formatAgo(2_400_000, 0), "in 40 min");
+  t.equal(formatAgo(30 * 86_400_000 - 5_000, 0), "in 30 d", "what lies ahead is rounded");
   t.equal(formatFigure(0.97214999), "0.97215");
   t.equal(formatFigure(22026), "22,026");
   t.equal(formatFigure(0.0000123), "1.230e-5");

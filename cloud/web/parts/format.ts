@@ -37,14 +37,16 @@ export function formatDuration(ms: number | null | undefined): string {
 export function formatAgo(atMs: number, nowMs: number): string {
   const delta = nowMs - atMs;
   const abs = Math.abs(delta);
+  // What lies ahead is rounded: a token made for 30 days expires in 30 d, not in 29 d.
+  const whole = delta < 0 ? Math.round : Math.floor;
   const text =
     abs < 60_000
-      ? `${Math.floor(abs / 1000)} s`
+      ? `${whole(abs / 1000)} s`
       : abs < 3600_000
-        ? `${Math.floor(abs / 60_000)} min`
+        ? `${whole(abs / 60_000)} min`
         : abs < 86_400_000
-          ? `${Math.floor(abs / 3600_000)} h`
-          : `${Math.floor(abs / 86_400_000)} d`;
+          ? `${whole(abs / 3600_000)} h`
+          : `${whole(abs / 86_400_000)} d`;
   if (abs < 2_000) return "just now";
   return delta >= 0 ? `${text} ago` : `in ${text}`;
 }

@@ -10,6 +10,10 @@ import { Copy } from "./copy.tsx";
 const OFFLINE = new Set(["AGENT_OFFLINE", "LINK_LOST", "AGENT_DRAINING", "AGENT_PAUSED", "NO_ANSWER"]);
 export const isOffline = (error: unknown): boolean => isApiError(error) && OFFLINE.has(error.problem.code);
 
+/** A sentence of the API: what stands between backticks is code. */
+export const Words = ({ text }: { text: string }) =>
+  text.split("`").map((part, n) => (n % 2 === 1 ? <code key={`${n} ${part}`}>{part}</code> : part));
+
 function problemOf(error: unknown): Problem {
   if (isApiError(error)) return error.problem;
   const detail = error instanceof Error ? error.message : String(error);
@@ -41,8 +45,14 @@ export function ProblemNote({ error, onRetry }: { error: unknown; onRetry?: (() 
     <div className={`note ${offline ? "warn" : "bad"}`} role="alert">
       <Shape size={18} stroke={1.8} aria-hidden />
       <div className="note-body">
-        <b>{problem.detail || problem.title}</b>
-        {problem.fix && <div className="fix">{problem.fix}</div>}
+        <b>
+          <Words text={problem.detail || problem.title} />
+        </b>
+        {problem.fix && (
+          <div className="fix">
+            <Words text={problem.fix} />
+          </div>
+        )}
         {problem.errors && problem.errors.length > 0 && (
           <ul style={{ margin: "6px 0 0", paddingLeft: 18 }}>
             {problem.errors.map((each) => (
@@ -77,8 +87,14 @@ export function ErrorNote({ error }: { error: CommandError }) {
     <div className="note bad">
       <IconCircleX size={18} stroke={1.8} aria-hidden />
       <div className="note-body">
-        <b>{error.message}</b>
-        {error.fix && <div className="fix">{error.fix}</div>}
+        <b>
+          <Words text={error.message} />
+        </b>
+        {error.fix && (
+          <div className="fix">
+            <Words text={error.fix} />
+          </div>
+        )}
         <div className="meta">
           <span className="mono">{error.code}</span>
           <Copy
@@ -99,7 +115,11 @@ export function WaitingNote({ waiting }: { waiting: Waiting }) {
       <IconHourglass size={18} stroke={1.8} aria-hidden />
       <div className="note-body">
         <b>{waiting.text}</b>
-        {waiting.fix && <div className="fix">{waiting.fix}</div>}
+        {waiting.fix && (
+          <div className="fix">
+            <Words text={waiting.fix} />
+          </div>
+        )}
         <div className="meta">
           <span className="mono">{waiting.code}</span>
         </div>

@@ -4,7 +4,7 @@ import { IconArrowDown, IconClock, IconDownload, IconPlugConnectedX } from "@tab
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { isApiError } from "../api/client.ts";
-import { formatClockMs, formatCount } from "../parts/format.ts";
+import { formatClockMs, formatCount, plural } from "../parts/format.ts";
 import { Empty, ProblemNote } from "../parts/notes.tsx";
 import { copyText } from "../parts/copy.tsx";
 import { findLines } from "../viewers/lines.ts";
@@ -20,11 +20,13 @@ interface Props {
   step: string;
   attempt: number;
   live: boolean;
+  /** The agent does not answer: what is shown is not known to be the newest. */
+  silent: boolean;
   line: number | undefined;
   onLine: (line: number | undefined) => void;
 }
 
-export function LogView({ run, step, attempt, live, line, onLine }: Props) {
+export function LogView({ run, step, attempt, live, silent, line, onLine }: Props) {
   const source = useLogSource(run, step, attempt, live, line);
   const { lines } = source.log;
   const [following, setFollowing] = useState(line === undefined);
@@ -87,7 +89,7 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
             <span className="status tone-warn">
               <IconPlugConnectedX size={14} aria-hidden /> Cut off, trying again
             </span>
-          ) : live && source.state === "reading" ? (
+          ) : live && !silent && source.state === "reading" ? (
             <span className="status tone-run">
               <span className="pulse" aria-hidden>
                 ●
@@ -96,7 +98,7 @@ export function LogView({ run, step, attempt, live, line, onLine }: Props) {
             </span>
           ) : null}
         </span>
-        <span className="faint small num nowrap">{formatCount(source.log.lastSeq)} lines</span>
+        <span className="faint small num nowrap">{plural(source.log.lastSeq, "line")}</span>
         <Tooltip label={times ? "Hide the times" : "Show the times"}>
           <ActionIcon
             aria-label="Times"

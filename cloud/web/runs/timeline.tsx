@@ -4,7 +4,7 @@ import { useElementSize } from "@mantine/hooks";
 import { useMemo } from "react";
 import type { RunDetail } from "../api/types.ts";
 import { formatClockMs, formatDuration } from "../parts/format.ts";
-import { STEP_LOOKS, StatusIcon, lookOf } from "../parts/status.tsx";
+import { STEP_LOOKS, StatusIcon, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
 import { useNow } from "../parts/time.tsx";
 import { layoutTimeline, type Bar, type Row } from "./timeline-layout.ts";
 
@@ -131,7 +131,6 @@ function StepRow({
       className="tl-grid tl-row"
       role="option"
       aria-selected={selected}
-      aria-label={`${row.step.name}, ${look.word.toLowerCase()}${row.tookMs === null ? "" : `, ${formatDuration(row.tookMs)}`}${retries > 0 ? `, attempt ${retries + 1}` : ""}`}
       tabIndex={selected || (at === 0 && !selected) ? 0 : -1}
       onClick={() => onSelect(row.step.name)}
       onKeyDown={(event) => {
@@ -151,10 +150,11 @@ function StepRow({
     >
       <div className="tl-name">
         <StatusIcon
-          look={unknown && row.state === "running" ? { ...look, tone: "warn", spin: false } : look}
+          look={unknown && row.state === "running" ? UNKNOWN_LOOK : look}
           size={15}
         />
         <span className="clip">{row.step.name}</span>
+        <span className="sr">{unknown && row.state === "running" ? "unknown" : look.word}</span>
         {retries > 0 && (
           <span className="tag" title={`Attempt ${retries + 1}`}>
             {retries} {retries === 1 ? "retry" : "retries"}
@@ -173,7 +173,7 @@ function StepRow({
         ))}
       </div>
       <div className="tl-dur">
-        {row.tookMs === null ? "" : unknown && row.state === "running" ? "unknown" : formatDuration(row.tookMs)}
+        {row.tookMs === null ? "" : unknown && row.state === "running" ? "?" : formatDuration(row.tookMs)}
       </div>
     </div>
   );

@@ -22,7 +22,7 @@ import { isTyping } from "../parts/table.tsx";
 import { Mark } from "./mark.tsx";
 import { Palette } from "./palette.tsx";
 import { signOut } from "./sign-out.ts";
-import { ThemeChoice } from "./theme-choice.tsx";
+import { ThemeItems } from "./theme-choice.tsx";
 import { Toasts } from "./toasts.tsx";
 
 const MAC = /Mac|iPhone|iPad/.test(navigator.platform);
@@ -91,7 +91,6 @@ export function Layout() {
       className="nav"
       activeProps={{ className: "active" }}
       activeOptions={{ exact: to === "/", includeSearch: false }}
-      aria-label={count && count.n > 0 ? `${word}, ${count.n} ${count.label}` : word}
       title={word}
     >
       <Shape size={17} stroke={1.7} aria-hidden />
@@ -99,6 +98,7 @@ export function Layout() {
       {count && count.n > 0 && (
         <span className={`count ${count.tone}`} title={`${count.n} ${count.label}`}>
           {count.n}
+          <span className="sr"> {count.label}</span>
         </span>
       )}
     </Link>
@@ -119,7 +119,7 @@ export function Layout() {
           type="button"
           className="side-search"
           onClick={() => setPalette(true)}
-          aria-label="Search or run a command"
+          title="Search or do something"
         >
           <IconSearch size={14} stroke={1.8} aria-hidden />
           <span>Search</span>
@@ -144,7 +144,7 @@ export function Layout() {
           )}
           <Menu position="top-start" width={252}>
             <Menu.Target>
-              <button type="button" className="side-user" aria-label={`Account ${user}`}>
+              <button type="button" className="side-user" title={`Account of ${user}`}>
                 <span className="face" aria-hidden>
                   {user.slice(0, 1).toUpperCase()}
                 </span>
@@ -161,9 +161,7 @@ export function Layout() {
             </Menu.Target>
             <Menu.Dropdown>
               <Menu.Label>Theme</Menu.Label>
-              <div style={{ padding: "0 8px 8px" }}>
-                <ThemeChoice />
-              </div>
+              <ThemeItems />
               <Menu.Divider />
               <Menu.Item leftSection={<IconSettings size={15} />} onClick={() => void navigate({ to: "/settings" })}>
                 Settings

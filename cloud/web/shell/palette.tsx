@@ -32,19 +32,13 @@ interface Item {
 
 export function Palette({ opened, onClose }: { opened: boolean; onClose: () => void }) {
   return (
-    <Modal
-      opened={opened}
-      onClose={onClose}
-      withCloseButton={false}
-      padding={0}
-      size={580}
-      centered={false}
-      yOffset="14vh"
-      title={undefined}
-      aria-label="Search and actions"
-    >
-      {opened && <Body onClose={onClose} />}
-    </Modal>
+    // Of its parts: only the content may carry the name of a dialog that shows no title.
+    <Modal.Root opened={opened} onClose={onClose} padding={0} size={580} centered={false} yOffset="14vh">
+      <Modal.Overlay backgroundOpacity={0.45} />
+      <Modal.Content aria-label="Search and actions">
+        <Modal.Body>{opened && <Body onClose={onClose} />}</Modal.Body>
+      </Modal.Content>
+    </Modal.Root>
   );
 }
 
@@ -127,9 +121,9 @@ function Body({ onClose }: { onClose: () => void }) {
         placeholder="Search agents, stores, runs, or type an action"
         aria-label="Search or type an action"
         role="combobox"
-        aria-expanded
-        aria-controls={`${id}-list`}
-        aria-activedescendant={`${id}-${at}`}
+        aria-expanded={shown.length > 0}
+        aria-controls={shown.length > 0 ? `${id}-list` : undefined}
+        aria-activedescendant={shown.length > 0 ? `${id}-${at}` : undefined}
         value={text}
         onChange={(event) => setText(event.currentTarget.value)}
         onKeyDown={(event) => {
@@ -140,15 +134,26 @@ function Body({ onClose }: { onClose: () => void }) {
           event.preventDefault();
         }}
       />
-      <div className="pal-list" role="listbox" id={`${id}-list`} aria-label="Results" ref={list}>
-        {shown.length === 0 && (
-          <div className="empty" style={{ minHeight: 120, padding: 24 }}>
-            Nothing here is called “{text}”.
-          </div>
-        )}
+      {shown.length === 0 && (
+        <div className="empty" style={{ minHeight: 120, padding: 24 }} role="status">
+          Nothing here is called “{text}”.
+        </div>
+      )}
+      <div
+        className="pal-list"
+        role="listbox"
+        id={`${id}-list`}
+        aria-label="Results"
+        ref={list}
+        hidden={shown.length === 0}
+      >
         {shown.map((item, n) => (
-          <div key={`${item.group} ${item.text} ${n}`}>
-            {item.group !== shown[n - 1]?.group && <div className="pal-group">{item.group}</div>}
+          <div key={`${item.group} ${item.text} ${n}`} role="presentation">
+            {item.group !== shown[n - 1]?.group && (
+              <div className="pal-group" role="presentation">
+                {item.group}
+              </div>
+            )}
             {/* oxlint-disable-next-line jsx-a11y/click-events-have-key-events, jsx-a11y/interactive-supports-focus -- the field above holds the focus and the keys */}
             <div
               className="pal-item"

@@ -36,7 +36,7 @@ export function ImageView({ image, name }: { image: PreviewOf<"image">; name: st
           </ActionIcon>
         </Tooltip>
         <span className="num small dim" style={{ width: 44, textAlign: "center" }}>
-          {zoom === null ? "Fit" : `${Math.round(zoom * 100)} %`}
+          {zoom === null ? "" : `${Math.round(zoom * 100)} %`}
         </span>
         <Tooltip label="Larger">
           <ActionIcon aria-label="Larger" onClick={() => step(1)}>

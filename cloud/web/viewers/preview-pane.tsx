@@ -14,7 +14,7 @@ import {
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useState } from "react";
-import { api, artifactUrls, problemCode } from "../api/client.ts";
+import { api, artifactUrls, isApiError, problemCode } from "../api/client.ts";
 import { previewQuery, statQuery } from "../api/queries.ts";
 import type { ArtifactPreview } from "../api/types.ts";
 import { Confirm } from "../parts/confirm.tsx";
@@ -187,14 +187,18 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
       )}
       {query.error ? (
         isOffline(query.error) ? (
-          <>
-            <div style={{ padding: 16 }}>
-              <ProblemNote error={query.error} onRetry={() => void query.refetch()} />
-            </div>
-            <Empty icon={IconPlugConnectedX} title="The agent is not there to read it">
-              Contents stay in the customer's network; they are read when somebody looks.
-            </Empty>
-          </>
+          <Empty
+            icon={IconPlugConnectedX}
+            title="The agent is not there to read it"
+            action={
+              <Button variant="default" onClick={() => void query.refetch()}>
+                Try again
+              </Button>
+            }
+          >
+            {isApiError(query.error) ? query.error.problem.detail : ""} Contents stay in the customer's network and are
+            read when somebody looks.
+          </Empty>
         ) : (
           <div style={{ padding: 16 }}>
             <ProblemNote error={query.error} onRetry={() => void query.refetch()} />
@@ -252,12 +256,11 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
       {data && (
         <footer className="pv-foot">
           <span className="clip">
-            Read by{" "}
             <Link to="/agents/$id" params={{ id: data.agent.id }} className="link">
               {data.agent.name}
             </Link>{" "}
-            in {formatDuration(data.tookMs)}, which read {formatBytes(data.readBytes)} of it; only this preview left the
-            network
+            read {formatBytes(data.readBytes)} from the store in {formatDuration(data.tookMs)} and sent only what is
+            shown here.
           </span>
           {preview && "truncated" in preview && preview.truncated && (
             <span className="row" style={{ gap: 8, flex: "none" }}>
@@ -360,7 +363,7 @@ function Details({
                 Compute
               </Button>
               <span className="faint small">
-                the agent reads all {data ? formatBytes(data.sizeBytes) : ""}; nothing but the digest leaves
+                The agent reads all {data ? formatBytes(data.sizeBytes) : "of it"} and sends only the digest.
               </span>
             </span>
           )}
