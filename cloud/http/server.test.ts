@@ -178,6 +178,8 @@ t.test("signing in: once by link, by password, out again; a token in a URL is re
   const headers = { cookie: first.cookie, origin: cloud.url, ...json };
   t.match(await (await fetch(`${cloud.url}/v1/me`, { headers })).json(), { user: { name: "admin" }, via: "session", hasPassword: false });
   t.equal((await fetch(`${cloud.url}/v1/me/password`, { method: "PUT", headers, body: '{"password":"short"}' })).status, 422);
+  const token = (await (await fetch(`${cloud.url}/v1/tokens`, { method: "POST", headers, body: '{"label":"x"}' })).json()) as { token: string };
+  t.equal((await fetch(`${cloud.url}/v1/me/password`, { method: "PUT", headers: { ...bearer(token.token), ...json }, body: '{"password":"correct horse battery"}' })).status, 403, "not by a token, which would outlive itself so");
   const changed = await fetch(`${cloud.url}/v1/me/password`, { method: "PUT", headers, body: '{"password":"correct horse battery"}' });
   const cookie = changed.headers.getSetCookie()[0]!.split(";")[0]!;
   t.equal((await fetch(`${cloud.url}/v1/me`, { headers })).status, 401, "the old session ended with the old password");

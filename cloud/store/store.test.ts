@@ -3,7 +3,7 @@ import { readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
-import { ConnectorError, jsonBody, newCommandId, newId, type CommandId, type JournalId, type PipelineInput, type PoolId, type ReplicaId, type Report, type RunId, type StepState } from "@sallyport/protocol";
+import { ConnectorError, jsonBody, newCommandId, nameSchema, newId, type CommandId, type JournalId, type PipelineInput, type PoolId, type ReplicaId, type Report, type RunId, type StepState } from "@sallyport/protocol";
 import { pipelineSchema } from "@sallyport/protocol";
 import fc from "fast-check";
 import t from "tap";
@@ -281,6 +281,21 @@ t.test("enrolment: once, by whoever proves the same key, refusals kept", async (
   await t.rejects(store.openSession(replica, { id: session, process: "p", instance: "i", journal: "j2", remoteAddress: null, now: 8 }), { code: "IDENTITY_REVOKED" });
   t.equal(await store.deleteReplica(scope, replica, 10), true);
   t.equal(await store.replicaByKey(replica), null);
+});
+
+t.test("an agent's wish for a name becomes one that names may be", async (t) => {
+  const { store, scope, pool } = await opened(t);
+  const named = async (nameHint: string | null) => {
+    const id = newId("enrollment");
+    await store.addEnrollment(scope, { id, pool, name: null, secretHash: id, createdAt: 1, expiresAt: 100 });
+    const joined = await store.redeemEnrollment({ id, secretHash: id, publicKey: id, fingerprint: id, nameHint, remoteAddress: null, now: 5 });
+    return "replica" in joined ? joined.replica.name : "";
+  };
+  for (const [hint, name] of [["DESKTOP-7Q", "desktop-7q"], ["ip-10-0-0-1.ec2.internal", "ip-10-0-0-1.ec2.internal"], ["\u001b[2Jx\n<b>y</b>", "2jx-b-y-b"], ["日本", "lab-1"], [`-${"A".repeat(62)}`, "a".repeat(62)], [null, "lab-2"]] as const) {
+    const made = await named(hint);
+    t.equal(made, name);
+    t.ok(nameSchema.safeParse(made).success);
+  }
 });
 
 t.test("reports: repeated, reordered and cut as they may be, each is applied once and no end flips", async (t) => {

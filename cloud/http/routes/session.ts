@@ -85,10 +85,12 @@ export const sessionRoutes =
 
     app.put("/v1/me/password", { schema: { tags: ["session"], summary: "Set the password; ends other sessions", body: passwordSchema, response: { 200: meSchema } } }, async (request, reply) => {
       const { scope, user, via, workspaceName } = app.principal(request);
+      // A token ends, and is revoked in the list; a password that it could set would outlive both.
+      if (via === "token") throw new ConnectorError("FORBIDDEN", "A password is set by a person who is signed in, not by an API token.", { fix: "Sign in on the page and set it under Settings." });
       attempts.count(`password ${user.id}`);
       const hash = await hashPassword(request.body.password);
       await store.setPassword(scope, user.id, hash);
       const row: UserRow = { workspace: scope.workspace, workspaceName, id: user.id, name: user.name, role: user.role, passwordHash: hash };
-      return via === "session" ? signIn(reply, row) : me(row, via);
+      return signIn(reply, row);
     });
   };

@@ -160,7 +160,7 @@ export async function redeemEnrollment(
       workspace_id: row.workspace_id,
       replica_id: replica,
       pool_id: row.pool_id,
-      name: await freeName(tx, row.workspace_id, row.name ?? input.nameHint, pool.name),
+      name: await freeName(tx, row.workspace_id, row.name ?? nameFrom(input.nameHint), pool.name),
       public_key: input.publicKey,
       fingerprint: input.fingerprint,
       created_at: input.now,
@@ -208,6 +208,16 @@ async function refuse(tx: Tx, row: Tables["enrollments"], code: Refusal, input: 
     .execute();
   tx.touch(row.workspace_id, "enrollment", row.enrollment_id);
   return { refused: code };
+}
+
+/** What an agent would like to be called (its host's name, as a rule), as a name can be. Null = nothing of it can. */
+function nameFrom(hint: string | null): string | null {
+  const made = (hint ?? "")
+    .toLowerCase()
+    .replace(/[^a-z0-9._-]+/g, "-")
+    .slice(0, 63)
+    .replace(/^[^a-z0-9]+|[^a-z0-9]+$/g, "");
+  return made === "" ? null : made;
 }
 
 /** The wished name, or the pool's name and the first number that is free. */
