@@ -48,6 +48,7 @@ export function startHostServer(folder: string, clock: Clock, idleMs = IDLE_MS):
   const token = Buffer.from(hostToken(folder));
   const peers = new Set<Socket>();
   let idle: Timer | null = null;
+  let closed = false;
   let finish!: () => void;
   const ended = new Promise<void>((resolve) => (finish = resolve));
 
@@ -58,10 +59,12 @@ export function startHostServer(folder: string, clock: Clock, idleMs = IDLE_MS):
     queueMicrotask(() => {
       idle?.cancel();
       idle = null;
-      if (peers.size === 0 && host.running === 0) idle = clock.after(idleMs, close, { keepAlive: true });
+      if (!closed && peers.size === 0 && host.running === 0) idle = clock.after(idleMs, close, { keepAlive: true });
     });
   }
   function close(): void {
+    if (closed) return;
+    closed = true;
     idle?.cancel();
     server.close();
     for (const socket of peers) socket.destroy();
