@@ -1,5 +1,5 @@
 // A store: its tree on the left, the chosen file on the right. Both are in the address.
-import { ActionIcon, Button, FileButton, Menu, Select, Tooltip } from "@mantine/core";
+import { ActionIcon, Button, FileButton, Modal, Select, Tooltip } from "@mantine/core";
 import {
   IconBraces,
   IconFile,
@@ -20,7 +20,7 @@ import {
 import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { useMemo, useRef, useState } from "react";
-import { artifactUrls, isApiError, problemCode, upload } from "../api/client.ts";
+import { artifactUrls, problemCode, upload } from "../api/client.ts";
 import { api } from "../api/client.ts";
 import { listQuery, poolsQuery } from "../api/queries.ts";
 import type { ArtifactEntry, ArtifactStat, WrittenArtifact } from "../api/types.ts";
@@ -222,6 +222,18 @@ export function Artifacts() {
               connected; this page then shows it by itself.
             </Empty>
           </>
+        ) : problemCode(list.error) === "ARTIFACT_NOT_FOUND" ? (
+          <Empty
+            icon={IconFolderOpen}
+            title="There is no such folder"
+            action={
+              <Button variant="default" onClick={up}>
+                Up one level
+              </Button>
+            }
+          >
+            {canWrite ? "A file that is uploaded here makes it." : "It was removed, or the link to it is wrong."}
+          </Empty>
         ) : (
           <div style={{ padding: "14px 24px" }}>
             <ProblemNote error={list.error} onRetry={() => void list.refetch()} />
@@ -440,21 +452,15 @@ function Upload({
           )}
         </FileButton>
       )}
-      {error !== null && isApiError(error) && (
-        <Menu opened onClose={() => setError(null)} width={420} position="bottom-end">
-          <Menu.Target>
-            <span />
-          </Menu.Target>
-          <Menu.Dropdown p={8}>
-            <ProblemNote error={error} />
-          </Menu.Dropdown>
-        </Menu>
-      )}
+      <Modal opened={error !== null} onClose={() => setError(null)} title={<b>The file was not written</b>} size={460}>
+        {error !== null && <ProblemNote error={error} />}
+      </Modal>
       <Confirm
         opened={clash !== null}
         onClose={() => setClash(null)}
         title={`Replace ${clash?.file.name ?? ""}?`}
         verb="Replace it"
+        onConflict={onDone}
         act={() => put(clash!.file, clash!.version === null ? {} : { "if-match": `"${clash!.version}"` })}
       >
         A file of that name is there already. It is replaced only if it is still the version that you see now.

@@ -21,7 +21,7 @@ import type { Attempt, ParamValue, PipelineStep, ProducedArtifact, RunDetail } f
 import { Confirm } from "../parts/confirm.tsx";
 import { Copy, Id } from "../parts/copy.tsx";
 import { formatBytes, formatDuration, formatTime, plural } from "../parts/format.ts";
-import { Empty, ErrorNote, Note, ProblemNote, WaitingNote } from "../parts/notes.tsx";
+import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
 import { PageHead, Tabs } from "../parts/page.tsx";
 import { RunStatus, STEP_LOOKS, Status, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
 import { Ago, Took } from "../parts/time.tsx";
@@ -263,8 +263,14 @@ function RunErrorNote({
     <div className="note bad">
       <IconCircleX size={18} stroke={1.8} aria-hidden />
       <div className="note-body">
-        <b>{error.message}</b>
-        {error.fix && <div className="fix">{error.fix}</div>}
+        <b>
+          <Words text={error.message} />
+        </b>
+        {error.fix && (
+          <div className="fix">
+            <Words text={error.fix} />
+          </div>
+        )}
         <div className="meta">
           <span className="mono">{error.code}</span>
           <Copy
@@ -350,7 +356,7 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
       />
       {tab === "spec" ? (
         <Spec step={step} run={run} />
-      ) : !attempt ? (
+      ) : !attempt || attempt.state === "skipped" ? (
         <NotBegun run={run} step={step} />
       ) : tab === "outputs" ? (
         <Outputs run={run} step={step} attempt={attempt} />
@@ -378,7 +384,9 @@ function NotBegun({ run, step }: { run: RunDetail; step: PipelineStep }) {
   return (
     <Empty icon={IconStack2} title={over ? "This step never began" : "This step has not begun"}>
       {over
-        ? "The run ended before its turn came."
+        ? run.state === "failed" && before.length > 0
+          ? `The run failed before its turn came; it needed ${before.join(" and ")}.`
+          : "The run ended before its turn came."
         : run.waiting
           ? "The whole run waits; the note above says for what."
           : before.length > 0

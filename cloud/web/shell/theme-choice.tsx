@@ -34,14 +34,13 @@ export function ThemeItems() {
   return CHOICES.map((choice) => (
     <Menu.Item
       key={choice.value}
-      role="menuitemradio"
-      aria-checked={choice.value === colorScheme}
       closeMenuOnClick={false}
       leftSection={<choice.icon size={15} aria-hidden />}
       rightSection={choice.value === colorScheme && <IconCheck size={14} aria-hidden />}
       onClick={() => setColorScheme(choice.value)}
     >
       {choice.word}
+      {choice.value === colorScheme && <span className="sr"> (chosen)</span>}
     </Menu.Item>
   ));
 }

@@ -94,7 +94,8 @@ export const theme = createTheme({
         closeButtonProps: { "aria-label": "Close" },
       },
     },
-    Menu: { defaultProps: { shadow: "md", position: "bottom-end" } },
+    // Without the placeholder the first line has the focus: a menu may hold nothing that is not a line of it.
+    Menu: { defaultProps: { shadow: "md", position: "bottom-end", withInitialFocusPlaceholder: false } },
   },
 });
 

@@ -11,7 +11,7 @@ import {
   IconTrash,
   IconX,
 } from "@tabler/icons-react";
-import { useQuery } from "@tanstack/react-query";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { lazy, Suspense, useEffect, useState } from "react";
 import { api, artifactUrls, isApiError, problemCode } from "../api/client.ts";
@@ -52,6 +52,7 @@ interface Props {
 export function PreviewPane({ pool, store, path, view, line, canDelete, onView, onClose, onDeleted }: Props) {
   const [rows, setRows] = useState<number | undefined>(undefined);
   const query = useQuery({ ...previewQuery(pool, store, path, rows), placeholderData: (old) => old });
+  const client = useQueryClient();
   const [info, setInfo] = useState(false);
   const [ask, setAsk] = useState(false);
   const [, copy] = useCopy();
@@ -290,6 +291,7 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
         onClose={() => setAsk(false)}
         title={`Delete ${name}?`}
         verb={`Delete ${name}`}
+        onConflict={() => void client.invalidateQueries({ queryKey: ["artifacts", pool, store] })}
         act={async () => {
           await api.delete(
             artifactUrls.content(pool, store, path),
