@@ -1,0 +1,28 @@
+// Pages that follow the program: the reference of errors and the index of decisions say neither less nor more than there is.
+import { readFileSync, readdirSync } from "node:fs";
+import { ERROR_CODES } from "@sallyport/protocol";
+import t from "tap";
+import { errorsPage } from "./errors-page.ts";
+
+const docs = new URL("../../docs/", import.meta.url);
+const read = (name: string): string => readFileSync(new URL(name, docs), "utf8");
+
+t.test("docs/errors.md has every code, once, and no other", async (t) => {
+  const page = read("errors.md");
+  const told = [...page.matchAll(/^\| `([A-Z_]+)` \|/gm)].map((match) => match[1]!);
+  t.same(told.toSorted(), Object.keys(ERROR_CODES).sort());
+  t.equal(page, errorsPage(), "made anew by: node test/contract/errors-page.ts");
+});
+
+t.test("docs/decisions/README.md has every decision, once, by its title, and no other", async (t) => {
+  const index = read("decisions/README.md");
+  const listed = [...index.matchAll(/^- \[(\d{4})\]\((\S+)\) (.+)$/gm)].map(([, number, file, title]) => ({ number, file, title }));
+  const there = readdirSync(new URL("decisions/", docs)).filter((name) => name !== "README.md").sort();
+  t.same(listed.map((line) => line.file), there, "in order of their numbers");
+  for (const { number, file, title } of listed) {
+    t.ok(file!.startsWith(`${number!}-`), `${file!} has the number it is listed by`);
+    const heading = read(`decisions/${file!}`).split("\n", 1)[0]!.replace(/^# (?:\d{4}:? )?/, "");
+    t.equal(title!.toLowerCase(), heading.toLowerCase(), file!);
+  }
+  t.equal(new Set(listed.map((line) => line.number)).size, listed.length, "no number is given twice");
+});
