@@ -78,7 +78,7 @@ t.test("database: opened, brought to the schema of today, and worked with", asyn
   t.match((await store.run(scope, ids.run))!, { run: { pipeline: "digits", params: { epochs: 2 }, spec: { steps: [{ name: "train" }] } }, attempts: [{ step: "train", state: "succeeded", exitCode: 0, outputs: [{ name: "model", sizeBytes: 3 }], logSeq: 7 }] });
   t.same((await store.offerable(user.workspace, pool!.id, AT + 1, 10)).map((row) => row.id), [ids.commands[1]]);
   const dispatch = await store.nextDispatch(user.workspace, ids.commands[1], replica!.id, 0);
-  t.ok(dispatch.sequence > 42, "numbers of dispatches go on behind those that were given");
+  t.ok(dispatch!.sequence > 42, "numbers of dispatches go on behind those that were given");
   t.same(await store.idempotent(scope, { key: "key-1", method: "POST", route: "/v1/runs", requestDigest: "d".repeat(64) }, AT + 1), { status: 202, body: { id: ids.run } });
   const report = (sequence: number, body: unknown): Report => ({ journal: ids.journal, sequence, at: AT, command: ids.commands[0], body: jsonBody(body) });
   t.same(await store.commitReports(user.workspace, replica!.id, ids.journal, [report(3, { type: "command.running" }), report(4, { type: "command.succeeded", result: { run: ids.run, steps: 1 } })], AT + 3), { committedThrough: 4 });
