@@ -202,8 +202,9 @@ export interface Store {
   enrollment(scope: Scope, id: EnrollmentId): Promise<EnrollmentRow | null>;
   withdrawEnrollment(scope: Scope, id: EnrollmentId, now: number): Promise<boolean>;
   /**
-   * Single use: marks it used and adds the replica in one transaction, or answers the code and records the refusal. The same key
-   * again is the same join (its answer was lost on the way) and answers the same replica while it is not revoked.
+   * Single use: marks it used and adds the replica in one transaction, or answers the code and records the refusal. The same
+   * secret with the same public key again is the same join (its READY was lost on the way): it answers the same replica, also
+   * past the hour, while that is not revoked or deleted. With another key it is refused ENROLMENT_USED.
    */
   redeemEnrollment(input: { id: string; secretHash: string; publicKey: string; fingerprint: string; nameHint: string | null; remoteAddress: string | null; now: number }): Promise<{ replica: ReplicaRow } | { refused: "ENROLMENT_UNKNOWN" | "ENROLMENT_USED" | "ENROLMENT_EXPIRED" | "ENROLMENT_REVOKED" }>;
   replicas(scope: Scope): Promise<ReplicaRow[]>;
