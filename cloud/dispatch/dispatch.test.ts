@@ -1,6 +1,6 @@
 // The dispatcher over real sockets and the real store; only the agent's insides are the test's.
 import { generateKeyPairSync } from "node:crypto";
-import { ConnectorError, artifactList, keySigner, newId, pipelineRun, pipelineSchema, systemClock, type PoolId, type ReplicaId, type ReportBody } from "@sallyport/protocol";
+import { ConnectorError, artifactList, jsonBody, keySigner, ndjsonLine, newId, readNdjson, pipelineRun, pipelineSchema, systemClock, type PoolId, type ReplicaId, type ReportBody } from "@sallyport/protocol";
 import { pino } from "pino";
 import t, { type Test } from "tap";
 import { accept, answer, FakeAgent } from "../../test/support/fake-agent.ts";
@@ -235,6 +235,15 @@ t.test("reports: a malformed one is refused by name, a foreign journal too, numb
   await t.rejects(open(newId("journal"), {}), { code: "PROTOCOL_ERROR", message: /of journal/ });
   await agent.report([{ command: id, body: { type: "command.running" } }]);
   t.equal(await state(w, id), "running");
+  // As after the database was restored from a backup: what lies between was acknowledged by the one before, and is gone.
+  const stream = agent.mux!.open({ type: "reports", journal: agent.journal }, { lane: "interactive" });
+  await stream.answer;
+  const line = (sequence: number, body: ReportBody) => ndjsonLine({ journal: agent.journal, sequence, at: Date.now(), command: id, body: jsonBody(body) });
+  await stream.write(line(40, { type: "command.succeeded", result: {} }));
+  await stream.write(line(41, { type: "command.succeeded", result: {} }));
+  const acknowledged: unknown[] = [];
+  for await (const ack of readNdjson(stream.bytes)) if (acknowledged.push(ack) > 0 && (ack as { committedThrough: number }).committedThrough === 41) break;
+  t.equal(await state(w, id), "succeeded", "the run does not wait for reports that nobody has");
 });
 
 t.test("numbers rise over reads, durable offers and sessions", async (t) => {

@@ -56,12 +56,18 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
   let wakeReader: () => void = () => {};
   /** Never acknowledge beyond what came on this stream: the agent would take that for a fault. */
   let received = 0;
+  /**
+   * A stream begins with the lowest report that the agent still holds: what lies before was acknowledged, if not by this
+   * database then by the one that it was restored from. Waiting for it would be waiting for ever.
+   */
+  let lowestHeld: number | undefined;
 
   const reading = (async () => {
     try {
       for await (const line of readNdjson(unended(stream.bytes))) {
         const report = parseReport(line, session.journal);
         received = Math.max(received, report.sequence);
+        lowestHeld ??= report.sequence;
         pending.push(report);
         wakeWriter();
         if (pending.length >= BATCH) await new Promise<void>((resolve) => (wakeReader = resolve));
@@ -88,7 +94,7 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
       pending = [];
       wakeReader();
       // What came whole is committed even if the stream broke after it.
-      const { committedThrough } = await deps.store.commitReports(session.workspace, session.replica, session.journal, batch, deps.clock.now());
+      const { committedThrough } = await deps.store.commitReports(session.workspace, session.replica, session.journal, batch, deps.clock.now(), lowestHeld);
       deps.metrics.reports(batch.length);
       if (batch.some((report) => endsCommand(report))) deps.ended(session.workspace, session.pool);
       if (stream.signal.aborted) break;

@@ -54,7 +54,12 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       const head = (await deps.journal.get(RUNS, runKey(run as RunId))) as RunRecord | null | undefined;
       if (head == null || head.state === "running") continue;
       const keys = (await deps.journal.entries(RUNS, stepKey(run as RunId, ""))).map(({ key }) => key);
-      await deps.journal.commit({ remove: [...keys, runKey(run as RunId)].map((key) => ({ namespace: RUNS, key })) });
+      await deps.journal.commit({
+        remove: [
+          ...[...keys, runKey(run as RunId)].map((key) => ({ namespace: RUNS, key })),
+          { namespace: CANCELS, key: run },
+        ],
+      });
     }
     await collectWork(join(deps.stateDir, "work"), deps.workBytes, keep);
   }
