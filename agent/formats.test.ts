@@ -4,7 +4,14 @@ import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { ConnectorError, pipelineSchema, systemClock, treeDigest, type ManifestEntry, type RunId } from "@sallyport/protocol";
+import {
+  type ConnectorError,
+  pipelineSchema,
+  systemClock,
+  treeDigest,
+  type ManifestEntry,
+  type RunId,
+} from "@sallyport/protocol";
 import t from "tap";
 import { auditLine, openAudit, readAuditLine } from "./audit/file-audit.ts";
 import { verifyAudit } from "./audit/verify.ts";
@@ -20,7 +27,10 @@ import { FsStore } from "./stores/fs.ts";
 const folder = fileURLToPath(new URL("./fixtures/v1/", import.meta.url));
 const text = (name: string): string => readFileSync(join(folder, name), "utf8");
 const pairs = (name: string): { ask: string; answer: string }[] =>
-  text(name).trimEnd().split("\n").map((line) => JSON.parse(line) as { ask: string; answer: string });
+  text(name)
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { ask: string; answer: string });
 const run = `run_${"d".repeat(32)}` as RunId;
 const command = (n: number) => `01a0f0c0-5800-7000-8000-00000000000${n}` as never;
 
@@ -52,16 +62,47 @@ t.test("journal: opened, brought to the schema of today, and worked with", async
   t.equal(journal.startCounter, 2);
   t.same(journal.dispatchSequences, { "incarnation-1": 43 });
   t.equal(journal.acknowledgedThrough, 2);
-  t.same((await journal.open()).map((held) => [held.id, held.state, held.expires]), [[command(2), "running", 1_795_258_800_000], [command(3), "accepted", 1_795_258_800_000]]);
-  t.match(await journal.command(command(1)), { state: "succeeded", kind: "pipeline.run", resource: `run:${run}`, intent: '{"kind":"pipeline.run"}', body: { encoding: "json", data: JSON.stringify({ run }) } });
+  t.same(
+    (await journal.open()).map((held) => [held.id, held.state, held.expires]),
+    [
+      [command(2), "running", 1_795_258_800_000],
+      [command(3), "accepted", 1_795_258_800_000],
+    ],
+  );
+  t.match(await journal.command(command(1)), {
+    state: "succeeded",
+    kind: "pipeline.run",
+    resource: `run:${run}`,
+    intent: '{"kind":"pipeline.run"}',
+    body: { encoding: "json", data: JSON.stringify({ run }) },
+  });
   const reports = await journal.reportsAfter(2, 10);
-  t.same(reports.map((report) => [report.sequence, report.command, report.journal, (JSON.parse(report.body.data) as { type: string }).type]), [[3, command(2), journal.id, "command.running"], [4, command(2), journal.id, "step"]]);
+  t.same(
+    reports.map((report) => [
+      report.sequence,
+      report.command,
+      report.journal,
+      (JSON.parse(report.body.data) as { type: string }).type,
+    ]),
+    [
+      [3, command(2), journal.id, "command.running"],
+      [4, command(2), journal.id, "step"],
+    ],
+  );
   t.match(await journal.get(RUNS, runKey(run)), { format: 1, command: command(2), state: "running" });
-  t.match(await journal.get(RUNS, stepKey(run, "train")), { state: "running", attempt: 2, stopping: "timeout", logSeq: 7 });
+  t.match(await journal.get(RUNS, stepKey(run, "train")), {
+    state: "running",
+    attempt: 2,
+    stopping: "timeout",
+    logSeq: 7,
+  });
   t.match(await journal.entries(CANCELS), [{ key: run, value: { reason: "asked for" } }]);
   t.equal(await journal.advance(command(1), "failed", []), false, "what has ended stays ended");
   t.equal(await journal.advance(command(3), "running", [{ type: "command.running" }]), true);
-  t.same((await journal.reportsAfter(4, 10)).map((report) => report.sequence), [5]);
+  t.same(
+    (await journal.reportsAfter(4, 10)).map((report) => report.sequence),
+    [5],
+  );
 });
 
 t.test("audit: the chain is sound, and goes on", async (t) => {
@@ -78,7 +119,10 @@ t.test("audit: the chain is sound, and goes on", async (t) => {
   await audit.commit({ event: "agent.stopped", who: "agent" });
   await audit.close();
   t.match(await verifyAudit(log), { sound: true, records: 4, lastSeq: 4 });
-  writeFileSync(join(log, "audit.ndjson"), readFileSync(join(log, "audit.ndjson"), "utf8").replace('"bytesOut":12', '"bytesOut":13'));
+  writeFileSync(
+    join(log, "audit.ndjson"),
+    readFileSync(join(log, "audit.ndjson"), "utf8").replace('"bytesOut":12', '"bytesOut":13'),
+  );
   t.match(await verifyAudit(log), { sound: false, seq: 3 });
 });
 
@@ -86,15 +130,29 @@ t.test("manifest of outputs: an attempt that wrote it has done its work", async 
   const root = t.testdir();
   mkdirSync(join(root, "lake/runs", run, "train"), { recursive: true });
   copyFileSync(join(folder, "outputs.manifest.json"), join(root, "lake/runs", run, "train/outputs.manifest.json"));
-  const pipeline = pipelineSchema.parse({ name: "digits", outputs: { store: "lake" }, steps: [{ name: "train", program: "node", outputs: { report: { mediaType: "text/plain" }, model: {} } }] });
+  const pipeline = pipelineSchema.parse({
+    name: "digits",
+    outputs: { store: "lake" },
+    steps: [{ name: "train", program: "node", outputs: { report: { mediaType: "text/plain" }, model: {} } }],
+  });
   const store = new FsStore("lake", join(root, "lake"));
   const made = (attempt: number, outputs: string) => {
     const places = { folder: outputs, inputs: () => "", outputs: (name: string) => join(outputs, name) };
-    return storeOutputs(pipeline, run, pipeline.steps[0]!, attempt, places, { stores: { get: async () => store, ids: ["lake"] }, policy: { require: () => undefined } as never, signal: new AbortController().signal } as never);
+    return storeOutputs(pipeline, run, pipeline.steps[0]!, attempt, places, {
+      stores: { get: async () => store, ids: ["lake"] },
+      policy: { require: () => undefined } as never,
+      signal: new AbortController().signal,
+    } as never);
   };
-  const recorded = JSON.parse(text("outputs.manifest.json")) as { outputs: { entries?: ManifestEntry[]; digest: string }[] };
-  t.same(await made(1, join(root, "nothing")), recorded.outputs.map(({ entries: _, ...artifact }) => artifact));
-  for (const output of recorded.outputs) if (output.entries !== undefined) t.equal(treeDigest(output.entries), output.digest);
+  const recorded = JSON.parse(text("outputs.manifest.json")) as {
+    outputs: { entries?: ManifestEntry[]; digest: string }[];
+  };
+  t.same(
+    await made(1, join(root, "nothing")),
+    recorded.outputs.map(({ entries: _, ...artifact }) => artifact),
+  );
+  for (const output of recorded.outputs)
+    if (output.entries !== undefined) t.equal(treeDigest(output.entries), output.digest);
 
   // The same outputs in an empty store give the same bytes.
   const again = new FsStore("lake", join(root, "again"));
@@ -104,27 +162,56 @@ t.test("manifest of outputs: an attempt that wrote it has done its work", async 
   writeFileSync(join(root, "made/model/a.bin"), "a");
   writeFileSync(join(root, "made/model/sub/ü"), "b");
   const places = { folder: root, inputs: () => "", outputs: (name: string) => join(root, "made", name) };
-  await storeOutputs(pipeline, run, pipeline.steps[0]!, 1, places, { stores: { get: async () => again, ids: ["lake"] }, policy: { require: () => undefined } as never, signal: new AbortController().signal } as never);
-  t.equal(readFileSync(join(root, "again/runs", run, "train/outputs.manifest.json"), "utf8"), text("outputs.manifest.json"));
+  await storeOutputs(pipeline, run, pipeline.steps[0]!, 1, places, {
+    stores: { get: async () => again, ids: ["lake"] },
+    policy: { require: () => undefined } as never,
+    signal: new AbortController().signal,
+  } as never);
+  t.equal(
+    readFileSync(join(root, "again/runs", run, "train/outputs.manifest.json"), "utf8"),
+    text("outputs.manifest.json"),
+  );
 });
 
 t.test("process host: what an older engine asks is answered as it was", async (t) => {
   const recorded = pairs("host-wire.ndjson");
-  t.same(recorded.map((pair) => pair.ask), HOST_LINES, "the recording is that of conversations.ts");
-  t.same(await withHost(join(t.testdir(), "host"), recorded.map((pair) => pair.ask)), recorded.map((pair) => pair.answer));
+  t.same(
+    recorded.map((pair) => pair.ask),
+    HOST_LINES,
+    "the recording is that of conversations.ts",
+  );
+  t.same(
+    await withHost(
+      join(t.testdir(), "host"),
+      recorded.map((pair) => pair.ask),
+    ),
+    recorded.map((pair) => pair.answer),
+  );
 });
 
 t.test("control socket: an older command and this agent, this command and an older agent", async (t) => {
   const recorded = pairs("control.ndjson");
-  t.same(recorded.map((pair) => pair.ask), CONTROL_LINES, "the recording is that of conversations.ts");
+  t.same(
+    recorded.map((pair) => pair.ask),
+    CONTROL_LINES,
+    "the recording is that of conversations.ts",
+  );
   const state = t.testdir();
   const today = new ControlServer(state, STILL_AGENT);
   await today.listen();
-  t.same(await withControl(state, recorded.map((pair) => pair.ask)), recorded.map((pair) => pair.answer));
+  t.same(
+    await withControl(
+      state,
+      recorded.map((pair) => pair.ask),
+    ),
+    recorded.map((pair) => pair.answer),
+  );
   await today.close();
 
   const answers = new Map(recorded.map(({ ask, answer }) => [ask, answer]));
-  const older = createServer({ allowHalfOpen: true }, (socket) => socket.on("data", (chunk) => socket.end(`${answers.get(chunk.toString().trimEnd())}\n`)));
+  const older = createServer({ allowHalfOpen: true }, (socket) =>
+    socket.on("data", (chunk) => socket.end(`${answers.get(chunk.toString().trimEnd())}\n`)),
+  );
   const address = socketAddress(state);
   await new Promise<void>((resolve) => older.listen(address.path, resolve));
   for (const { ask, answer } of recorded) {

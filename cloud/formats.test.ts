@@ -66,22 +66,92 @@ t.test("database: opened, brought to the schema of today, and worked with", asyn
   // pools, enrolments, replicas
   const [pool] = await store.pools(scope);
   t.match(pool, { name: "lab", createdAt: AT });
-  t.match(await store.enrollment(scope, ids.enrollment), { name: "north", usedAt: AT, refusals: [{ code: "ENROLMENT_UNKNOWN", remoteAddress: "192.0.2.1" }] });
+  t.match(await store.enrollment(scope, ids.enrollment), {
+    name: "north",
+    usedAt: AT,
+    refusals: [{ code: "ENROLMENT_UNKNOWN", remoteAddress: "192.0.2.1" }],
+  });
   const [replica] = await store.replicas(scope);
-  t.match(replica, { name: "north", publicKey: "key-1", epoch: 1, session: ids.session, journal: ids.journal, alarms: [{ code: "IDENTITY_CLONED" }] });
-  const again = { id: ids.openEnrollment, secretHash: "secret-hash-2", publicKey: "key-2", fingerprint: "f", nameHint: "south", remoteAddress: null, now: AT + 1 };
+  t.match(replica, {
+    name: "north",
+    publicKey: "key-1",
+    epoch: 1,
+    session: ids.session,
+    journal: ids.journal,
+    alarms: [{ code: "IDENTITY_CLONED" }],
+  });
+  const again = {
+    id: ids.openEnrollment,
+    secretHash: "secret-hash-2",
+    publicKey: "key-2",
+    fingerprint: "f",
+    nameHint: "south",
+    remoteAddress: null,
+    now: AT + 1,
+  };
   t.match(await store.redeemEnrollment(again), { replica: { name: "south" } });
-  t.match(await store.openSession(replica!.id, { id: ids.session, process: "process-2", instance: "i-2", journal: ids.journal, remoteAddress: null, now: AT + 2 }), { epoch: 2, journalChanged: false });
+  t.match(
+    await store.openSession(replica!.id, {
+      id: ids.session,
+      process: "process-2",
+      instance: "i-2",
+      journal: ids.journal,
+      remoteAddress: null,
+      now: AT + 2,
+    }),
+    { epoch: 2, journalChanged: false },
+  );
 
   // commands, runs, reports
-  t.match(await store.command(scope, ids.commands[0]), { state: "running", kind: "pipeline.run", replica: replica!.id, run: ids.run, offers: 1, intent: '{"kind":"pipeline.run"}', body: jsonBody({ run: ids.run }) });
-  t.match((await store.run(scope, ids.run))!, { run: { pipeline: "digits", params: { epochs: 2 }, spec: { steps: [{ name: "train" }] } }, attempts: [{ step: "train", state: "succeeded", exitCode: 0, outputs: [{ name: "model", sizeBytes: 3 }], logSeq: 7 }] });
-  t.same((await store.offerable(user.workspace, pool!.id, AT + 1, 10)).map((row) => row.id), [ids.commands[1]]);
+  t.match(await store.command(scope, ids.commands[0]), {
+    state: "running",
+    kind: "pipeline.run",
+    replica: replica!.id,
+    run: ids.run,
+    offers: 1,
+    intent: '{"kind":"pipeline.run"}',
+    body: jsonBody({ run: ids.run }),
+  });
+  t.match((await store.run(scope, ids.run))!, {
+    run: { pipeline: "digits", params: { epochs: 2 }, spec: { steps: [{ name: "train" }] } },
+    attempts: [
+      { step: "train", state: "succeeded", exitCode: 0, outputs: [{ name: "model", sizeBytes: 3 }], logSeq: 7 },
+    ],
+  });
+  t.same(
+    (await store.offerable(user.workspace, pool!.id, AT + 1, 10)).map((row) => row.id),
+    [ids.commands[1]],
+  );
   const dispatch = await store.nextDispatch(user.workspace, ids.commands[1], replica!.id, 0);
   t.ok(dispatch!.sequence > 42, "numbers of dispatches go on behind those that were given");
-  t.same(await store.idempotent(scope, { key: "key-1", method: "POST", route: "/v1/runs", requestDigest: "d".repeat(64) }, AT + 1), { status: 202, body: { id: ids.run } });
-  const report = (sequence: number, body: unknown): Report => ({ journal: ids.journal, sequence, at: AT, command: ids.commands[0], body: jsonBody(body) });
-  t.same(await store.commitReports(user.workspace, replica!.id, ids.journal, [report(3, { type: "command.running" }), report(4, { type: "command.succeeded", result: { run: ids.run, steps: 1 } })], AT + 3), { committedThrough: 4 });
+  t.same(
+    await store.idempotent(
+      scope,
+      { key: "key-1", method: "POST", route: "/v1/runs", requestDigest: "d".repeat(64) },
+      AT + 1,
+    ),
+    { status: 202, body: { id: ids.run } },
+  );
+  const report = (sequence: number, body: unknown): Report => ({
+    journal: ids.journal,
+    sequence,
+    at: AT,
+    command: ids.commands[0],
+    body: jsonBody(body),
+  });
+  t.same(
+    await store.commitReports(
+      user.workspace,
+      replica!.id,
+      ids.journal,
+      [
+        report(3, { type: "command.running" }),
+        report(4, { type: "command.succeeded", result: { run: ids.run, steps: 1 } }),
+      ],
+      AT + 3,
+    ),
+    { committedThrough: 4 },
+  );
   t.match(await store.command(scope, ids.commands[0]), { state: "succeeded", result: { steps: 1 } });
   const { newest, items } = await store.changesAfter(user.workspace, 0, 1000);
   t.equal(items.at(-1)?.n, newest);
@@ -93,10 +163,16 @@ t.test("the API is as it is recorded", async (t) => {
   if (today === recorded) return t.pass("as recorded");
   const was = new Set(recorded.split("\n"));
   const is = new Set(today.split("\n"));
-  const lines = [...difference(was, is).map((line) => `- ${line.trim()}`), ...difference(is, was).map((line) => `+ ${line.trim()}`)];
-  t.fail("The description of the API has changed. If that is meant, and older clients can still use it: rm cloud/fixtures/v1/openapi.json && node cloud/fixtures/record.ts", {
-    diff: `${lines.slice(0, 60).join("\n")}\n${lines.length > 60 ? `… and ${lines.length - 60} more lines` : "(lines that only moved are not shown)"}`,
-  });
+  const lines = [
+    ...difference(was, is).map((line) => `- ${line.trim()}`),
+    ...difference(is, was).map((line) => `+ ${line.trim()}`),
+  ];
+  t.fail(
+    "The description of the API has changed. If that is meant, and older clients can still use it: rm cloud/fixtures/v1/openapi.json && node cloud/fixtures/record.ts",
+    {
+      diff: `${lines.slice(0, 60).join("\n")}\n${lines.length > 60 ? `… and ${lines.length - 60} more lines` : "(lines that only moved are not shown)"}`,
+    },
+  );
 });
 
 const difference = (a: ReadonlySet<string>, b: ReadonlySet<string>): string[] => [...a].filter((line) => !b.has(line));

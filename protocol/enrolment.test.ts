@@ -4,10 +4,18 @@ import { formatEnrolmentSecret, parseEnrolmentSecret } from "./enrolment.ts";
 import { ConnectorError } from "./errors.ts";
 import type { EnrollmentId } from "./ids.ts";
 
-const hex = (length: number) => fc.array(fc.constantFrom(..."0123456789abcdef"), { minLength: length, maxLength: length }).map((digits) => digits.join(""));
+const hex = (length: number) =>
+  fc
+    .array(fc.constantFrom(...Array.from("0123456789abcdef")), { minLength: length, maxLength: length })
+    .map((digits) => digits.join(""));
 const thirtyTwo = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((bytes) => Buffer.from(bytes));
 const fingerprint = thirtyTwo.map((bytes) => bytes.toString("base64url"));
-const secrets = fc.record({ id: hex(32).map((digits) => `enr_${digits}` as EnrollmentId), secret: thirtyTwo, identityFingerprint: fingerprint, caFingerprint: fc.option(fingerprint) });
+const secrets = fc.record({
+  id: hex(32).map((digits) => `enr_${digits}` as EnrollmentId),
+  secret: thirtyTwo,
+  identityFingerprint: fingerprint,
+  caFingerprint: fc.option(fingerprint),
+});
 
 t.test("what is formatted is parsed, with white space around it too", async () => {
   fc.assert(

@@ -40,7 +40,11 @@ class Path {
         this.window.sent(FRAME_BYTES);
         this.#sentBytes += FRAME_BYTES;
         this.#freeAtMs = Math.max(this.#freeAtMs, this.#nowMs) + FRAME_BYTES / this.#bytesPerMs;
-        this.#acks.push({ atMs: this.#freeAtMs + this.roundTripMs, bytes: this.#sentBytes, echoUs: this.window.timestampUs() });
+        this.#acks.push({
+          atMs: this.#freeAtMs + this.roundTripMs,
+          bytes: this.#sentBytes,
+          echoUs: this.window.timestampUs(),
+        });
       }
       const ack = this.#acks[0]!;
       if (ack.atMs > until) break;
@@ -83,15 +87,18 @@ t.test("a way that became longer is noticed by running the queue empty once, and
   t.ok(path.rttMs < 80 + 2 * QUEUE_TARGET_MS, `round trip ${path.rttMs.toFixed(1)} ms`);
 });
 
-t.test("a way that became shorter, behind the queue that the longer one had asked for, is noticed within the same time", async (t) => {
-  const path = new Path(BYTES_PER_MS, 80);
-  path.run(5_000);
-  path.roundTripMs = 20;
-  path.run(12_000);
-  t.ok(Math.abs(path.window.baseMs! - 20) < 8, `base ${path.window.baseMs!} ms`);
-  t.ok(path.run(4_000) / (4_000 * BYTES_PER_MS) > 0.95);
-  t.ok(path.rttMs < 20 + 2 * QUEUE_TARGET_MS, `round trip ${path.rttMs.toFixed(1)} ms`);
-});
+t.test(
+  "a way that became shorter, behind the queue that the longer one had asked for, is noticed within the same time",
+  async (t) => {
+    const path = new Path(BYTES_PER_MS, 80);
+    path.run(5_000);
+    path.roundTripMs = 20;
+    path.run(12_000);
+    t.ok(Math.abs(path.window.baseMs! - 20) < 8, `base ${path.window.baseMs!} ms`);
+    t.ok(path.run(4_000) / (4_000 * BYTES_PER_MS) > 0.95);
+    t.ok(path.rttMs < 20 + 2 * QUEUE_TARGET_MS, `round trip ${path.rttMs.toFixed(1)} ms`);
+  },
+);
 
 t.test("measuring the way costs little", async (t) => {
   const path = new Path(BYTES_PER_MS, 20);

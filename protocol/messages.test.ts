@@ -17,7 +17,8 @@ interface Recorded {
   messages: { name: string; form: string; text: string }[];
 }
 
-const isCommand = (value: unknown): value is CommandSpec => typeof value === "object" && value !== null && "kind" in value && "input" in value && "output" in value;
+const isCommand = (value: unknown): value is CommandSpec =>
+  typeof value === "object" && value !== null && "kind" in value && "input" in value && "output" in value;
 const kinds = Object.values(protocol as Record<string, unknown>).filter(isCommand);
 
 const forms = new Map<string, z.ZodType>([
@@ -48,7 +49,10 @@ for (const version of readdirSync(folder).filter((name) => /^v\d+$/.test(name)))
   t.test(version, async (t) => {
     const recorded = JSON.parse(readFileSync(new URL(`${version}/messages.json`, folder), "utf8")) as Recorded;
     const ring: KeyRing = new Map(
-      Object.entries(recorded.publicKeys).map(([kid, x]) => [kid, createPublicKey({ format: "jwk", key: { kty: "OKP", crv: "Ed25519", x } })]),
+      Object.entries(recorded.publicKeys).map(([kid, x]) => [
+        kid,
+        createPublicKey({ format: "jwk", key: { kty: "OKP", crv: "Ed25519", x } }),
+      ]),
     );
 
     await t.test("messages", async (t) => {
@@ -72,9 +76,16 @@ for (const version of readdirSync(folder).filter((name) => /^v\d+$/.test(name)))
       for (const { name, text } of commands) {
         const { intent, dispatch, body } = protocol.commandOpenSchema.parse(JSON.parse(text));
         t.ok(verifySignature(ring, DOMAIN.dispatch, Buffer.from(dispatch.text), dispatch.signature), name);
-        t.notOk(verifySignature(ring, DOMAIN.intent, Buffer.from(dispatch.text), dispatch.signature), `${name}: for this purpose alone`);
-        t.notOk(verifySignature(ring, DOMAIN.dispatch, Buffer.from(`${dispatch.text} `), dispatch.signature), `${name}: for these bytes alone`);
-        if (intent.signature !== null) t.ok(verifySignature(ring, DOMAIN.intent, Buffer.from(intent.text), intent.signature), name);
+        t.notOk(
+          verifySignature(ring, DOMAIN.intent, Buffer.from(dispatch.text), dispatch.signature),
+          `${name}: for this purpose alone`,
+        );
+        t.notOk(
+          verifySignature(ring, DOMAIN.dispatch, Buffer.from(`${dispatch.text} `), dispatch.signature),
+          `${name}: for these bytes alone`,
+        );
+        if (intent.signature !== null)
+          t.ok(verifySignature(ring, DOMAIN.intent, Buffer.from(intent.text), intent.signature), name);
         t.equal(protocol.dispatchSchema.parse(JSON.parse(dispatch.text)).intentDigest, sha256(intent.text));
         t.equal(protocol.intentSchema.parse(JSON.parse(intent.text)).bodyDigest, sha256(bodyBytes(body)));
       }
@@ -84,8 +95,14 @@ for (const version of readdirSync(folder).filter((name) => /^v\d+$/.test(name)))
     });
 
     await t.test("a tree's manifest and digest", async (t) => {
-      const { entries } = protocol.manifestSchema.parse(JSON.parse(recorded.messages.find((one) => one.form === "manifest")!.text));
-      t.equal(protocol.manifestText(entries.toReversed()), recorded.texts.tree.text, "sorted by bytes, whatever order they come in");
+      const { entries } = protocol.manifestSchema.parse(
+        JSON.parse(recorded.messages.find((one) => one.form === "manifest")!.text),
+      );
+      t.equal(
+        protocol.manifestText(entries.toReversed()),
+        recorded.texts.tree.text,
+        "sorted by bytes, whatever order they come in",
+      );
       t.equal(protocol.treeDigest(entries), recorded.texts.tree.digest);
       t.equal(protocol.treeDigest([]), recorded.texts.tree.emptyDigest);
     });
@@ -105,9 +122,14 @@ for (const version of readdirSync(folder).filter((name) => /^v\d+$/.test(name)))
       const names = new Set(recorded.messages.map((one) => one.name));
       const missing = [...forms.keys()].filter((form) => !recorded.messages.some((one) => one.form === form));
       t.same(missing, [], "forms without a recording: see fixtures/record.ts");
-      const reports = protocol.reportBodySchema.options.map((option) => option.shape.type.value).filter((type) => type !== "step");
-      for (const name of [...reports, ...protocol.STEP_STATES.map((state) => `step, ${state}`)]) t.ok(names.has(name), name);
-      const previews = recorded.messages.filter((one) => one.form === "artifact.preview output").map((one) => (JSON.parse(one.text) as { preview: { type: string } }).preview.type);
+      const reports = protocol.reportBodySchema.options
+        .map((option) => option.shape.type.value)
+        .filter((type) => type !== "step");
+      for (const name of [...reports, ...protocol.STEP_STATES.map((state) => `step, ${state}`)])
+        t.ok(names.has(name), name);
+      const previews = recorded.messages
+        .filter((one) => one.form === "artifact.preview output")
+        .map((one) => (JSON.parse(one.text) as { preview: { type: string } }).preview.type);
       t.same(previews.sort(), protocol.previewSchema.options.map((option) => option.shape.type.value).sort());
     });
   });

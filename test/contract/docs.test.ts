@@ -16,12 +16,24 @@ t.test("docs/errors.md has every code, once, and no other", async (t) => {
 
 t.test("docs/decisions/README.md has every decision, once, by its title, and no other", async (t) => {
   const index = read("decisions/README.md");
-  const listed = [...index.matchAll(/^- \[(\d{4})\]\((\S+)\) (.+)$/gm)].map(([, number, file, title]) => ({ number, file, title }));
-  const there = readdirSync(new URL("decisions/", docs)).filter((name) => name !== "README.md").sort();
-  t.same(listed.map((line) => line.file), there, "in order of their numbers");
+  const listed = [...index.matchAll(/^- \[(\d{4})\]\((\S+)\) (.+)$/gm)].map(([, number, file, title]) => ({
+    number,
+    file,
+    title,
+  }));
+  const there = readdirSync(new URL("decisions/", docs))
+    .filter((name) => name !== "README.md")
+    .sort();
+  t.same(
+    listed.map((line) => line.file),
+    there,
+    "in order of their numbers",
+  );
   for (const { number, file, title } of listed) {
     t.ok(file!.startsWith(`${number!}-`), `${file!} has the number it is listed by`);
-    const heading = read(`decisions/${file!}`).split("\n", 1)[0]!.replace(/^# (?:\d{4}:? )?/, "");
+    const heading = read(`decisions/${file!}`)
+      .split("\n", 1)[0]!
+      .replace(/^# (?:\d{4}:? )?/, "");
     t.equal(title!.toLowerCase(), heading.toLowerCase(), file!);
   }
   t.equal(new Set(listed.map((line) => line.number)).size, listed.length, "no number is given twice");

@@ -8,17 +8,21 @@ const NOTHING = "Nothing: it is tried again by itself.";
 
 /** A code without a row here does not pass the types. The error's own `fix` knows the case and goes before this. */
 const WHAT_TO_DO: Record<ErrorCode, string> = {
-  LINK_LOST: "Repeat the request; a durable command goes on by itself. When it comes often, look at the way between agent and control plane.",
+  LINK_LOST:
+    "Repeat the request; a durable command goes on by itself. When it comes often, look at the way between agent and control plane.",
   GOING_AWAY: NOTHING,
   PROTOCOL_VERSION: "Update the older of the two programs.",
   PROTOCOL_ERROR: "When it comes again, look for something between the two that changes bytes, and compare versions.",
   FRAME_TOO_LARGE: "Ask for less at once. When that is not the cause, compare versions.",
   HANDSHAKE_FAILED: "Nothing at first. When it lasts, look at the load and at proxies between agent and control plane.",
-  CLOUD_UNREACHABLE: "Check the control plane's address in the agent's configuration, and that the host may open connections to it.",
-  CLOUD_UNTRUSTED: "Check the address and what stands in between. If the control plane has new keys, enrol the agent anew.",
+  CLOUD_UNREACHABLE:
+    "Check the control plane's address in the agent's configuration, and that the host may open connections to it.",
+  CLOUD_UNTRUSTED:
+    "Check the address and what stands in between. If the control plane has new keys, enrol the agent anew.",
   IDENTITY_UNKNOWN: "Empty the agent's state directory and enrol it with a new secret.",
   IDENTITY_REVOKED: "If that was a mistake, empty the agent's state directory and enrol it with a new secret.",
-  IDENTITY_CLONED: "Stop one of the two. If a state directory was copied, revoke this agent and enrol each machine by itself.",
+  IDENTITY_CLONED:
+    "Stop one of the two. If a state directory was copied, revoke this agent and enrol each machine by itself.",
   SESSION_SUPERSEDED: NOTHING,
   STREAM_REFUSED: "Wait until some of what is under way has ended.",
   ENROLMENT_UNKNOWN: "Copy the secret again, from the control plane that the agent dials.",
@@ -28,7 +32,8 @@ const WHAT_TO_DO: Record<ErrorCode, string> = {
   ENROLMENT_MALFORMED: "Copy the whole line again from the page Add agent, or make a new one there.",
   KIND_UNKNOWN: "Update the agent.",
   INPUT_INVALID: "Mend the fields that `errors` or `details` name.",
-  SIGNATURE_INVALID: "Look for a change of the control plane's command keys; the agent learns them at its next connection.",
+  SIGNATURE_INVALID:
+    "Look for a change of the control plane's command keys; the agent learns them at its next connection.",
   DISPATCH_INVALID: "Nothing: it is offered anew. When it comes often, look for two control planes with one identity.",
   COMMAND_EXPIRED: "Ask for it again.",
   POLICY_DENIED: "Ask the customer to allow it in the agent's policy: `details` names the rule.",
@@ -100,7 +105,10 @@ export function errorsPage(): string {
     const { status, retry, meaning } = ERROR_CODES[code];
     return `| \`${code}\` | ${status} | ${retry} | ${cell(meaning)} | ${cell(WHAT_TO_DO[code])} |`;
   };
-  const tables = groups().map(({ title, codes }) => `## ${title}\n\n| code | HTTP | try again | meaning | what to do |\n| --- | --- | --- | --- | --- |\n${codes.map(row).join("\n")}\n`);
+  const tables = groups().map(
+    ({ title, codes }) =>
+      `## ${title}\n\n| code | HTTP | try again | meaning | what to do |\n| --- | --- | --- | --- | --- |\n${codes.map(row).join("\n")}\n`,
+  );
   return `# Errors
 
 Every failure that reaches a person or a program has one of these codes: in \`code\` of a problem (\`application/problem+json\`), of
@@ -113,4 +121,5 @@ This page is made from the list in \`protocol/errors.ts\`: \`node test/contract/
 ${tables.join("\n")}`;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) writeFileSync(new URL("../../docs/errors.md", import.meta.url), errorsPage());
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href)
+  writeFileSync(new URL("../../docs/errors.md", import.meta.url), errorsPage());
