@@ -111,7 +111,9 @@ export async function startBrowser(): Promise<BrowserDriver> {
             await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
             await page.setViewportSize({ width: seen, height });
             // colours fade from one theme to the other: judged when they are there
-            await page.evaluate("Promise.allSettled(document.getAnimations().map((each) => each.iterations === Infinity || each.effect?.getTiming().iterations === Infinity ? null : each.finished))");
+            await page.evaluate(
+              "Promise.allSettled(document.getAnimations().map((each) => each.iterations === Infinity || each.effect?.getTiming().iterations === Infinity ? null : each.finished))",
+            );
             if (pictures !== undefined) await screenshot(join(pictures, `${name}-${suffix}.png`));
             if (await page.evaluate(WIDER)) fault(`${name}, ${suffix}: wider than the window`);
             if (suffix === "narrow") continue;

@@ -47,7 +47,8 @@ policy:
   stores: [{ store: sample, ${grants} }]
   release: { metadata: true, previews: { rows: 500 }, logs: true, raw: true }
 `;
-  const READ = 'read: ["inbox/**", "data/**", "images/**", "code/**", "logs/**", "reports/**", "runs/**", "pipelines/**", "README.md", "weights.bin"]';
+  const READ =
+    'read: ["inbox/**", "data/**", "images/**", "code/**", "logs/**", "reports/**", "runs/**", "pipelines/**", "README.md", "weights.bin"]';
   const browser = await startBrowser();
   t.teardown(() => browser.close());
   const watched = await browser.open(cloud.url);
@@ -69,18 +70,27 @@ policy:
   const start = async (text: string) => {
     await goto("/runs/new");
     await page.getByLabel(/JSON/).fill(text);
-    await page.getByRole("button", { name: /^Start \w/ }).and(page.locator(":not([disabled])")).click();
+    await page
+      .getByRole("button", { name: /^Start \w/ })
+      .and(page.locator(":not([disabled])"))
+      .click();
     await page.waitForURL(/runs\/run_/);
   };
   const state = (word: string) => page.locator(".head .pill", { hasText: word }).waitFor();
 
   // where a step of the story broke off
   t.afterEach(async ({ name, passing }) => {
-    if (pictures !== undefined && !passing()) await watched.screenshot(join(pictures, `broken-${name.slice(0, 30)}.png`));
+    if (pictures !== undefined && !passing())
+      await watched.screenshot(join(pictures, `broken-${name.slice(0, 30)}.png`));
   });
 
   await t.test("the style policy allows this response's nonce alone", async (t) => {
-    const policies = await Promise.all([1, 2].map(async () => (await cloud.api.call("/", { headers: { accept: "text/html" } })).headers["content-security-policy"] ?? ""));
+    const policies = await Promise.all(
+      [1, 2].map(
+        async () =>
+          (await cloud.api.call("/", { headers: { accept: "text/html" } })).headers["content-security-policy"] ?? "",
+      ),
+    );
     t.match(policies[0], /style-src 'self' 'nonce-[\w-]{22}'/);
     t.notMatch(policies.join(" "), /unsafe/);
     t.not(policies[0], policies[1], "a new one for each response");
@@ -129,7 +139,9 @@ policy:
     t.pass("each says what would be there");
   });
 
-  const agent = await connectAgent(t, cloud, "plant", { config: config(`${READ}, write: ["runs/**", "inbox/**"], delete: ["inbox/**"]`) });
+  const agent = await connectAgent(t, cloud, "plant", {
+    config: config(`${READ}, write: ["runs/**", "inbox/**"], delete: ["inbox/**"]`),
+  });
 
   await t.test("add an agent: its states", async (t) => {
     await goto("/agents/new");
@@ -140,7 +152,9 @@ policy:
     await page.waitForSelector(".copyline pre");
     await inspect("add-agent-waiting");
     const secret = /spe_[\w.-]+/.exec((await page.textContent(".copyline pre")) ?? "")![0];
-    const spare = new TestAgent(whole, cloud, { config: config('read: ["nothing/**"]').replace('"pipeline.run", ', "") });
+    const spare = new TestAgent(whole, cloud, {
+      config: config('read: ["nothing/**"]').replace('"pipeline.run", ', ""),
+    });
     spare.start(secret);
     await page.waitForSelector("[data-joined]");
     await inspect("add-agent-joined");
@@ -156,7 +170,10 @@ policy:
   await t.test("a file is uploaded, replaced, changed by somebody else, deleted", async (t) => {
     const at = join(store, "inbox/note.txt");
     const upload = async (text: string) => {
-      const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.getByRole("button", { name: "Upload a file into this folder" }).click()]);
+      const [chooser] = await Promise.all([
+        page.waitForEvent("filechooser"),
+        page.getByRole("button", { name: "Upload a file into this folder" }).click(),
+      ]);
       await chooser.setFiles({ name: "note.txt", mimeType: "text/plain", buffer: Buffer.from(text) });
     };
     await goto("/artifacts/plant/sample?path=inbox");
@@ -208,7 +225,9 @@ policy:
       ["binary", "weights.bin", "text=No preview"],
       ["denied", "private.txt", "[role=alert]"],
     ] as const) {
-      await goto(`/artifacts/plant/sample?file=${file}${file.includes("/") ? `&path=${file.slice(0, file.lastIndexOf("/"))}` : ""}`);
+      await goto(
+        `/artifacts/plant/sample?file=${file}${file.includes("/") ? `&path=${file.slice(0, file.lastIndexOf("/"))}` : ""}`,
+      );
       await page.waitForSelector(".pv-foot, .pane [role=alert]");
       await page.waitForSelector(expected);
       if (name === "markdown") await page.getByRole("button", { name: "Details" }).click();
@@ -231,7 +250,10 @@ policy:
     succeeded = page.url();
     await page.waitForSelector("text=count 3");
     await inspect("run-succeeded");
-    await page.getByRole("link", { name: "Run again" }).or(page.getByRole("button", { name: "Run again" })).click();
+    await page
+      .getByRole("link", { name: "Run again" })
+      .or(page.getByRole("button", { name: "Run again" }))
+      .click();
     await page.getByLabel("times").fill("5");
     await inspect("new-run-again");
     await page.getByRole("button", { name: "Start count" }).click();
@@ -318,7 +340,10 @@ policy:
     await goto("/artifacts");
     await page.waitForSelector(".store-card");
     await inspect("stores-offline");
-    const [, id] = await Promise.all([goto("/agents"), cloud.agents().then((all) => all.find((each) => each.pool.name === "plant")!.id)]);
+    const [, id] = await Promise.all([
+      goto("/agents"),
+      cloud.agents().then((all) => all.find((each) => each.pool.name === "plant")!.id),
+    ]);
     await goto(`/agents/${id}`);
     await page.waitForSelector(".note");
     await inspect("agent-away");

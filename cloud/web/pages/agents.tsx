@@ -176,7 +176,7 @@ export function Agents() {
               </div>
             )}
             {agents.error && (
-              <div style={{ padding: "12px 24px" }}>
+              <div style={{ padding: "12px var(--pad)" }}>
                 <ProblemNote error={agents.error} onRetry={() => void agents.refetch()} />
               </div>
             )}

@@ -208,13 +208,15 @@ export function Artifacts() {
               <IconRefresh size={15} stroke={1.8} />
             </ActionIcon>
           </Tooltip>
-          {canWrite && !isOffline(list.error) && <Upload pool={pool} store={store} path={path} onDone={() => void refresh()} names={entries} />}
+          {canWrite && !isOffline(list.error) && (
+            <Upload pool={pool} store={store} path={path} onDone={() => void refresh()} names={entries} />
+          )}
         </span>
       </div>
       {list.error ? (
         isOffline(list.error) ? (
           <>
-            <div style={{ padding: "14px 24px 0" }}>
+            <div style={{ padding: "14px var(--pad) 0" }}>
               <ProblemNote error={list.error} onRetry={() => void list.refetch()} />
             </div>
             <Empty icon={IconPlugConnectedX} title="The agent is not there to ask">
@@ -235,7 +237,7 @@ export function Artifacts() {
             {canWrite ? "A file that is uploaded here makes it." : "It was removed, or the link to it is wrong."}
           </Empty>
         ) : (
-          <div style={{ padding: "14px 24px" }}>
+          <div style={{ padding: "14px var(--pad)" }}>
             <ProblemNote error={list.error} onRetry={() => void list.refetch()} />
           </div>
         )

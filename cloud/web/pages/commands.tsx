@@ -114,7 +114,11 @@ export function Commands() {
     <>
       <PageHead
         title="Commands"
-        after={<span className="faint small clip">What was looked at is not stored, so it is not listed here.</span>}
+        after={
+          <span className="faint small clip">
+            Lasting work only. What is read or changed in stores is kept in the agent's audit log, not here.
+          </span>
+        }
       />
       <div className="body flush">
         {all.length > 0 && (
@@ -146,7 +150,7 @@ export function Commands() {
           </div>
         )}
         {commands.error && (
-          <div style={{ padding: "12px 24px" }}>
+          <div style={{ padding: "12px var(--pad)" }}>
             <ProblemNote error={commands.error} onRetry={() => void commands.refetch()} />
           </div>
         )}
@@ -160,8 +164,8 @@ export function Commands() {
               !commands.error && (
                 <Empty icon={IconTerminal2} title="No commands yet">
                   Lasting work that is asked of agents (runs, cancels) is listed here: who asked, what became of it, and
-                  why if it waits. Looking at artifacts leaves no row here: the control plane does not store it; the agent's
-                  own audit log does.
+                  why if it waits. What is read or changed in stores is not stored by the control plane; the agent's own
+                  audit log has it.
                 </Empty>
               )
             ) : rows.length === 0 ? (

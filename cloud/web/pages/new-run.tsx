@@ -162,7 +162,7 @@ export function NewRun() {
                 {loadError !== null && <ProblemNote error={loadError} />}
                 {before.error && <ProblemNote error={before.error} onRetry={() => void before.refetch()} />}
                 <Textarea
-                  label={text === "" ? "Or paste its JSON" : "Its JSON"}
+                  label={text === "" ? "Paste its JSON" : "Its JSON"}
                   autosize
                   minRows={8}
                   maxRows={24}
@@ -193,6 +193,14 @@ export function NewRun() {
                     chosen && `${chosen.agents.connected} of ${plural(chosen.agents.total, "agent")} connected`
                   }
                 />
+                {pools.data?.length === 0 && (
+                  <Note tone="warn" title="There is no pool to run in yet.">
+                    <Link to="/agents/new" className="link">
+                      Add an agent
+                    </Link>{" "}
+                    first: it makes its pool.
+                  </Note>
+                )}
                 {chosen && chosen.agents.connected === 0 && (
                   <Note tone="warn" title={`No agent of ${chosen.name} is connected.`}>
                     The run waits for one, up to a day, and says so.

@@ -172,7 +172,7 @@ export function RunDetailPage() {
         {(run.waiting || run.error || run.state === "unknown") && (
           <div
             className="stack"
-            style={{ padding: "12px 24px", borderBottom: "1px solid var(--line)", gap: 8, flex: "none" }}
+            style={{ padding: "12px var(--pad)", borderBottom: "1px solid var(--line)", gap: 8, flex: "none" }}
           >
             {run.waiting && <WaitingNote waiting={run.waiting} />}
             {run.state === "unknown" && (
@@ -416,7 +416,7 @@ function Outputs({ run, step, attempt }: { run: RunDetail; step: PipelineStep; a
     );
   }
   return (
-    <div style={{ overflow: "auto", flex: 1, padding: "16px 24px" }}>
+    <div style={{ overflow: "auto", flex: 1, padding: "16px var(--pad)" }}>
       <div className="outputs">
         {attempt.outputs.map((output) => (
           <Output key={output.name} pool={run.pool.name} output={output} />
@@ -500,9 +500,9 @@ function Output({ pool, output }: { pool: string; output: ProducedArtifact }) {
 
 function Details({ attempt, run }: { attempt: Attempt; run: RunDetail }) {
   return (
-    <div style={{ overflow: "auto", flex: 1, padding: "16px 24px" }}>
+    <div style={{ overflow: "auto", flex: 1, padding: "16px var(--pad)" }}>
       <div className="stack" style={{ maxWidth: 820 }}>
-        {attempt.error && <ErrorNote error={attempt.error} />}
+        {attempt.error && attempt.error.message !== run.error?.message && <ErrorNote error={attempt.error} />}
         <dl className="facts">
           <dt>State</dt>
           <dd>
@@ -552,7 +552,7 @@ function Spec({ step, run }: { step: PipelineStep; run: RunDetail }) {
   const env = Object.entries(step.env);
   const text = JSON.stringify(step, null, 2);
   return (
-    <div style={{ overflow: "auto", flex: 1, padding: "16px 24px" }}>
+    <div style={{ overflow: "auto", flex: 1, padding: "16px var(--pad)" }}>
       <div className="two-cols" style={{ maxWidth: 1180 }}>
         <dl className="facts" style={{ alignContent: "start" }}>
           <dt>Program</dt>

@@ -152,7 +152,7 @@ export function Runs() {
           </div>
         )}
         {runs.error && (
-          <div style={{ padding: "12px 24px" }}>
+          <div style={{ padding: "12px var(--pad)" }}>
             <ProblemNote error={runs.error} onRetry={() => void runs.refetch()} />
           </div>
         )}

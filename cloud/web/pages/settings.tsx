@@ -165,7 +165,7 @@ function NewToken({ onClose }: { onClose: () => void }) {
     >
       {made ? (
         <div className="stack">
-          <Note tone="ok" title="Copy it now: it is not shown again.">
+          <Note tone="ok" icon={IconKey} title="Copy it now: it is not shown again.">
             It is called {made.label} and works until {formatTime(made.expiresAt)}.
           </Note>
           <CopyLine text={made.token} label="Copy the token" />

@@ -182,7 +182,7 @@ export function RowSkeletons({ rows = 8, height = 40 }: { rows?: number; height?
             display: "flex",
             alignItems: "center",
             gap: 24,
-            padding: "0 24px",
+            padding: "0 var(--pad)",
             borderBottom: "1px solid var(--line)",
           }}
         >

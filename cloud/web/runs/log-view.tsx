@@ -98,7 +98,7 @@ export function LogView({ run, step, attempt, live, silent, line, onLine }: Prop
             </span>
           ) : null}
         </span>
-        <span className="faint small num nowrap">{plural(source.log.lastSeq, "line")}</span>
+        {source.log.lastSeq > 0 && <span className="faint small num nowrap">{plural(source.log.lastSeq, "line")}</span>}
         <Tooltip label={times ? "Hide the times" : "Show the times"}>
           <ActionIcon
             aria-label="Times"

@@ -149,10 +149,7 @@ function StepRow({
       }}
     >
       <div className="tl-name">
-        <StatusIcon
-          look={unknown && row.state === "running" ? UNKNOWN_LOOK : look}
-          size={15}
-        />
+        <StatusIcon look={unknown && row.state === "running" ? UNKNOWN_LOOK : look} size={15} />
         <span className="clip">{row.step.name}</span>
         <span className="sr">{unknown && row.state === "running" ? "unknown" : look.word}</span>
         {retries > 0 && (

@@ -115,12 +115,7 @@ export function Layout() {
           <Mark />
           <span>Sallyport</span>
         </Link>
-        <button
-          type="button"
-          className="side-search"
-          onClick={() => setPalette(true)}
-          title="Search or do something"
-        >
+        <button type="button" className="side-search" onClick={() => setPalette(true)} title="Search or do something">
           <IconSearch size={14} stroke={1.8} aria-hidden />
           <span>Search</span>
           <span className="kbd">{MAC ? "⌘K" : "Ctrl K"}</span>

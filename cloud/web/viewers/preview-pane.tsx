@@ -260,8 +260,8 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
             <Link to="/agents/$id" params={{ id: data.agent.id }} className="link">
               {data.agent.name}
             </Link>{" "}
-            read {formatBytes(data.readBytes)} from the store in {formatDuration(data.tookMs)} and sent only what is
-            shown here.
+            read {formatBytes(data.readBytes)} from the store in {formatDuration(data.tookMs)} and sent{" "}
+            {preview?.type === "none" ? "none of it." : "only what is shown here."}
           </span>
           {preview && "truncated" in preview && preview.truncated && (
             <span className="row" style={{ gap: 8, flex: "none" }}>
