@@ -96,7 +96,14 @@ export class TestCloud {
   cli(args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
     return runProgram(this.#t, {
       name: `cloud ${args[0]}`,
-      args: [binFile("cloud/bin/sallyport-cloud", this.#options.tree), ...args, "--data", this.dir, "--listen", `127.0.0.1:${this.port}`],
+      args: [
+        binFile("cloud/bin/sallyport-cloud", this.#options.tree),
+        ...args,
+        "--data",
+        this.dir,
+        "--listen",
+        `127.0.0.1:${this.port}`,
+      ],
     });
   }
 
@@ -173,7 +180,13 @@ export class TestAgent {
   start(secret?: string): Program {
     this.program = startProgram(this.#t, {
       name: "agent",
-      args: [...(this.#options.nodeArgs ?? []), binFile("agent/bin/sallyport-agent", this.#options.tree), "run", "--config", this.configFile],
+      args: [
+        ...(this.#options.nodeArgs ?? []),
+        binFile("agent/bin/sallyport-agent", this.#options.tree),
+        "run",
+        "--config",
+        this.configFile,
+      ],
       env: { ...this.#options.env, ...(secret === undefined ? {} : { SALLYPORT_ENROLL_SECRET: secret }) },
     });
     this.programs.push(this.program);
@@ -211,4 +224,5 @@ export async function connectAgent(
 export const TERMINAL = ["succeeded", "failed", "cancelled"];
 
 /** Ceilings of a policy that do not stand in a test's way; a line of `policy:`. */
-export const CEILINGS = "ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 3600000, stepsPerRun: 100, uploadBytes: 1073741824, streams: 32 }";
+export const CEILINGS =
+  "ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 3600000, stepsPerRun: 100, uploadBytes: 1073741824, streams: 32 }";

@@ -26,7 +26,10 @@ const LIMIT_MIB = 200;
 
 t.setTimeout(900_000);
 t.test(`${sizeBytes / MIB} MiB from S3 to curl, cut in the middle`, { skip: needs("s3") }, async (t) => {
-  const built = await runProgram(t, { name: "build", args: [join(repository, "packaging/launch/build.mjs"), "--if-changed"] });
+  const built = await runProgram(t, {
+    name: "build",
+    args: [join(repository, "packaging/launch/build.mjs"), "--if-changed"],
+  });
   if (built.code !== 0) throw new Error(`the compiled tree could not be made:\n${built.stdout}${built.stderr}`);
 
   const s3 = await startS3(t);
@@ -103,7 +106,9 @@ policy:
 
     const peak = { agent: rss.agent.stop().peakBytes / MIB, cloud: rss.cloud.stop().peakBytes / MIB };
     const rate = (wantedBytes / MIB / seconds).toFixed(0);
-    t.comment(`${wantedBytes / MIB} MiB in ${seconds.toFixed(1)} s, ${rate} MiB/s; peak resident: agent ${peak.agent.toFixed(0)} MiB, cloud ${peak.cloud.toFixed(0)} MiB`);
+    t.comment(
+      `${wantedBytes / MIB} MiB in ${seconds.toFixed(1)} s, ${rate} MiB/s; peak resident: agent ${peak.agent.toFixed(0)} MiB, cloud ${peak.cloud.toFixed(0)} MiB`,
+    );
     t.ok(peak.agent < LIMIT_MIB, `agent stays under ${LIMIT_MIB} MiB: ${peak.agent.toFixed(0)}`);
     t.ok(peak.cloud < LIMIT_MIB, `cloud stays under ${LIMIT_MIB} MiB: ${peak.cloud.toFixed(0)}`);
     await waitFor("the agent to be connected", () => cloud.connected());
