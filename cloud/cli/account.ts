@@ -1,11 +1,10 @@
 // `sallyport login`, `logout`, `whoami`. A token is never an argument: other users of the machine can read those.
-import { readFileSync } from "node:fs";
 import { hostname, userInfo } from "node:os";
 import { createInterface } from "node:readline/promises";
 import type { Command } from "commander";
 import type { Me } from "../http/api.ts";
 import { Client, textOf } from "./client.ts";
-import { forgetContext, loadContext, saveContext, type Context } from "./context.ts";
+import { forgetContext, loadContext, readCa, saveContext, type Context } from "./context.ts";
 import { EndWith, EXIT } from "./exit.ts";
 import { formatOf, printOne } from "./output.ts";
 
@@ -23,7 +22,7 @@ export function accountCommands(program: Command, client: () => Client): void {
       } catch {
         throw new EndWith(EXIT.usage, `${text.slice(0, 40)} is not a URL; give the control plane's, e.g. https://sallyport.example`);
       }
-      const context: Context = { url: url.origin, token: "", ca: options.ca === undefined ? null : readFileSync(options.ca, "utf8") };
+      const context: Context = { url: url.origin, token: "", ca: options.ca === undefined ? null : readCa(options.ca) };
       context.token = url.hash.length > 1 ? await spend(context, url.hash.slice(1)) : await readToken(context.url);
       const me = await new Client(context).json<Me>("/v1/me");
       saveContext(context);

@@ -154,10 +154,14 @@ const quoted = (version: string): string =>
     ? version
     : `"${[...version].map((c) => (/^[!#$&-~]$/.test(c) ? c : [...Buffer.from(c)].map((byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`).join(""))).join("")}"`;
 
-function sizeOf(file: string): number {
+/** Null where the size is not known beforehand, as of a pipe. */
+function sizeOf(file: string): number | null {
   try {
-    return statSync(file).size;
+    const found = statSync(file);
+    if (found.isDirectory()) throw new EndWith(EXIT.usage, `${file} is a folder; put sends one file`);
+    return found.isFile() ? found.size : null;
   } catch (error) {
+    if (error instanceof EndWith) throw error;
     throw new EndWith(EXIT.usage, `${file} cannot be read: ${(error as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : (error as Error).message}`);
   }
 }

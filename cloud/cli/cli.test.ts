@@ -62,6 +62,8 @@ t.test("exit codes say what kind of failure, with sentence, fix, code and reques
     [["artifact", "put", main, "vpc/lake/forbidden/x"], 5, /POLICY_DENIED/],
     [["artifact", "put", main, "vpc/lake/data/a.txt"], 6, /ARTIFACT_EXISTS/],
     [["artifact", "rm", "vpc/lake/data/a.txt", "--if-match", "old"], 6, /PRECONDITION_FAILED/],
+    [["artifact", "put", home, "vpc/lake/data/b"], 2, /is a folder/],
+    [["login", "--ca", join(home, "none.pem"), world.url], 2, /none\.pem cannot be read/],
     [["artifact", "nonsense"], 2, /nonsense/],
     [["run", "get", "run_00000000000000000000000000000000"], 3, /NOT_FOUND/],
     [["run", "get", "nope"], 2, /nope/],

@@ -14,14 +14,25 @@ export interface Context {
 const folder = (): string => join(process.env["XDG_CONFIG_HOME"] || join(homedir(), ".config"), "sallyport");
 const file = (): string => join(folder(), "context.json");
 
+function readGiven(what: string, path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    throw new EndWith(EXIT.usage, `${what} ${path} cannot be read: ${(error as NodeJS.ErrnoException).code ?? String(error)}`);
+  }
+}
+
+/** The PEM of the authority that signed the control plane's certificate. */
+export const readCa = (path: string): string => readGiven("the CA file", path);
+
 /** SALLYPORT_URL and SALLYPORT_TOKEN (or SALLYPORT_TOKEN_FILE) go before what `login` stored. */
 export function loadContext(): Context {
   const url = process.env["SALLYPORT_URL"];
   const tokenFile = process.env["SALLYPORT_TOKEN_FILE"];
-  const token = process.env["SALLYPORT_TOKEN"] ?? (tokenFile === undefined ? undefined : readFileSync(tokenFile, "utf8").trim());
+  const token = process.env["SALLYPORT_TOKEN"] ?? (tokenFile === undefined ? undefined : readGiven("SALLYPORT_TOKEN_FILE", tokenFile).trim());
   if (url !== undefined && token !== undefined) {
     const ca = process.env["SALLYPORT_CA"];
-    return { url, token, ca: ca === undefined ? null : readFileSync(ca, "utf8") };
+    return { url, token, ca: ca === undefined ? null : readCa(ca) };
   }
   try {
     return JSON.parse(readFileSync(file(), "utf8")) as Context;

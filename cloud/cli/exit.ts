@@ -58,7 +58,7 @@ export function explain(error: unknown): Exit {
     const { problem } = error;
     say(
       `sallyport: ${problem.detail}`,
-      ...(problem.errors ?? []).map((field) => `  ${field.path}: ${field.message}`),
+      ...(problem.errors ?? []).map((field) => `  ${field.path}: ${field.message}`).filter((line) => line.trim() !== problem.detail.replace(/\.$/, "")),
       problem.fix === undefined ? undefined : `  fix: ${problem.fix}`,
       `  ${problem.code}, request ${problem.requestId}`,
     );

@@ -29,9 +29,10 @@ export function runCommands(program: Commander, client: () => Client): void {
       const made = await client().make<RunDetail>("/v1/runs", { pool: options.pool, pipeline: readPipeline(file), params: Object.fromEntries(options.param.map(readParam)) });
       if (format === "json" && options.wait !== true && options.follow !== true) process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
       else process.stdout.write(`${made.id}\n`);
-      if (made.waiting !== null) process.stderr.write(`waiting: ${made.waiting.text} ${made.waiting.fix}\n`);
-      if (options.follow === true) await follow(client(), made.id);
-      if (options.follow === true || options.wait === true) await conclude(client(), made.id);
+      const sayWaiting = waitingWords();
+      sayWaiting(made);
+      if (options.follow === true) await follow(client(), made.id, sayWaiting);
+      if (options.follow === true || options.wait === true) await conclude(client(), made.id, false, sayWaiting);
     });
 
   run
@@ -242,11 +243,22 @@ async function printLog(client: Client, id: string, step: string, prefixed: bool
   }
 }
 
+/** Says why a run waits, each reason once. An offer that is under way is no reason yet: it is answered within a moment. */
+function waitingWords(): (run: RunDetail) => void {
+  let said = "";
+  return ({ waiting }) => {
+    if (waiting === null || waiting.code === "OFFERED" || waiting.code === said) return;
+    said = waiting.code;
+    process.stderr.write(`waiting: ${waiting.text} ${waiting.fix}\n`);
+  };
+}
+
 /** Each step's log in turn, as they begin. */
-async function follow(client: Client, id: string): Promise<void> {
+async function follow(client: Client, id: string, say: (run: RunDetail) => void = waitingWords()): Promise<void> {
   const shown = new Set<string>();
   for (;;) {
     const now = await client.json<RunDetail>(runPath(id));
+    say(now);
     const next = now.attempts.find((attempt) => attempt.state !== "skipped" && !shown.has(`${attempt.step}.${attempt.attempt}`));
     if (next !== undefined) {
       shown.add(`${next.step}.${next.attempt}`);
@@ -266,10 +278,11 @@ async function until(client: Client, id: string, say: (run: RunDetail) => void =
 }
 
 /** Waits for the end, says it, and ends with 1 unless the run succeeded. */
-async function conclude(client: Client, id: string, talk = false): Promise<void> {
+async function conclude(client: Client, id: string, talk = false, say: (run: RunDetail) => void = () => {}): Promise<void> {
   let last = "";
   let saidAt = performance.now();
   const ended = await until(client, id, (run) => {
+    say(run);
     const line = `${run.state}${run.waiting === null ? "" : ` (${run.waiting.code}: ${run.waiting.text})`}, ${run.stepsDone} of ${run.stepsTotal} steps`;
     // something new, or a sign of life off a terminal
     if ((talk && line !== last) || performance.now() - saidAt > 10_000) {
