@@ -99,7 +99,7 @@ export function planPipeline(pipeline: Pipeline, params: Record<string, ParamVal
 
 /** Parameters with defaults filled in. Call after `planPipeline`. */
 export const effectiveParams = (pipeline: Pipeline, params: Record<string, ParamValue>): Record<string, ParamValue> =>
-  Object.fromEntries(Object.entries(pipeline.params).map(([name, p]) => [name, params[name] ?? p.default!]));
+  Object.fromEntries(Object.entries(pipeline.params).map(([name, p]) => [name, Object.hasOwn(params, name) ? params[name]! : p.default!]));
 
 export const pipelineRun = defineCommand({
   kind: "pipeline.run",

@@ -1,4 +1,4 @@
-import { pipelineSchema } from "@sallyport/protocol";
+import { effectiveParams, pipelineSchema, planPipeline } from "@sallyport/protocol";
 import t from "tap";
 import { checkStepText } from "./template.ts";
 
@@ -18,5 +18,12 @@ t.test("a pipeline sets no variable that makes an allowed program run something 
       t.throws(set(variable, where), { code: "PIPELINE_INVALID", message: new RegExp(variable) }, `${variable} in ${where}`);
   for (const variable of ["EPOCHS", "AWS_REGION", "MODEL_DIR", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "GOAL"])
     t.doesNotThrow(set(variable, "env"), variable);
+  t.end();
+});
+
+t.test("a parameter that no one gave has its default, also when it is named like something of every object", (t) => {
+  const pipeline = pipelineSchema.parse({ name: "p", params: { constructor: { default: 5 }, b: { default: 1 } }, outputs: { store: "s" }, steps: [{ name: "a", program: "x" }] });
+  planPipeline(pipeline, {});
+  t.same(Object.entries(effectiveParams(pipeline, { b: 2 })), [["constructor", 5], ["b", 2]]);
   t.end();
 });
