@@ -113,7 +113,7 @@ policy:
         ["add-agent", "/agents/new", "text=Make the command"],
         ["artifact-table", "/artifacts/demo/sample?path=data&file=data/digits.csv", "text=p00"],
         ["artifact-image", "/artifacts/demo/sample?path=images&file=images/digits.png", ".pv-foot"],
-        ["run", new URL(runUrl).pathname, "text=evaluate"],
+        ["run", new URL(runUrl).pathname, "text=/wrote metrics/"],
         ["runs", "/runs", "text=digits"],
         ["commands", "/commands", "text=pipeline.run"],
         ["settings", "/settings", "text=/token/i"],

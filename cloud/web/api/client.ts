@@ -1,5 +1,6 @@
 // Speaks HTTP with the control plane that served the page, and with nothing else. Every failure becomes an ApiError
 // that carries the problem as the control plane worded it.
+import { learnTime } from "./clock.ts";
 import type { Problem } from "./types.ts";
 
 export class ApiError extends Error {
@@ -80,6 +81,7 @@ export async function send(method: string, path: string, options: Options = {}):
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw noAnswer();
   }
+  learnTime(response.headers.get("date"));
   if (!response.ok) throw await errorOf(response);
   return response;
 }

@@ -1,14 +1,17 @@
 // Times relative to now, kept true by one shared tick a second; the absolute time is in the tool tip.
 import { useSyncExternalStore } from "react";
+import { nowMs } from "../api/clock.ts";
 import { formatAgo, formatDuration, formatTime } from "./format.ts";
 
-let nowMs = Date.now();
+let tickMs = nowMs();
 let timer: ReturnType<typeof setInterval> | undefined;
 const listeners = new Set<() => void>();
 function subscribe(listener: () => void) {
   listeners.add(listener);
+  // Nobody ticked while nobody listened, and the last tick may be nearly a second old: what runs would begin below 0.
+  if (Math.abs(nowMs() - tickMs) > 200) tickMs = nowMs();
   timer ??= setInterval(() => {
-    nowMs = Date.now();
+    tickMs = nowMs();
     for (const each of listeners) each();
   }, 1000);
   return () => {
@@ -21,7 +24,7 @@ function subscribe(listener: () => void) {
 }
 const idle = () => () => undefined;
 /** Now, in ms, moving once a second while `on`. */
-export const useNow = (on = true): number => useSyncExternalStore(on ? subscribe : idle, () => nowMs);
+export const useNow = (on = true): number => useSyncExternalStore(on ? subscribe : idle, () => tickMs);
 
 export function Ago({ at, none = "never", className }: { at: number | null; none?: string; className?: string }) {
   const now = useNow(at !== null);

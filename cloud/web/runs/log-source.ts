@@ -93,6 +93,9 @@ export function useLogSource(
           setState("reading");
           setError(null);
           await readAll(response, onRecords);
+          // What is gathered is drawn before the end is said: an empty log is a claim.
+          clearTimeout(frame);
+          flush();
           if (stop.signal.aborted) return;
           if (!isLive.current) {
             setState("ended");

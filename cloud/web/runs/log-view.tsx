@@ -123,7 +123,7 @@ export function LogView({ run, step, attempt, live, silent, line, onLine }: Prop
         </Tooltip>
       </div>
       <div style={{ position: "relative", flex: 1, minHeight: 0, display: "flex", flexDirection: "column" }}>
-        {lines.length === 0 && (source.state === "ended" || source.state === "reading") ? (
+        {lines.length === 0 && (source.state === "ended" || (source.state === "reading" && live)) ? (
           source.state === "ended" ? (
             <Empty icon={IconClock} title="This attempt wrote no log" />
           ) : (

@@ -2,6 +2,7 @@
 import { Tooltip } from "@mantine/core";
 import { useElementSize } from "@mantine/hooks";
 import { useMemo } from "react";
+import { nowMs } from "../api/clock.ts";
 import type { RunDetail } from "../api/types.ts";
 import { formatClockMs, formatDuration } from "../parts/format.ts";
 import { STEP_LOOKS, StatusIcon, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
@@ -205,7 +206,7 @@ function StepBar({
           <div className="num">
             {formatClockMs(bar.startedAt)} – {bar.endedAt === null ? "now" : formatClockMs(bar.endedAt)}
           </div>
-          <div className="num">{formatDuration((bar.endedAt ?? Date.now()) - bar.startedAt)}</div>
+          <div className="num">{formatDuration((bar.endedAt ?? nowMs()) - bar.startedAt)}</div>
           {attempt?.adopted && <div>Taken over by a restarted agent</div>}
         </div>
       }

@@ -35,9 +35,11 @@ export function ImageView({ image, name }: { image: PreviewOf<"image">; name: st
             <IconZoomOut size={16} />
           </ActionIcon>
         </Tooltip>
-        <span className="num small dim" style={{ width: 44, textAlign: "center" }}>
-          {zoom === null ? "" : `${Math.round(zoom * 100)} %`}
-        </span>
+        {zoom !== null && (
+          <span className="num small dim" style={{ width: 44, textAlign: "center" }}>
+            {Math.round(zoom * 100)} %
+          </span>
+        )}
         <Tooltip label="Larger">
           <ActionIcon aria-label="Larger" onClick={() => step(1)}>
             <IconZoomIn size={16} />
