@@ -30,15 +30,18 @@ class Recorder {
 
   async take(stream: LinkStream): Promise<void> {
     stream.respond({ type: "reports" });
+    // As the control plane does: never beyond what came on this very stream, though earlier ones brought more.
+    let here = 0;
     for await (const line of readNdjson(stream.bytes)) {
       const report = reportSchema.parse(line);
+      here = report.sequence;
       this.received.push(report);
       if (!this.committed.has(report.sequence)) this.first.push(report.sequence);
       this.committed.set(report.sequence, report);
       this.through = Math.max(this.through, report.sequence);
       // Not each report is acknowledged by itself.
       if (this.received.length % 7 === 0 || report.sequence % 50 === 0)
-        await stream.write(ndjsonLine({ committedThrough: this.through }));
+        await stream.write(ndjsonLine({ committedThrough: Math.min(this.through, here) }));
     }
   }
 }
