@@ -70,7 +70,7 @@ export function AddAgent() {
                   onChange={(event) => setPool(event.currentTarget.value)}
                   error={wrong(pool.trim())}
                   description={
-                    pool.trim() === ""
+                    pool.trim() === "" || wrong(pool.trim())
                       ? "An existing pool, or a new name"
                       : known
                         ? "Joins this existing pool"
@@ -106,7 +106,12 @@ export function AddAgent() {
                 />
                 {make.error && <ProblemNote error={make.error} />}
                 <div>
-                  <Button type="submit" size="sm" loading={make.isPending} disabled={pool.trim() === ""}>
+                  <Button
+                    type="submit"
+                    size="sm"
+                    loading={make.isPending}
+                    disabled={pool.trim() === "" || wrong(pool.trim()) !== null || wrong(name.trim()) !== null}
+                  >
                     Make the command
                   </Button>
                 </div>
