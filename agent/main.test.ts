@@ -202,7 +202,10 @@ policy:
     );
   write({ commands: '["artifact.*", "pipeline.run", "run.*"]' });
   const cli = (...args: string[]) =>
-    runProgram(t, { name: `agent ${args[0]}`, args: [binFile("agent/bin/sallyport-agent"), ...args, "--config", configFile] });
+    runProgram(t, {
+      name: `agent ${args[0]}`,
+      args: [binFile("agent/bin/sallyport-agent"), ...args, "--config", configFile],
+    });
   t.teardown(() => cli("stop", "--all"));
   return {
     cloud,

@@ -19,20 +19,23 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`);
 function fail(value: unknown): never {
   const error = toConnectorError(value);
   process.stderr.write(`sallyport-cloud: ${error.message}\n${error.fix === undefined ? "" : `  ${error.fix}\n`}`);
-  if (error.code === "INTERNAL") process.stderr.write(`${error.cause instanceof Error ? error.cause.stack : String(error.cause)}\n`);
+  if (error.code === "INTERNAL")
+    process.stderr.write(`${error.cause instanceof Error ? error.cause.stack : String(error.cause)}\n`);
   process.exit(error.code === "CONFIG_INVALID" ? 2 : 1);
 }
 
 function withOptions(command: Command): Command {
   command.addOption(new Option("--config <file>", "YAML file with options").env("SALLYPORT_CLOUD_CONFIG"));
-  for (const option of Object.values(OPTIONS)) command.addOption(new Option(`--${option.flag} ${option.argument}`, `${option.text} (${option.variable})`));
+  for (const option of Object.values(OPTIONS))
+    command.addOption(new Option(`--${option.flag} ${option.argument}`, `${option.text} (${option.variable})`));
   return command;
 }
 
 function configOf(given: Record<string, unknown>): CloudConfig {
   const camel = (flag: string) => flag.replace(/-([a-z])/g, (_match, letter: string) => letter.toUpperCase());
   const flags: Partial<Record<OptionName, unknown>> = {};
-  for (const [name, option] of Object.entries(OPTIONS) as [OptionName, { flag: string }][]) flags[name] = given[camel(option.flag)];
+  for (const [name, option] of Object.entries(OPTIONS) as [OptionName, { flag: string }][])
+    flags[name] = given[camel(option.flag)];
   return loadConfig({ flags, environment: process.env, file: (given["config"] as string | undefined) ?? null });
 }
 
@@ -77,14 +80,17 @@ async function run(given: Record<string, unknown>): Promise<void> {
 async function adminReset(given: Record<string, unknown>): Promise<void> {
   const config = configOf(given);
   if (!existsSync(join(config.data, DATABASE_FILE))) {
-    throw new ConnectorError("CONFIG_INVALID", `There is no database in ${config.data}.`, { fix: "Name the data directory of the control plane by --data, and its user by sudo -u." });
+    throw new ConnectorError("CONFIG_INVALID", `There is no database in ${config.data}.`, {
+      fix: "Name the data directory of the control plane by --data, and its user by sudo -u.",
+    });
   }
   const store = await openSqliteStore({ dir: config.data });
   try {
     const admin = await store.ensureAdmin(config.admin, config.workspace);
     const secret = await new Authenticator(store, systemClock).offerSignIn(admin);
     const known = join(config.data, PUBLIC_URL_FILE);
-    const base = config.url ?? (existsSync(known) ? readFileSync(known, "utf8").trim() : publicUrlOf(config, config.listen.port));
+    const base =
+      config.url ?? (existsSync(known) ? readFileSync(known, "utf8").trim() : publicUrlOf(config, config.listen.port));
     const url = signInUrl(base, secret);
     writePrivateFile(join(config.data, SIGN_IN_FILE), `${url}\n`);
     say(url);
@@ -95,21 +101,38 @@ async function adminReset(given: Record<string, unknown>): Promise<void> {
 
 function configShow(given: Record<string, unknown>): void {
   const config = configOf(given);
-  for (const { name, value, origin } of config.origins) say(`${name}: ${JSON.stringify(value)}${given["origin"] === true ? `  # ${origin}` : ""}`);
+  for (const { name, value, origin } of config.origins)
+    say(`${name}: ${JSON.stringify(value)}${given["origin"] === true ? `  # ${origin}` : ""}`);
 }
 
-const guarded = (work: (given: Record<string, unknown>) => void | Promise<void>) => async (given: Record<string, unknown>) => {
-  try {
-    await work(given);
-  } catch (error) {
-    fail(error);
-  }
-};
+const guarded =
+  (work: (given: Record<string, unknown>) => void | Promise<void>) => async (given: Record<string, unknown>) => {
+    try {
+      await work(given);
+    } catch (error) {
+      fail(error);
+    }
+  };
 
-const program = new Command("sallyport-cloud").description("The control plane of Sallyport").exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
+const program = new Command("sallyport-cloud")
+  .description("The control plane of Sallyport")
+  .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 2));
 withOptions(program.command("run").description("start the control plane")).action(guarded(run));
-withOptions(program.command("config").description("about the configuration").command("show").description("print every option's value").option("--origin", "also say where each came from")).action(guarded(configShow));
-withOptions(program.command("admin").description("about the admin").command("reset").description("print a new one-time sign-in link")).action(guarded(adminReset));
+withOptions(
+  program
+    .command("config")
+    .description("about the configuration")
+    .command("show")
+    .description("print every option's value")
+    .option("--origin", "also say where each came from"),
+).action(guarded(configShow));
+withOptions(
+  program
+    .command("admin")
+    .description("about the admin")
+    .command("reset")
+    .description("print a new one-time sign-in link"),
+).action(guarded(adminReset));
 program
   .command("version")
   .description("print the version")

@@ -19,7 +19,9 @@ export interface CommandSpec<I extends z.ZodType = z.ZodType, O extends z.ZodTyp
   readonly lane?: Lane;
 }
 
-export const defineCommand = <I extends z.ZodType, O extends z.ZodType>(spec: CommandSpec<I, O>): CommandSpec<I, O> => spec;
+export const defineCommand = <I extends z.ZodType, O extends z.ZodType>(spec: CommandSpec<I, O>): CommandSpec<I, O> =>
+  spec;
 
 /** The lane that a command's stream is opened on. */
-export const laneOf = (spec: CommandSpec): Lane => spec.lane ?? (spec.content === "download" || spec.content === "upload" ? "bulk" : "interactive");
+export const laneOf = (spec: CommandSpec): Lane =>
+  spec.lane ?? (spec.content === "download" || spec.content === "upload" ? "bulk" : "interactive");

@@ -5,7 +5,14 @@
 import { createHash, sign as edSign, verify as edVerify, type KeyObject } from "node:crypto";
 import { z } from "zod";
 import { ConnectorError } from "./errors.ts";
-import { commandIdSchema, nameSchema, poolIdSchema, replicaIdSchema, sessionIdSchema, workspaceIdSchema } from "./ids.ts";
+import {
+  commandIdSchema,
+  nameSchema,
+  poolIdSchema,
+  replicaIdSchema,
+  sessionIdSchema,
+  workspaceIdSchema,
+} from "./ids.ts";
 
 /** Largest text of an intent or dispatch. */
 export const MAX_SIGNED_BYTES = 16 * 1024;
@@ -29,7 +36,12 @@ export const bodySchema = z.strictObject({
 });
 export type Body = z.infer<typeof bodySchema>;
 
-export const jsonBody = (value: unknown): Body => ({ encoding: "json", enc: "none", kid: null, data: JSON.stringify(value) });
+export const jsonBody = (value: unknown): Body => ({
+  encoding: "json",
+  enc: "none",
+  kid: null,
+  data: JSON.stringify(value),
+});
 export const textBody = (text: string): Body => ({ encoding: "utf8", enc: "none", kid: null, data: text });
 
 /** The exact bytes that a digest or a signature covers. */
@@ -40,7 +52,10 @@ export function bodyBytes(body: Body): Buffer {
 /** Parses a JSON body in the clear. Throws INPUT_INVALID for anything else. */
 export function readJsonBody(body: Body): unknown {
   if (body.enc !== "none" || body.encoding !== "json") {
-    throw new ConnectorError("INPUT_INVALID", `A JSON body in the clear is expected, not ${body.encoding}/${body.enc}.`);
+    throw new ConnectorError(
+      "INPUT_INVALID",
+      `A JSON body in the clear is expected, not ${body.encoding}/${body.enc}.`,
+    );
   }
   try {
     return JSON.parse(body.data) as unknown;
@@ -63,7 +78,10 @@ export type Signature = z.infer<typeof signatureSchema>;
 export const signedSchema = z.strictObject({ text: z.string().max(MAX_SIGNED_BYTES), signature: signatureSchema });
 export type Signed = z.infer<typeof signedSchema>;
 /** An intent without an author's key carries no signature; only the cloud's dispatch vouches for it. */
-export const maybeSignedSchema = z.strictObject({ text: z.string().max(MAX_SIGNED_BYTES), signature: signatureSchema.nullable() });
+export const maybeSignedSchema = z.strictObject({
+  text: z.string().max(MAX_SIGNED_BYTES),
+  signature: signatureSchema.nullable(),
+});
 export type MaybeSigned = z.infer<typeof maybeSignedSchema>;
 
 /** Domain tags keep a signature made for one purpose from being used for another. */
@@ -85,7 +103,14 @@ export interface Signer {
 
 /** A signer over an Ed25519 private key held in this process. */
 export function keySigner(kid: string, key: KeyObject): Signer {
-  return { kid, sign: (domain, bytes) => ({ kid, alg: "ed25519", sig: edSign(null, tagged(domain, bytes), key).toString("base64url") }) };
+  return {
+    kid,
+    sign: (domain, bytes) => ({
+      kid,
+      alg: "ed25519",
+      sig: edSign(null, tagged(domain, bytes), key).toString("base64url"),
+    }),
+  };
 }
 
 /** kid -> public key. A kid that is not in the map never verifies. */

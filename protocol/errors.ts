@@ -21,7 +21,11 @@ export const ERROR_CODES = {
   PROTOCOL_ERROR: { status: 502, retry: "later", meaning: "the peer sent bytes that do not follow the protocol" },
   FRAME_TOO_LARGE: { status: 502, retry: "never", meaning: "a frame or a control payload is over its limit" },
   HANDSHAKE_FAILED: { status: 502, retry: "later", meaning: "the handshake did not finish in time or in order" },
-  CLOUD_UNREACHABLE: { status: 502, retry: "later", meaning: "the agent reaches no control plane at the address it has" },
+  CLOUD_UNREACHABLE: {
+    status: 502,
+    retry: "later",
+    meaning: "the agent reaches no control plane at the address it has",
+  },
   CLOUD_UNTRUSTED: { status: 502, retry: "never", meaning: "the cloud did not prove the pinned identity key" },
   IDENTITY_UNKNOWN: { status: 401, retry: "never", meaning: "the cloud does not know this agent replica" },
   IDENTITY_REVOKED: { status: 401, retry: "never", meaning: "this agent replica was revoked" },
@@ -84,7 +88,11 @@ export const ERROR_CODES = {
   CONFLICT: { status: 409, retry: "never", meaning: "the resource is in a state that does not allow this" },
   IDEMPOTENCY_MISMATCH: { status: 422, retry: "never", meaning: "the Idempotency-Key was used with another request" },
   RATE_LIMITED: { status: 429, retry: "later", meaning: "too many requests" },
-  SECRET_IN_URL: { status: 400, retry: "never", meaning: "a token or secret is part of the URL, where logs and histories keep it" },
+  SECRET_IN_URL: {
+    status: 400,
+    retry: "never",
+    meaning: "a token or secret is part of the URL, where logs and histories keep it",
+  },
   ORIGIN_DENIED: { status: 403, retry: "never", meaning: "the request came from another origin" },
   MEDIA_TYPE_UNSUPPORTED: { status: 415, retry: "never", meaning: "the request's content type is not accepted here" },
   CONFIG_INVALID: { status: 500, retry: "never", meaning: "the program's own configuration is wrong" },
@@ -147,7 +155,12 @@ export class ConnectorError extends Error {
   }
 
   /** From what a peer sent. An unknown code (a newer peer) becomes INTERNAL with the text kept. */
-  static fromBody(body: { code: string; message: string; fix?: string | undefined; details?: Record<string, unknown> | undefined }): ConnectorError {
+  static fromBody(body: {
+    code: string;
+    message: string;
+    fix?: string | undefined;
+    details?: Record<string, unknown> | undefined;
+  }): ConnectorError {
     return new ConnectorError(isErrorCode(body.code) ? body.code : "INTERNAL", body.message, {
       ...(body.fix === undefined ? {} : { fix: body.fix }),
       ...(body.details === undefined ? {} : { details: body.details }),
@@ -159,7 +172,8 @@ export class ConnectorError extends Error {
 export function toConnectorError(value: unknown): ConnectorError {
   if (value instanceof ConnectorError) return value;
   if (value instanceof Error) {
-    if (value.name === "AbortError") return new ConnectorError("CANCELLED", "The work was cancelled.", { cause: value });
+    if (value.name === "AbortError")
+      return new ConnectorError("CANCELLED", "The work was cancelled.", { cause: value });
     const code = (value as NodeJS.ErrnoException).code;
     if (code === "ENOSPC" || code === "EDQUOT") {
       return new ConnectorError("STORAGE_FULL", "No space is left on the disk that holds the state.", {

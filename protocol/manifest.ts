@@ -3,7 +3,11 @@ import { z } from "zod";
 import { sha256 } from "./envelope.ts";
 import { digestSchema, type Digest } from "./ids.ts";
 
-export const manifestEntrySchema = z.object({ path: z.string().min(1), sizeBytes: z.int().nonnegative(), digest: digestSchema });
+export const manifestEntrySchema = z.object({
+  path: z.string().min(1),
+  sizeBytes: z.int().nonnegative(),
+  digest: digestSchema,
+});
 export const manifestSchema = z.object({
   format: z.literal("sallyport/tree/1"),
   /** Sorted by the UTF-8 bytes of `path`; relative, `/` between segments. */

@@ -7,7 +7,10 @@ export const MAX_LINE_BYTES = 1024 * 1024;
 export const ndjsonLine = (value: unknown): Buffer => Buffer.from(`${JSON.stringify(value)}\n`);
 
 /** Values of the lines of `bytes`. Throws PROTOCOL_ERROR for a line that is too long, no JSON, or cut off. */
-export async function* readNdjson(bytes: AsyncIterable<Uint8Array>, maxBytes = MAX_LINE_BYTES): AsyncGenerator<unknown> {
+export async function* readNdjson(
+  bytes: AsyncIterable<Uint8Array>,
+  maxBytes = MAX_LINE_BYTES,
+): AsyncGenerator<unknown> {
   let pending: Uint8Array[] = [];
   let pendingBytes = 0;
   for await (const chunk of bytes) {
@@ -29,7 +32,8 @@ export async function* readNdjson(bytes: AsyncIterable<Uint8Array>, maxBytes = M
   if (pendingBytes > 0) throw new ConnectorError("PROTOCOL_ERROR", "The record stream ended in the middle of a line.");
 }
 
-const tooLong = (maxBytes: number) => new ConnectorError("PROTOCOL_ERROR", `A record is longer than ${maxBytes} bytes.`);
+const tooLong = (maxBytes: number) =>
+  new ConnectorError("PROTOCOL_ERROR", `A record is longer than ${maxBytes} bytes.`);
 
 function parse(line: Buffer): unknown {
   try {

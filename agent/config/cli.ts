@@ -30,7 +30,12 @@ export function loadFor(source: ConfigSource, file: string | undefined): Compile
 /** Every problem on its own line. */
 export function describe(error: ConnectorError): string {
   const problems = error.details?.["problems"] as { line: number | null; sentence: string }[] | undefined;
-  const lines = problems === undefined ? [error.message] : problems.map((p) => `${String(error.details?.["source"])}${p.line === null ? "" : `:${p.line}`}: ${p.sentence}`);
+  const lines =
+    problems === undefined
+      ? [error.message]
+      : problems.map(
+          (p) => `${String(error.details?.["source"])}${p.line === null ? "" : `:${p.line}`}: ${p.sentence}`,
+        );
   return `${lines.join("\n")}\n${error.fix === undefined ? "" : `${error.fix}\n`}`;
 }
 

@@ -46,7 +46,10 @@ t.test("the sample file is valid, says every default and equals having no file",
   };
   collect(configJsonSchema());
   t.ok(names.size > 40);
-  t.strictSame([...names].filter((name) => !new RegExp(`\\b${name}\\b`).test(text) && name !== "sessionToken"), []);
+  t.strictSame(
+    [...names].filter((name) => !new RegExp(`\\b${name}\\b`).test(text) && name !== "sessionToken"),
+    [],
+  );
   t.end();
 });
 
@@ -73,27 +76,75 @@ t.test("a full file", (t) => {
 
 t.test("what is wrong is named: field, line, expectation, what came; never a secret", (t) => {
   const cases: [string, string, RegExp][] = [
-    ["an unknown field", "state: /x\nstorez: []\n", /^agent\.yaml, line 2: storez is not a known field; known here: cloud, state/],
-    ["deep unknown field", FULL.replace("read: [", "raed: ["), /line 1\d: policy\.stores\[0\]\.raed is not a known field; known here: store, read, write, delete/],
-    ["unknown field of a store", FULL.replace("root: /data", "root: /data, bucket: b"), /stores\[0\]\.bucket is not a known field; known here: id, kind, root/],
-    ["a wrong type", FULL.replace("concurrentRuns: 2", "concurrentRuns: two"), /limits\.concurrentRuns: expected a number, got "two"/],
-    ["a wrong kind", FULL.replace("kind: fs", "kind: ftp"), /stores\[0\]\.kind: expected one of the known kinds: fs, s3/],
+    [
+      "an unknown field",
+      "state: /x\nstorez: []\n",
+      /^agent\.yaml, line 2: storez is not a known field; known here: cloud, state/,
+    ],
+    [
+      "deep unknown field",
+      FULL.replace("read: [", "raed: ["),
+      /line 1\d: policy\.stores\[0\]\.raed is not a known field; known here: store, read, write, delete/,
+    ],
+    [
+      "unknown field of a store",
+      FULL.replace("root: /data", "root: /data, bucket: b"),
+      /stores\[0\]\.bucket is not a known field; known here: id, kind, root/,
+    ],
+    [
+      "a wrong type",
+      FULL.replace("concurrentRuns: 2", "concurrentRuns: two"),
+      /limits\.concurrentRuns: expected a number, got "two"/,
+    ],
+    [
+      "a wrong kind",
+      FULL.replace("kind: fs", "kind: ftp"),
+      /stores\[0\]\.kind: expected one of the known kinds: fs, s3/,
+    ],
     ["a missing field", FULL.replace(", root: /data", ""), /stores\[0\]\.root: expected text, got nothing/],
     ["a relative path", FULL.replace("/srv/agent", "srv"), /line 3: state: expected an absolute path, got "srv"/],
     ["a bad name", FULL.replace("id: sample", "id: Sample!"), /stores\[0\]\.id: expected 1 to 63/],
-    ["a password in an address", FULL.replace("https://s3.example", "https://u:hunter22hunter22@s3.example"), /stores\[1\]\.endpoint: expected an address without user and password/],
-    ["a dot in a pattern", FULL.replace('["**"]', '["../x"]'), /policy\.stores\[0\]\.read\[0\]: expected a path pattern that has the segment `\.\.`/],
-    ["an unknown store", FULL.replace("store: lake, read", "store: lakes, read"), /policy\.stores\[0\]\.store: expected the id of a store: sample, lake, got "lakes"/],
+    [
+      "a password in an address",
+      FULL.replace("https://s3.example", "https://u:hunter22hunter22@s3.example"),
+      /stores\[1\]\.endpoint: expected an address without user and password/,
+    ],
+    [
+      "a dot in a pattern",
+      FULL.replace('["**"]', '["../x"]'),
+      /policy\.stores\[0\]\.read\[0\]: expected a path pattern that has the segment `\.\.`/,
+    ],
+    [
+      "an unknown store",
+      FULL.replace("store: lake, read", "store: lakes, read"),
+      /policy\.stores\[0\]\.store: expected the id of a store: sample, lake, got "lakes"/,
+    ],
     ["an unknown program", FULL.replace("[node]", "[nodes]"), /policy\.programs\[0\].*the name of a program: node/],
-    ["an unknown provider", FULL.replace("${env:S3_SECRET}", "${exec:S3}"), /secretAccessKey: expected text that has a reference to an unknown provider/],
+    [
+      "an unknown provider",
+      FULL.replace("${env:S3_SECRET}", "${exec:S3}"),
+      /secretAccessKey: expected text that has a reference to an unknown provider/,
+    ],
     ["a reference where none is taken", FULL.replace("bucket: bkt", 'bucket: "${env:X}"'), /stores\[1\]\.bucket/],
-    ["Vault's token from Vault", FULL.replace("${file:/run/secrets/vault-token}", "${vault:a/b#c}"), /Vault's token cannot come from Vault/],
-    ["Vault used, not set", FULL.replace(/ {2}vault: .*\n/, ""), /secrets\.named\.tracker-token: expected a reference to a configured provider/],
+    [
+      "Vault's token from Vault",
+      FULL.replace("${file:/run/secrets/vault-token}", "${vault:a/b#c}"),
+      /Vault's token cannot come from Vault/,
+    ],
+    [
+      "Vault used, not set",
+      FULL.replace(/ {2}vault: .*\n/, ""),
+      /secrets\.named\.tracker-token: expected a reference to a configured provider/,
+    ],
     ["an id twice", FULL.replace("id: lake", "id: sample"), /an id that no other store has/],
     ["not YAML", "a: [1\nsecret: hunter2hunter2", /^agent\.yaml, line \d+: the file: expected YAML/],
     ["a key twice", "state: /a\nstate: /b\n", /line 2: the file: expected YAML \(fault: duplicate key\)/],
     ["a list", "- 1\n", /the file: expected a mapping, got a list/],
-    ["a secret of the wrong type", FULL.replace("AKIALITERAL", "[hunter2hunter2]"), /accessKeyId: expected text, got a list/],
+    [
+      "a secret of the wrong type",
+      FULL.replace("AKIALITERAL", "[hunter2hunter2]"),
+      /accessKeyId: expected text, got a list/,
+    ],
   ];
   for (const [name, text, expected] of cases) {
     let error: unknown;
@@ -106,8 +157,17 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
     t.match((error as Error).message, expected, name);
     t.notMatch(JSON.stringify((error as ConnectorError).toBody()), /hunter2/, name);
   }
-  t.throws(() => load(null, { SALLYPORT_LOG_LEVEL: "loud" }), { code: "CONFIG_INVALID", message: /SALLYPORT_LOG_LEVEL/ });
-  t.throws(() => load(`a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &c [*b,*b,*b,*b,*b,*b,*b]\n`), { code: "CONFIG_INVALID" });
+  t.throws(() => load(null, { SALLYPORT_LOG_LEVEL: "loud" }), {
+    code: "CONFIG_INVALID",
+    message: /SALLYPORT_LOG_LEVEL/,
+  });
+  t.throws(
+    () =>
+      load(
+        `a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &c [*b,*b,*b,*b,*b,*b,*b]\n`,
+      ),
+    { code: "CONFIG_INVALID" },
+  );
   t.end();
 });
 
@@ -142,12 +202,24 @@ t.test("the sub-programs", async (t) => {
     return { out, err, code };
   };
   t.match(await run(FULL, "config", "validate"), { code: 0, out: /valid/ });
-  t.match(await run("x: 1\ny: 2", "config", "validate"), { code: 2, err: /agent\.yaml:1: x is.*\nagent\.yaml:2: y is/ });
+  t.match(await run("x: 1\ny: 2", "config", "validate"), {
+    code: 2,
+    err: /agent\.yaml:1: x is.*\nagent\.yaml:2: y is/,
+  });
   t.match(await run(null, "config", "show", "--origin"), { code: 0, out: /state: \/var\/lib\/sallyport # default/ });
   t.match(JSON.parse((await run(null, "config", "schema")).out), { type: "object", additionalProperties: false });
   t.match(await run(FULL, "policy", "show"), { code: 0, out: /^# digest [0-9a-f]{64}/ });
-  t.match(await run(FULL, "policy", "test", "read", "lake", "a/b"), { code: 0, out: /allowed by policy\.stores\[0\]\.read\[0\]/ });
-  t.match(await run(FULL, "policy", "test", "write", "lake", "a/b"), { code: 1, out: /refused by policy\.stores\[0\]\.write\n/ });
+  t.match(await run(FULL, "policy", "test", "read", "lake", "a/b"), {
+    code: 0,
+    out: /allowed by policy\.stores\[0\]\.read\[0\]/,
+  });
+  t.match(await run(FULL, "policy", "test", "write", "lake", "a/b"), {
+    code: 1,
+    out: /refused by policy\.stores\[0\]\.write\n/,
+  });
   t.match(await run(FULL, "policy", "test", "fly"), { code: 2, err: /fly is not an action/ });
-  t.match(await run(FULL, "policy", "test", "ceiling", "streams", "10"), { code: 1, out: /at most 9; 10 were asked for/ });
+  t.match(await run(FULL, "policy", "test", "ceiling", "streams", "10"), {
+    code: 1,
+    out: /at most 9; 10 were asked for/,
+  });
 });

@@ -4,7 +4,15 @@ import { parseDocument, LineCounter, isMap, isNode, isScalar } from "yaml";
 import { toConnectorError, type ConnectorError } from "@sallyport/protocol";
 import { compilePolicy, defaultPolicy, type CompiledPolicy, type PolicyConfig } from "../policy/index.ts";
 import { parseReferences } from "../secrets/reference.ts";
-import { configInvalid, fieldName, isSecretField, problemsOf, type FieldPath, type LineOf, type Problem } from "./problems.ts";
+import {
+  configInvalid,
+  fieldName,
+  isSecretField,
+  problemsOf,
+  type FieldPath,
+  type LineOf,
+  type Problem,
+} from "./problems.ts";
 import { configSchema, type RawConfig } from "./schema.ts";
 
 export interface FsStoreConfig {
@@ -119,7 +127,11 @@ export function parseConfig(text: string, source: string): ParsedFile {
   if (fault !== undefined) {
     const line = lineCounter.linePos(fault.pos[0]).line;
     // The parser's own text may quote the line, which may hold a secret: its code says enough.
-    throw configInvalid(source, [{ path: [], expected: `YAML (fault: ${fault.code.toLowerCase().replaceAll("_", " ")})` }], () => line);
+    throw configInvalid(
+      source,
+      [{ path: [], expected: `YAML (fault: ${fault.code.toLowerCase().replaceAll("_", " ")})` }],
+      () => line,
+    );
   }
   const lineOf: LineOf = (path) => {
     for (let length = path.length; length >= 0; length--) {
@@ -132,7 +144,9 @@ export function parseConfig(text: string, source: string): ParsedFile {
     const parent = path.length === 0 ? null : document.getIn(path.slice(0, -1), true);
     const container = path.length === 1 ? document.contents : parent;
     if (isMap(container)) {
-      const key = container.items.find((pair) => isScalar(pair.key) && String(pair.key.value) === String(path.at(-1)))?.key;
+      const key = container.items.find(
+        (pair) => isScalar(pair.key) && String(pair.key.value) === String(path.at(-1)),
+      )?.key;
       if (isNode(key) && key.range != null) return key.range[0];
     }
     const node = path.length === 0 ? document.contents : document.getIn(path, true);
@@ -151,14 +165,18 @@ export function parseConfig(text: string, source: string): ParsedFile {
 
 /** Stage two: every field present. */
 export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Environment): Config {
-  const set = (variable: (typeof OVERRIDES)[number]["variable"]): string | undefined => environment[variable] || undefined;
+  const set = (variable: (typeof OVERRIDES)[number]["variable"]): string | undefined =>
+    environment[variable] || undefined;
   return {
     cloud: { url: set("SALLYPORT_URL") ?? raw.cloud?.url ?? null, ca: raw.cloud?.ca ?? null },
     state: set("SALLYPORT_STATE") ?? raw.state ?? DEFAULT_STATE,
     labels: raw.labels ?? {},
     log: { level: (set("SALLYPORT_LOG_LEVEL") as LogLevel | undefined) ?? raw.log?.level ?? "info" },
     secrets: {
-      vault: raw.secrets?.vault === undefined ? null : { address: raw.secrets.vault.address, token: raw.secrets.vault.token, ca: raw.secrets.vault.ca ?? null },
+      vault:
+        raw.secrets?.vault === undefined
+          ? null
+          : { address: raw.secrets.vault.address, token: raw.secrets.vault.token, ca: raw.secrets.vault.ca ?? null },
       named: raw.secrets?.named ?? {},
     },
     stores: (raw.stores ?? []).map((s) =>
@@ -178,14 +196,21 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
             sessionToken: s.sessionToken ?? null,
           },
     ),
-    programs: Object.fromEntries(Object.entries(raw.programs ?? {}).map(([name, p]) => [name, { path: p.path, args: p.args ?? [], env: p.env ?? {} }])),
+    programs: Object.fromEntries(
+      Object.entries(raw.programs ?? {}).map(([name, p]) => [
+        name,
+        { path: p.path, args: p.args ?? [], env: p.env ?? {} },
+      ]),
+    ),
     limits: { ...DEFAULT_LIMITS, ...definedOf(raw.limits ?? {}) },
     policy: defaultPolicy(raw.policy),
   };
 }
 
 const definedOf = <T extends object>(value: T): { [K in keyof T]: Exclude<T[K], undefined> } =>
-  Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as { [K in keyof T]: Exclude<T[K], undefined> };
+  Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
 
 /** Engines that exist: the policy may name no other. */
 const ENGINES = ["process"];
@@ -193,7 +218,8 @@ const ENGINES = ["process"];
 /** Stage three: what a schema of single fields cannot see. Throws CONFIG_INVALID. */
 export function compileConfig(config: Config, parsed: ParsedFile, environment: Environment): CompiledConfig {
   const problems: Problem[] = [];
-  const names = (what: string, known: readonly string[]): string => `${what}${known.length === 0 ? " (there is none)" : `: ${known.join(", ")}`}`;
+  const names = (what: string, known: readonly string[]): string =>
+    `${what}${known.length === 0 ? " (there is none)" : `: ${known.join(", ")}`}`;
 
   for (const { variable, path } of OVERRIDES) {
     const value = environment[variable];
@@ -202,26 +228,42 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
     const checked = configSchema.safeParse(path.reduceRight<unknown>((inner, key) => ({ [key]: inner }), value));
     if (!checked.success) {
       const [problem] = problemsOf(checked.error.issues, undefined);
-      throw configInvalid(`environment variable ${variable}`, [{ path, expected: problem!.expected, got: JSON.stringify(value) }], () => null);
+      throw configInvalid(
+        `environment variable ${variable}`,
+        [{ path, expected: problem!.expected, got: JSON.stringify(value) }],
+        () => null,
+      );
     }
   }
 
   const storeIds = config.stores.map((s) => s.id);
   for (const [i, id] of storeIds.entries()) {
-    if (storeIds.indexOf(id) !== i) problems.push({ path: ["stores", i, "id"], expected: "an id that no other store has", got: JSON.stringify(id) });
+    if (storeIds.indexOf(id) !== i)
+      problems.push({ path: ["stores", i, "id"], expected: "an id that no other store has", got: JSON.stringify(id) });
   }
   const { policy } = config;
   for (const [i, rule] of policy.stores.entries()) {
-    if (!storeIds.includes(rule.store)) problems.push({ path: ["policy", "stores", i, "store"], expected: names("the id of a store", storeIds), got: JSON.stringify(rule.store) });
+    if (!storeIds.includes(rule.store))
+      problems.push({
+        path: ["policy", "stores", i, "store"],
+        expected: names("the id of a store", storeIds),
+        got: JSON.stringify(rule.store),
+      });
   }
   if (typeof policy.release.raw !== "boolean") {
     for (const [i, rule] of policy.release.raw.entries()) {
-      if (!storeIds.includes(rule.store)) problems.push({ path: ["policy", "release", "raw", i, "store"], expected: names("the id of a store", storeIds), got: JSON.stringify(rule.store) });
+      if (!storeIds.includes(rule.store))
+        problems.push({
+          path: ["policy", "release", "raw", i, "store"],
+          expected: names("the id of a store", storeIds),
+          got: JSON.stringify(rule.store),
+        });
     }
   }
   const named = (list: "programs" | "engines" | "secrets", what: string, known: readonly string[]): void => {
     for (const [i, name] of policy[list].entries()) {
-      if (name !== "*" && !known.includes(name)) problems.push({ path: ["policy", list, i], expected: names(what, known), got: JSON.stringify(name) });
+      if (name !== "*" && !known.includes(name))
+        problems.push({ path: ["policy", list, i], expected: names(what, known), got: JSON.stringify(name) });
     }
   };
   named("programs", "the name of a program", Object.keys(config.programs));
@@ -229,9 +271,14 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
   named("secrets", "a name under secrets.named", Object.keys(config.secrets.named));
 
   const uses: [FieldPath, string | null][] = [
-    ...Object.entries(config.secrets.named).map(([name, text]): [FieldPath, string] => [["secrets", "named", name], text]),
+    ...Object.entries(config.secrets.named).map(([name, text]): [FieldPath, string] => [
+      ["secrets", "named", name],
+      text,
+    ]),
     ...config.stores.flatMap((s, i): [FieldPath, string | null][] =>
-      s.kind === "s3" ? (["accessKeyId", "secretAccessKey", "sessionToken"] as const).map((field) => [["stores", i, field], s[field]]) : [],
+      s.kind === "s3"
+        ? (["accessKeyId", "secretAccessKey", "sessionToken"] as const).map((field) => [["stores", i, field], s[field]])
+        : [],
     ),
   ];
   const usesVault = (text: string): boolean => {
@@ -239,10 +286,14 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
     return "parts" in references && references.parts.some((p) => "reference" in p && p.reference.provider === "vault");
   };
   for (const [path, text] of uses) {
-    if (text !== null && config.secrets.vault === null && usesVault(text)) problems.push({ path, expected: "a reference to a configured provider; secrets.vault is not set" });
+    if (text !== null && config.secrets.vault === null && usesVault(text))
+      problems.push({ path, expected: "a reference to a configured provider; secrets.vault is not set" });
   }
   if (config.secrets.vault !== null && usesVault(config.secrets.vault.token)) {
-    problems.push({ path: ["secrets", "vault", "token"], expected: "a reference to env or file; Vault's token cannot come from Vault" });
+    problems.push({
+      path: ["secrets", "vault", "token"],
+      expected: "a reference to env or file; Vault's token cannot come from Vault",
+    });
   }
   if (problems.length > 0) throw configInvalid(parsed.source, problems, parsed.lineOf);
 
@@ -251,22 +302,35 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
     const url = new URL(address);
     return url.protocol === "http:" && !["127.0.0.1", "[::1]", "localhost"].includes(url.hostname);
   };
-  if (config.secrets.vault !== null && inClear(config.secrets.vault.address)) warnings.push("secrets.vault.address is http: the token and every secret cross the network in the clear.");
+  if (config.secrets.vault !== null && inClear(config.secrets.vault.address))
+    warnings.push("secrets.vault.address is http: the token and every secret cross the network in the clear.");
   for (const [i, s] of config.stores.entries()) {
-    if (s.kind === "s3" && inClear(s.endpoint)) warnings.push(`stores[${i}].endpoint (${s.id}) is http: artifacts cross the network in the clear.`);
+    if (s.kind === "s3" && inClear(s.endpoint))
+      warnings.push(`stores[${i}].endpoint (${s.id}) is http: artifacts cross the network in the clear.`);
   }
   if (policy.commands.length === 0) warnings.push("policy.commands is empty: every command is refused.");
-  for (const { path, text } of [...uses.map(([path, text]) => ({ path, text })), ...(config.secrets.vault === null ? [] : [{ path: ["secrets", "vault", "token"], text: config.secrets.vault.token }])]) {
+  for (const { path, text } of [
+    ...uses.map(([path, text]) => ({ path, text })),
+    ...(config.secrets.vault === null
+      ? []
+      : [{ path: ["secrets", "vault", "token"], text: config.secrets.vault.token }]),
+  ]) {
     const references = text === null ? null : parseReferences(text);
     if (references !== null && "parts" in references && !references.parts.some((p) => "reference" in p)) {
-      warnings.push(`${fieldName(path)} is written in the file itself; a reference such as \${file:/run/secrets/x} keeps it out of backups and repositories.`);
+      warnings.push(
+        `${fieldName(path)} is written in the file itself; a reference such as \${file:/run/secrets/x} keeps it out of backups and repositories.`,
+      );
     }
   }
 
   const originOf = (path: FieldPath): string => {
     const override = OVERRIDES.find((o) => o.path.join("\0") === path.join("\0") && environment[o.variable]);
     if (override !== undefined) return `environment ${override.variable}`;
-    const written = path.reduce<unknown>((value, key) => (typeof value === "object" && value !== null ? (value as Record<string | number, unknown>)[key] : undefined), parsed.raw);
+    const written = path.reduce<unknown>(
+      (value, key) =>
+        typeof value === "object" && value !== null ? (value as Record<string | number, unknown>)[key] : undefined,
+      parsed.raw,
+    );
     const line = written === undefined ? null : parsed.lineOf(path);
     return written === undefined ? "default" : `${parsed.source}${line === null ? "" : `:${line}`}`;
   };
@@ -282,14 +346,20 @@ export interface Reloaded {
 }
 
 /** What SIGHUP does: an invalid text changes nothing. */
-export function reload(old: CompiledConfig, newText: string | null, source: string, environment: Environment): Reloaded {
+export function reload(
+  old: CompiledConfig,
+  newText: string | null,
+  source: string,
+  environment: Environment,
+): Reloaded {
   let current: CompiledConfig;
   try {
     current = loadConfig(newText, source, environment);
   } catch (error) {
     return { current: old, problem: toConnectorError(error), needRestart: [] };
   }
-  const changed = (section: keyof Config): boolean => JSON.stringify(old.config[section]) !== JSON.stringify(current.config[section]);
+  const changed = (section: keyof Config): boolean =>
+    JSON.stringify(old.config[section]) !== JSON.stringify(current.config[section]);
   return { current, problem: null, needRestart: (["cloud", "state", "log", "limits"] as const).filter(changed) };
 }
 
@@ -299,9 +369,11 @@ export const STARS = "********";
 export function withStars(config: Config): unknown {
   const visit = (value: unknown, path: FieldPath): unknown => {
     if (Array.isArray(value)) return value.map((item, i) => visit(item, [...path, i]));
-    if (typeof value === "object" && value !== null) return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, visit(v, [...path, k])]));
+    if (typeof value === "object" && value !== null)
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, visit(v, [...path, k])]));
     if (typeof value !== "string") return value;
-    const guarded = path[0] === "programs" && path.includes("env") && /key|token|secret|pass|credential/i.test(String(path.at(-1)));
+    const guarded =
+      path[0] === "programs" && path.includes("env") && /key|token|secret|pass|credential/i.test(String(path.at(-1)));
     if (!guarded && !isSecretField(path, config)) return value;
     const parsed = parseReferences(value);
     return "parts" in parsed && parsed.parts.every((p) => "reference" in p) ? value : STARS;

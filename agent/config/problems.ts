@@ -18,17 +18,33 @@ export type LineOf = (path: FieldPath) => number | null;
 
 /** `policy.stores[0].read` */
 export const fieldName = (path: FieldPath): string =>
-  path.reduce<string>((text, key) => (typeof key === "number" ? `${text}[${key}]` : /^[A-Za-z0-9_-]+$/.test(key) ? `${text}${text === "" ? "" : "."}${key}` : `${text}[${JSON.stringify(key)}]`), "");
+  path.reduce<string>(
+    (text, key) =>
+      typeof key === "number"
+        ? `${text}[${key}]`
+        : /^[A-Za-z0-9_-]+$/.test(key)
+          ? `${text}${text === "" ? "" : "."}${key}`
+          : `${text}[${JSON.stringify(key)}]`,
+    "",
+  );
 
 /** CONFIG_INVALID with the first problem as its sentence and all of them in its details. */
 export function configInvalid(source: string, problems: readonly Problem[], lineOf: LineOf): ConnectorError {
-  const told = problems.map((problem) => ({ field: fieldName(problem.path), line: lineOf(problem.path), sentence: sentence(problem) }));
+  const told = problems.map((problem) => ({
+    field: fieldName(problem.path),
+    line: lineOf(problem.path),
+    sentence: sentence(problem),
+  }));
   const first = told[0]!;
   const more = told.length > 1 ? ` There are ${told.length - 1} more problems.` : "";
-  return new ConnectorError("CONFIG_INVALID", `${source}${first.line === null ? "" : `, line ${first.line}`}: ${first.sentence}${more}`, {
-    fix: "Mend the file; `sallyport-agent config validate` lists every problem, `sallyport-agent config schema` what is known.",
-    details: { source, problems: told },
-  });
+  return new ConnectorError(
+    "CONFIG_INVALID",
+    `${source}${first.line === null ? "" : `, line ${first.line}`}: ${first.sentence}${more}`,
+    {
+      fix: "Mend the file; `sallyport-agent config validate` lists every problem, `sallyport-agent config schema` what is known.",
+      details: { source, problems: told },
+    },
+  );
 }
 
 function sentence(problem: Problem): string {
@@ -45,24 +61,43 @@ export function problemsOf(issues: readonly z.core.$ZodIssue[], root: unknown): 
 function problemsOfIssue(issue: z.core.$ZodIssue, root: unknown, base: FieldPath): Problem[] {
   const path: FieldPath = [...base, ...(issue.path as (string | number)[])];
   const value = at(root, path);
-  const one = (expected: string): Problem[] => [{ path, expected, ...(value === undefined ? { got: "nothing" } : { got: described(value, path) }) }];
+  const one = (expected: string): Problem[] => [
+    { path, expected, ...(value === undefined ? { got: "nothing" } : { got: described(value, path) }) },
+  ];
   switch (issue.code) {
     case "unrecognized_keys": {
       const known = knownFields(path, root);
-      return issue.keys.map((key) => ({ path: [...path, key], expected: known.length === 0 ? "remove it" : `known here: ${known.join(", ")}`, unknownField: true }));
+      return issue.keys.map((key) => ({
+        path: [...path, key],
+        expected: known.length === 0 ? "remove it" : `known here: ${known.join(", ")}`,
+        unknownField: true,
+      }));
     }
     case "invalid_type":
       return one(article(issue.expected));
     case "invalid_value":
       return one(issue.values.map((v) => JSON.stringify(v)).join(" or "));
     case "too_small":
-      return one(issue.origin === "string" ? `at least ${issue.minimum} characters` : issue.origin === "array" ? `at least ${issue.minimum} entries` : `a number ${issue.inclusive === false ? "above" : "of at least"} ${issue.minimum}`);
+      return one(
+        issue.origin === "string"
+          ? `at least ${issue.minimum} characters`
+          : issue.origin === "array"
+            ? `at least ${issue.minimum} entries`
+            : `a number ${issue.inclusive === false ? "above" : "of at least"} ${issue.minimum}`,
+      );
     case "too_big":
-      return one(issue.origin === "string" ? `at most ${issue.maximum} characters` : issue.origin === "array" ? `at most ${issue.maximum} entries` : `a number of at most ${issue.maximum}`);
+      return one(
+        issue.origin === "string"
+          ? `at most ${issue.maximum} characters`
+          : issue.origin === "array"
+            ? `at most ${issue.maximum} entries`
+            : `a number of at most ${issue.maximum}`,
+      );
     case "invalid_union": {
       if (issue.errors.length === 0) return one("one of the known kinds: fs, s3");
       // The branch that came furthest is the one that was meant.
-      const depth = (branch: readonly z.core.$ZodIssue[]): number => Math.max(...branch.map((i) => i.path.length + (i.code === "unrecognized_keys" ? 1 : 0)));
+      const depth = (branch: readonly z.core.$ZodIssue[]): number =>
+        Math.max(...branch.map((i) => i.path.length + (i.code === "unrecognized_keys" ? 1 : 0)));
       const meant = issue.errors.find((branch) => depth(branch) > 0);
       if (meant !== undefined) return meant.flatMap((inner) => problemsOfIssue(inner, root, path));
       const branches = issue.errors.flatMap((branch) => branch.flatMap((inner) => problemsOfIssue(inner, root, path)));
@@ -75,7 +110,15 @@ function problemsOfIssue(issue: z.core.$ZodIssue, root: unknown, base: FieldPath
   }
 }
 
-const ARTICLES: Record<string, string> = { object: "a mapping", array: "a list", string: "text", int: "a whole number", number: "a number", boolean: "true or false", record: "a mapping" };
+const ARTICLES: Record<string, string> = {
+  object: "a mapping",
+  array: "a list",
+  string: "text",
+  int: "a whole number",
+  number: "a number",
+  boolean: "true or false",
+  record: "a mapping",
+};
 const article = (expected: string): string => ARTICLES[expected] ?? expected;
 
 /** What came, without showing anything that may be a secret. */
@@ -85,14 +128,19 @@ function described(value: unknown, path: FieldPath): string {
   if (typeof value === "object") return "a mapping";
   const type = typeof value === "string" ? "text" : typeof value;
   // A secret in the wrong field, or a field that holds one, must not be shown; short plain values help.
-  if (path.some((key) => typeof key === "string" && /secret|token|key|pass|credential|named|env/i.test(key))) return `${type} (not shown)`;
+  if (path.some((key) => typeof key === "string" && /secret|token|key|pass|credential|named|env/i.test(key)))
+    return `${type} (not shown)`;
   if (typeof value === "string" && /\/\/[^/]*@/.test(value)) return "an address (not shown)";
   const text = JSON.stringify(value);
   return text.length <= 60 && !/[A-Za-z0-9+/_-]{24}/.test(text) ? text : `${type} of ${text.length} characters`;
 }
 
 function at(root: unknown, path: FieldPath): unknown {
-  return path.reduce<unknown>((value, key) => (typeof value === "object" && value !== null ? (value as Record<string | number, unknown>)[key] : undefined), root);
+  return path.reduce<unknown>(
+    (value, key) =>
+      typeof value === "object" && value !== null ? (value as Record<string | number, unknown>)[key] : undefined,
+    root,
+  );
 }
 
 /** Names of the fields that the schema knows at a path. */

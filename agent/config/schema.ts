@@ -20,7 +20,10 @@ const plainText = z
   .string()
   .min(1)
   .refine((text) => !looksLikeReference(text), "plain text: this field takes no secret reference");
-const absolutePath = plainText.refine((path) => path.startsWith("/") || /^[A-Za-z]:[\\/]/.test(path), "an absolute path");
+const absolutePath = plainText.refine(
+  (path) => path.startsWith("/") || /^[A-Za-z]:[\\/]/.test(path),
+  "an absolute path",
+);
 const httpUrl = plainText.superRefine((text, context) => {
   const problem = urlProblem(text, ["http:", "https:"]);
   if (problem !== null) context.addIssue({ code: "custom", message: problem });
@@ -29,8 +32,10 @@ const httpUrl = plainText.superRefine((text, context) => {
 /** Null when the text is an address without user, query or fragment; otherwise what is expected. */
 function urlProblem(text: string, protocols: string[]): string | null {
   const url = URL.parse(text);
-  if (url === null || !protocols.includes(url.protocol) || url.hostname === "") return `an address that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`;
-  if (url.username !== "" || url.password !== "") return "an address without user and password; credentials have their own fields";
+  if (url === null || !protocols.includes(url.protocol) || url.hostname === "")
+    return `an address that begins with ${protocols.map((p) => `${p}//`).join(" or ")}`;
+  if (url.username !== "" || url.password !== "")
+    return "an address without user and password; credentials have their own fields";
   if (url.search !== "" || url.hash !== "") return "an address without query and fragment";
   return null;
 }
@@ -45,13 +50,26 @@ const s3Store = z.strictObject({
   kind: z.literal("s3"),
   endpoint: httpUrl.describe("The credentials below go here and nowhere else."),
   region: plainText.optional().describe("Default us-east-1."),
-  bucket: plainText.refine((b) => /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(b), "a bucket name: 3 to 63 of a-z, 0-9, '.' and '-'"),
+  bucket: plainText.refine(
+    (b) => /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(b),
+    "a bucket name: 3 to 63 of a-z, 0-9, '.' and '-'",
+  ),
   prefix: plainText
-    .refine((p) => p.endsWith("/") && p.split("/").slice(0, -1).every((s) => s !== "" && s !== "." && s !== ".."), "a prefix such as team/data/, ending with a slash, without empty or dot segments")
+    .refine(
+      (p) =>
+        p.endsWith("/") &&
+        p
+          .split("/")
+          .slice(0, -1)
+          .every((s) => s !== "" && s !== "." && s !== ".."),
+      "a prefix such as team/data/, ending with a slash, without empty or dot segments",
+    )
     .optional()
     .describe("The part of the bucket that is the store. Default: all of it."),
   pathStyle: z.boolean().optional().describe("endpoint/bucket/key instead of bucket.endpoint/key. Default true."),
-  ca: absolutePath.optional().describe("PEM file of the CA that signed the endpoint's certificate. Default: the well-known ones."),
+  ca: absolutePath
+    .optional()
+    .describe("PEM file of the CA that signed the endpoint's certificate. Default: the well-known ones."),
   accessKeyId: secretText,
   secretAccessKey: secretText,
   sessionToken: secretText.optional(),
@@ -60,27 +78,52 @@ const s3Store = z.strictObject({
 export const configSchema = z.strictObject({
   cloud: z
     .strictObject({
-      url: httpUrl.optional().describe("The control plane. SALLYPORT_URL overrides it. Default: what the enrolment secret says."),
-      ca: absolutePath.optional().describe("PEM file of the CA that signed its certificate; takes the place of the CA's fingerprint in the enrolment secret."),
+      url: httpUrl
+        .optional()
+        .describe("The control plane. SALLYPORT_URL overrides it. Default: what the enrolment secret says."),
+      ca: absolutePath
+        .optional()
+        .describe(
+          "PEM file of the CA that signed its certificate; takes the place of the CA's fingerprint in the enrolment secret.",
+        ),
     })
     .optional(),
-  state: absolutePath.optional().describe("Folder for the agent's key, journal, audit and logs. SALLYPORT_STATE overrides it. Default /var/lib/sallyport."),
+  state: absolutePath
+    .optional()
+    .describe(
+      "Folder for the agent's key, journal, audit and logs. SALLYPORT_STATE overrides it. Default /var/lib/sallyport.",
+    ),
   labels: z.record(nameSchema, plainText.max(256)).optional().describe("Shown beside the agent."),
-  log: z.strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).optional().describe("SALLYPORT_LOG_LEVEL overrides it. Default info.") }).optional(),
+  log: z
+    .strictObject({
+      level: z
+        .enum(["trace", "debug", "info", "warn", "error", "fatal"])
+        .optional()
+        .describe("SALLYPORT_LOG_LEVEL overrides it. Default info."),
+    })
+    .optional(),
   secrets: z
     .strictObject({
       vault: z
         .strictObject({
           address: httpUrl.describe("The token goes here and nowhere else; redirects are not followed."),
           token: secretText.describe("By ${file:...} or ${env:...}."),
-          ca: absolutePath.optional().describe("PEM file of the CA that signed its certificate. Default: the well-known ones."),
+          ca: absolutePath
+            .optional()
+            .describe("PEM file of the CA that signed its certificate. Default: the well-known ones."),
         })
         .optional()
         .describe("HashiCorp Vault with KV version 2: what ${vault:mount/path#field} refers to."),
-      named: z.record(z.string().min(1).max(256), secretText).optional().describe("What steps may be given, by the name that a pipeline uses. The policy says which."),
+      named: z
+        .record(z.string().min(1).max(256), secretText)
+        .optional()
+        .describe("What steps may be given, by the name that a pipeline uses. The policy says which."),
     })
     .optional(),
-  stores: z.array(z.discriminatedUnion("kind", [fsStore, s3Store])).optional().describe("Where artifacts lie."),
+  stores: z
+    .array(z.discriminatedUnion("kind", [fsStore, s3Store]))
+    .optional()
+    .describe("Where artifacts lie."),
   programs: z
     .record(
       nameSchema,
@@ -88,7 +131,12 @@ export const configSchema = z.strictObject({
         path: absolutePath.describe("The executable."),
         args: z.array(z.string()).optional().describe("Come before the arguments of the step."),
         env: z
-          .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "a variable name"), z.string().refine((v) => !looksLikeReference(v), "plain text: give a step its secrets through secrets.named"))
+          .record(
+            z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "a variable name"),
+            z
+              .string()
+              .refine((v) => !looksLikeReference(v), "plain text: give a step its secrets through secrets.named"),
+          )
           .optional()
           .describe("Set for every step that starts it. Not for secrets."),
       }),
@@ -99,10 +147,22 @@ export const configSchema = z.strictObject({
     .strictObject({
       concurrentRuns: z.int().positive().optional().describe("Pipeline runs at a time; more wait. Default 4."),
       concurrentSteps: z.int().positive().optional().describe("Steps at a time, over all runs; more wait. Default 4."),
-      logBytesPerAttempt: z.int().min(65_536).optional().describe("What one attempt of a step may log; the rest becomes a gap. Default 64 MiB."),
+      logBytesPerAttempt: z
+        .int()
+        .min(65_536)
+        .optional()
+        .describe("What one attempt of a step may log; the rest becomes a gap. Default 64 MiB."),
       logBytes: z.int().min(1_048_576).optional().describe("All logs together; the oldest go first. Default 2 GiB."),
-      workBytes: z.int().min(1_048_576).optional().describe("All work folders together; ended runs are collected first. Default 20 GiB."),
-      auditBytes: z.int().min(1_048_576).optional().describe("The audit log; the oldest segments go first. Default 1 GiB."),
+      workBytes: z
+        .int()
+        .min(1_048_576)
+        .optional()
+        .describe("All work folders together; ended runs are collected first. Default 20 GiB."),
+      auditBytes: z
+        .int()
+        .min(1_048_576)
+        .optional()
+        .describe("The audit log; the oldest segments go first. Default 1 GiB."),
     })
     .optional()
     .describe("What the agent takes for itself on this machine."),

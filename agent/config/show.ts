@@ -11,7 +11,8 @@ export function showConfig(compiled: CompiledConfig, options: { origin?: boolean
 
 function annotate(node: unknown, path: FieldPath, originOf: (path: FieldPath) => string): void {
   if (isMap(node)) {
-    for (const pair of node.items) annotate(pair.value, [...path, isScalar(pair.key) ? String(pair.key.value) : ""], originOf);
+    for (const pair of node.items)
+      annotate(pair.value, [...path, isScalar(pair.key) ? String(pair.key.value) : ""], originOf);
     if (node.items.length === 0) node.comment = ` ${originOf(path)}`;
   } else if (isSeq(node)) {
     for (const [i, item] of node.items.entries()) annotate(item, [...path, i], originOf);

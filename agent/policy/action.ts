@@ -12,7 +12,13 @@ export type PolicyAction =
   | { kind: "secret"; secret: string }
   | { kind: "ceiling"; ceiling: Ceiling; value: number };
 
-export type Ceiling = "concurrentRuns" | "concurrentSteps" | "stepTimeoutMs" | "stepsPerRun" | "uploadBytes" | "streams";
+export type Ceiling =
+  | "concurrentRuns"
+  | "concurrentSteps"
+  | "stepTimeoutMs"
+  | "stepsPerRun"
+  | "uploadBytes"
+  | "streams";
 
 /** `rule` names the line of the policy that decided, e.g. `policy.stores[0].read` or `policy.commands (default)`. */
 export interface Verdict {

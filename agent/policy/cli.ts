@@ -12,7 +12,14 @@ export interface PolicySource {
   exit(code: number): void;
 }
 
-const CEILINGS: readonly Ceiling[] = ["concurrentRuns", "concurrentSteps", "stepTimeoutMs", "stepsPerRun", "uploadBytes", "streams"];
+const CEILINGS: readonly Ceiling[] = [
+  "concurrentRuns",
+  "concurrentSteps",
+  "stepTimeoutMs",
+  "stepsPerRun",
+  "uploadBytes",
+  "streams",
+];
 export const ACTION_USAGE = `
   command KIND                        e.g. command artifact.read
   list|read|write|delete STORE PATH   e.g. read lake models/a.onnx
@@ -24,7 +31,8 @@ export const ACTION_USAGE = `
 /** The action that words on a command line ask about. Throws INPUT_INVALID. */
 export function parseAction(words: readonly string[]): PolicyAction {
   const [verb, first, second] = words;
-  const invalid = (message: string): ConnectorError => new ConnectorError("INPUT_INVALID", message, { fix: `Say one of:${ACTION_USAGE}` });
+  const invalid = (message: string): ConnectorError =>
+    new ConnectorError("INPUT_INVALID", message, { fix: `Say one of:${ACTION_USAGE}` });
   const need = (value: string | undefined, what: string): string => {
     if (value === undefined) throw invalid(`${verb} needs ${what}.`);
     return value;
@@ -40,7 +48,15 @@ export function parseAction(words: readonly string[]): PolicyAction {
     case "read":
     case "write":
     case "delete":
-      return enough({ kind: "store", access: verb, store: need(first, "a store"), path: verb === "list" ? (second ?? "") : need(second, "a path") }, 3);
+      return enough(
+        {
+          kind: "store",
+          access: verb,
+          store: need(first, "a store"),
+          path: verb === "list" ? (second ?? "") : need(second, "a path"),
+        },
+        3,
+      );
     case "raw":
       return enough({ kind: "release", what: verb, store: need(first, "a store"), path: need(second, "a path") }, 3);
     case "metadata":
@@ -57,7 +73,8 @@ export function parseAction(words: readonly string[]): PolicyAction {
       const ceiling = CEILINGS.find((c) => c === first);
       const value = Number(second);
       if (ceiling === undefined) throw invalid(`ceiling needs one of ${CEILINGS.join(", ")}.`);
-      if (second === undefined || !Number.isSafeInteger(value) || value < 0) throw invalid("ceiling needs a whole number.");
+      if (second === undefined || !Number.isSafeInteger(value) || value < 0)
+        throw invalid("ceiling needs a whole number.");
       return enough({ kind: "ceiling", ceiling, value }, 3);
     }
     default:
@@ -76,7 +93,8 @@ export function policyCommands(program: Command, source: PolicySource): void {
     .option("-c, --config <file>", "the configuration file")
     .action((options: { config?: string }) => {
       const loaded = source.load(options.config);
-      if (loaded !== null) source.write(`# digest ${loaded.digest}\n${stringify({ policy: loaded.policy.config }, { lineWidth: 0 })}`);
+      if (loaded !== null)
+        source.write(`# digest ${loaded.digest}\n${stringify({ policy: loaded.policy.config }, { lineWidth: 0 })}`);
     });
   policy
     .command("test")

@@ -14,7 +14,8 @@ export function globProblem(pattern: string): string | null {
   for (const segment of pattern.split("/")) {
     if (segment === "") return "has an empty segment";
     if (segment === "." || segment === "..") return `has the segment \`${segment}\``;
-    if (segment !== "**" && segment.includes("**")) return `has \`**\` within the segment \`${segment}\`; it must stand alone between slashes`;
+    if (segment !== "**" && segment.includes("**"))
+      return `has \`**\` within the segment \`${segment}\`; it must stand alone between slashes`;
     // oxlint-disable-next-line no-control-regex
     if (/[\\\u0000-\u001f\u007f]/.test(segment)) return "has a backslash or a control character, which no path has";
   }

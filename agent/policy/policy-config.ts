@@ -10,14 +10,20 @@ const glob = z.string().superRefine((pattern, context) => {
 });
 const commandPattern = z
   .string()
-  .regex(/^(?:\*|[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*(?:\.\*)?)$/, "a command kind such as artifact.read, a family such as artifact.*, or *");
+  .regex(
+    /^(?:\*|[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*(?:\.\*)?)$/,
+    "a command kind such as artifact.read, a family such as artifact.*, or *",
+  );
 /** A name, or `*` for all. */
 const nameOrAll = z.union([z.literal("*"), nameSchema]);
 const secretOrAll = z.string().min(1).max(256);
 const count = z.int().nonnegative();
 
 export const policySchema = z.strictObject({
-  commands: z.array(commandPattern).optional().describe("Command kinds that are accepted: artifact.read, artifact.*, *."),
+  commands: z
+    .array(commandPattern)
+    .optional()
+    .describe("Command kinds that are accepted: artifact.read, artifact.*, *."),
   stores: z
     .array(
       z.strictObject({
@@ -30,7 +36,10 @@ export const policySchema = z.strictObject({
     .optional()
     .describe("Path patterns by store. * and ? within a segment, ** for any number of segments."),
   programs: z.array(nameOrAll).optional().describe("Programs that a step may start, by their name above; * for all."),
-  secrets: z.array(secretOrAll).optional().describe("Secrets that a step may be given, by their name under secrets.named; * for all."),
+  secrets: z
+    .array(secretOrAll)
+    .optional()
+    .describe("Secrets that a step may be given, by their name under secrets.named; * for all."),
   engines: z.array(nameOrAll).optional().describe("Engines that may run steps: process; * for all."),
   ceilings: z
     .strictObject({
@@ -47,7 +56,10 @@ export const policySchema = z.strictObject({
     .strictObject({
       metadata: z.boolean().optional().describe("Names, sizes, times, types and digests of artifacts."),
       previews: z
-        .union([z.literal(false), z.strictObject({ rows: z.int().min(1).max(10_000).describe("Rows or lines of a preview at most.") })])
+        .union([
+          z.literal(false),
+          z.strictObject({ rows: z.int().min(1).max(10_000).describe("Rows or lines of a preview at most.") }),
+        ])
         .optional()
         .describe("Bounded views of artifacts; false for none."),
       logs: z.boolean().optional().describe("What steps write to their output."),
@@ -70,8 +82,20 @@ export interface PolicyConfig {
   programs: string[];
   secrets: string[];
   engines: string[];
-  ceilings: { concurrentRuns: number; concurrentSteps: number; stepTimeoutMs: number; stepsPerRun: number; uploadBytes: number; streams: number };
-  release: { metadata: boolean; previews: false | { rows: number }; logs: boolean; raw: boolean | { store: string; paths: string[] }[] };
+  ceilings: {
+    concurrentRuns: number;
+    concurrentSteps: number;
+    stepTimeoutMs: number;
+    stepsPerRun: number;
+    uploadBytes: number;
+    streams: number;
+  };
+  release: {
+    metadata: boolean;
+    previews: false | { rows: number };
+    logs: boolean;
+    raw: boolean | { store: string; paths: string[] }[];
+  };
 }
 
 export function defaultPolicy(raw: RawPolicy = {}): PolicyConfig {
@@ -79,7 +103,12 @@ export function defaultPolicy(raw: RawPolicy = {}): PolicyConfig {
   const r = raw.release ?? {};
   return {
     commands: raw.commands ?? [],
-    stores: (raw.stores ?? []).map((s) => ({ store: s.store, read: s.read ?? [], write: s.write ?? [], delete: s.delete ?? [] })),
+    stores: (raw.stores ?? []).map((s) => ({
+      store: s.store,
+      read: s.read ?? [],
+      write: s.write ?? [],
+      delete: s.delete ?? [],
+    })),
     programs: raw.programs ?? [],
     secrets: raw.secrets ?? [],
     engines: raw.engines ?? [],
@@ -91,6 +120,11 @@ export function defaultPolicy(raw: RawPolicy = {}): PolicyConfig {
       uploadBytes: c.uploadBytes ?? 0,
       streams: c.streams ?? 0,
     },
-    release: { metadata: r.metadata ?? false, previews: r.previews ?? false, logs: r.logs ?? false, raw: r.raw ?? false },
+    release: {
+      metadata: r.metadata ?? false,
+      previews: r.previews ?? false,
+      logs: r.logs ?? false,
+      raw: r.raw ?? false,
+    },
   };
 }

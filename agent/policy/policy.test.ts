@@ -1,7 +1,14 @@
 import fc from "fast-check";
 import t from "tap";
 import { parse } from "yaml";
-import { compilePolicy, defaultPolicy, policySchema, type Ceiling, type PolicyAction, type RawPolicy } from "./index.ts";
+import {
+  compilePolicy,
+  defaultPolicy,
+  policySchema,
+  type Ceiling,
+  type PolicyAction,
+  type RawPolicy,
+} from "./index.ts";
 import { compileGlob, globLeadsTo, globMatches, pathSegments, segmentMatches } from "./globs.ts";
 
 const compile = (raw: RawPolicy) => compilePolicy(defaultPolicy(policySchema.parse(raw)));
@@ -10,18 +17,37 @@ const compile = (raw: RawPolicy) => compilePolicy(defaultPolicy(policySchema.par
 const nameArb = fc.constantFrom("a", "b", "ab", "lake", "node");
 const segmentArb = fc.constantFrom("a", "b", "ab", "abc", "a.csv", "ü");
 const pathArb = fc.array(segmentArb, { maxLength: 4 }).map((s) => s.join("/"));
-const globArb = fc.array(fc.oneof(segmentArb, fc.constantFrom("*", "**", "?", "a*", "*.csv", "?b*")), { minLength: 1, maxLength: 4 }).map((s) => s.join("/"));
-const ceilingArb = fc.constantFrom<Ceiling>("concurrentRuns", "concurrentSteps", "stepTimeoutMs", "stepsPerRun", "uploadBytes", "streams");
+const globArb = fc
+  .array(fc.oneof(segmentArb, fc.constantFrom("*", "**", "?", "a*", "*.csv", "?b*")), { minLength: 1, maxLength: 4 })
+  .map((s) => s.join("/"));
+const ceilingArb = fc.constantFrom<Ceiling>(
+  "concurrentRuns",
+  "concurrentSteps",
+  "stepTimeoutMs",
+  "stepsPerRun",
+  "uploadBytes",
+  "streams",
+);
 const globs = fc.array(globArb, { maxLength: 3 });
 const partial = <T>(model: { [K in keyof T]: fc.Arbitrary<T[K]> }) => fc.record(model, { requiredKeys: [] });
 const count = fc.nat({ max: 5 });
 const policyArb = partial({
   commands: fc.array(fc.constantFrom("*", "artifact.*", "artifact.read", "pipeline.run", "run.*"), { maxLength: 3 }),
-  stores: fc.array(fc.record({ store: nameArb, read: globs, write: globs, delete: globs }, { requiredKeys: ["store"] }), { maxLength: 3 }),
+  stores: fc.array(
+    fc.record({ store: nameArb, read: globs, write: globs, delete: globs }, { requiredKeys: ["store"] }),
+    { maxLength: 3 },
+  ),
   programs: fc.array(fc.oneof(nameArb, fc.constant("*")), { maxLength: 2 }),
   secrets: fc.array(nameArb, { maxLength: 2 }),
   engines: fc.array(fc.constantFrom("process", "docker"), { maxLength: 2 }),
-  ceilings: partial({ concurrentRuns: count, concurrentSteps: count, stepTimeoutMs: count, stepsPerRun: count, uploadBytes: count, streams: count }),
+  ceilings: partial({
+    concurrentRuns: count,
+    concurrentSteps: count,
+    stepTimeoutMs: count,
+    stepsPerRun: count,
+    uploadBytes: count,
+    streams: count,
+  }),
   release: partial({
     metadata: fc.boolean(),
     previews: fc.oneof(fc.constant<false>(false), fc.record({ rows: fc.integer({ min: 1, max: 9 }) })),
@@ -30,10 +56,26 @@ const policyArb = partial({
   }),
 }) as fc.Arbitrary<RawPolicy>;
 const actionArb: fc.Arbitrary<PolicyAction> = fc.oneof(
-  fc.record({ kind: fc.constant("command" as const), command: fc.constantFrom("artifact.read", "artifact.list", "artifactx.read", "pipeline.run", "run.logs") }),
-  fc.record({ kind: fc.constant("store" as const), access: fc.constantFrom("list" as const, "read" as const, "write" as const, "delete" as const), store: nameArb, path: pathArb }),
-  fc.record({ kind: fc.constant("release" as const), what: fc.constantFrom("metadata" as const, "preview" as const, "logs" as const) }),
-  fc.record({ kind: fc.constant("release" as const), what: fc.constant("raw" as const), store: nameArb, path: pathArb }),
+  fc.record({
+    kind: fc.constant("command" as const),
+    command: fc.constantFrom("artifact.read", "artifact.list", "artifactx.read", "pipeline.run", "run.logs"),
+  }),
+  fc.record({
+    kind: fc.constant("store" as const),
+    access: fc.constantFrom("list" as const, "read" as const, "write" as const, "delete" as const),
+    store: nameArb,
+    path: pathArb,
+  }),
+  fc.record({
+    kind: fc.constant("release" as const),
+    what: fc.constantFrom("metadata" as const, "preview" as const, "logs" as const),
+  }),
+  fc.record({
+    kind: fc.constant("release" as const),
+    what: fc.constant("raw" as const),
+    store: nameArb,
+    path: pathArb,
+  }),
   fc.record({ kind: fc.constant("program" as const), program: nameArb }),
   fc.record({ kind: fc.constant("engine" as const), engine: fc.constantFrom("process", "docker", "swarm") }),
   fc.record({ kind: fc.constant("secret" as const), secret: nameArb }),
@@ -43,7 +85,13 @@ const actionArb: fc.Arbitrary<PolicyAction> = fc.oneof(
 /** Lays a proposed piece of policy over what is there, as a person would. */
 function merge(into: unknown, piece: unknown): unknown {
   if (Array.isArray(into) && Array.isArray(piece)) return [...into, ...piece];
-  if (typeof into === "object" && into !== null && typeof piece === "object" && piece !== null && !Array.isArray(piece)) {
+  if (
+    typeof into === "object" &&
+    into !== null &&
+    typeof piece === "object" &&
+    piece !== null &&
+    !Array.isArray(piece)
+  ) {
     const out: Record<string, unknown> = { ...into };
     for (const [k, v] of Object.entries(piece)) out[k] = k in out ? merge(out[k], v) : v;
     return out;
@@ -60,7 +108,8 @@ function* smaller(value: unknown): Generator<unknown> {
     }
   } else if (typeof value === "object" && value !== null) {
     for (const [k, v] of Object.entries(value)) {
-      if (k !== "store" && k !== "rows" && k !== "paths") yield Object.fromEntries(Object.entries(value).filter(([key]) => key !== k));
+      if (k !== "store" && k !== "rows" && k !== "paths")
+        yield Object.fromEntries(Object.entries(value).filter(([key]) => key !== k));
       for (const less of smaller(v)) yield { ...value, [k]: less };
     }
   }
@@ -95,7 +144,8 @@ t.test("taking anything away never widens", (t) => {
       for (const less of smaller(raw)) {
         const after = compile(less as RawPolicy);
         for (const action of actions) {
-          if (after.decide(action).allowed && !before.decide(action).allowed) throw new Error(`${JSON.stringify(action)} by ${JSON.stringify(less)}`);
+          if (after.decide(action).allowed && !before.decide(action).allowed)
+            throw new Error(`${JSON.stringify(action)} by ${JSON.stringify(less)}`);
         }
         if (after.previewRows > before.previewRows) throw new Error("rows");
       }
@@ -109,23 +159,40 @@ t.test("what may be read may be listed down to; what leads nowhere may not", (t)
   fc.assert(
     fc.property(globs, pathArb, pathArb, (read, path, below) => {
       const policy = compile({ stores: [{ store: "lake", read }] });
-      const allowed = (access: "list" | "read", p: string) => policy.decide({ kind: "store", access, store: "lake", path: p }).allowed;
+      const allowed = (access: "list" | "read", p: string) =>
+        policy.decide({ kind: "store", access, store: "lake", path: p }).allowed;
       const full = [path, below].filter((s) => s !== "").join("/");
       if (allowed("read", full) && !allowed("list", path)) throw new Error("a way to something readable is closed");
     }),
   );
   const policy = compile({ stores: [{ store: "lake", read: ["data/2026/*.csv"] }] });
   const list = (path: string) => policy.decide({ kind: "store", access: "list", store: "lake", path }).allowed;
-  t.strictSame(["", "data", "data/2026", "data/2026/x.csv", "data/2025", "dat", "data/2026/sub"].map(list), [true, true, true, true, false, false, false]);
+  t.strictSame(["", "data", "data/2026", "data/2026/x.csv", "data/2025", "dat", "data/2026/sub"].map(list), [
+    true,
+    true,
+    true,
+    true,
+    false,
+    false,
+    false,
+  ]);
   t.end();
 });
 
 t.test("segments, by a second opinion", (t) => {
-  const regex = (pattern: string) => new RegExp(`^${[...pattern].map((c) => (c === "*" ? "[^]*" : c === "?" ? "[^]" : c.replace(/[\\^$.|+()[\]{}]/g, "\\$&"))).join("")}$`, "u");
+  const regex = (pattern: string) =>
+    new RegExp(
+      `^${[...pattern].map((c) => (c === "*" ? "[^]*" : c === "?" ? "[^]" : c.replace(/[\\^$.|+()[\]{}]/g, "\\$&"))).join("")}$`,
+      "u",
+    );
   fc.assert(
-    fc.property(fc.string({ unit: fc.constantFrom("a", "b", "*", "?", ".") , maxLength: 8 }), fc.string({ unit: fc.constantFrom("a", "b", ".", "*"), maxLength: 8 }), (pattern, name) => {
-      if (segmentMatches(pattern, name) !== regex(pattern).test(name)) throw new Error(`${pattern} ${name}`);
-    }),
+    fc.property(
+      fc.string({ unit: fc.constantFrom("a", "b", "*", "?", "."), maxLength: 8 }),
+      fc.string({ unit: fc.constantFrom("a", "b", ".", "*"), maxLength: 8 }),
+      (pattern, name) => {
+        if (segmentMatches(pattern, name) !== regex(pattern).test(name)) throw new Error(`${pattern} ${name}`);
+      },
+    ),
     { numRuns: 5000 },
   );
   const began = performance.now();
@@ -139,9 +206,13 @@ t.test("segments, by a second opinion", (t) => {
 t.test("a path that was never parsed is refused, whatever the policy", (t) => {
   const policy = compile({ stores: [{ store: "lake", read: ["**"], write: ["**"], delete: ["**"] }] });
   for (const path of ["..", "a/../b", "a//b", "/a", "a/", "./a"]) {
-    for (const access of ["list", "read", "write", "delete"] as const) t.notOk(policy.decide({ kind: "store", access, store: "lake", path }).allowed, `${access} ${path}`);
+    for (const access of ["list", "read", "write", "delete"] as const)
+      t.notOk(policy.decide({ kind: "store", access, store: "lake", path }).allowed, `${access} ${path}`);
   }
-  t.throws(() => policy.require({ kind: "secret", secret: "x" }), { code: "POLICY_DENIED", details: { rule: "policy.secrets (default)" } });
+  t.throws(() => policy.require({ kind: "secret", secret: "x" }), {
+    code: "POLICY_DENIED",
+    details: { rule: "policy.secrets (default)" },
+  });
   t.strictSame(policy.grants("lake"), ["read", "write", "delete"]);
   t.strictSame(policy.grants("other"), []);
   t.end();

@@ -34,7 +34,10 @@ export function compilePolicy(config: PolicyConfig): CompiledPolicy {
       write: s.write.map(compileGlob),
       delete: s.delete.map(compileGlob),
     })),
-    raw: typeof config.release.raw === "boolean" ? null : config.release.raw.map((r) => ({ store: r.store, paths: r.paths.map(compileGlob) })),
+    raw:
+      typeof config.release.raw === "boolean"
+        ? null
+        : config.release.raw.map((r) => ({ store: r.store, paths: r.paths.map(compileGlob) })),
   };
   const digest = createHash("sha256").update(canonical(config)).digest("hex");
   return {
@@ -45,7 +48,9 @@ export function compilePolicy(config: PolicyConfig): CompiledPolicy {
     decide: (action) => decide(policy, action),
     require: (action) => requireVerdict(decide(policy, action), action),
     grants: (store) =>
-      (["read", "write", "delete"] as const).filter((access) => policy.stores.some((s) => s.store === store && s[access].length > 0)),
+      (["read", "write", "delete"] as const).filter((access) =>
+        policy.stores.some((s) => s.store === store && s[access].length > 0),
+      ),
     allowedCommands: (kinds) => kinds.filter((command) => decide(policy, { kind: "command", command }).allowed),
   };
 }
@@ -88,7 +93,10 @@ export class LivePolicy implements CompiledPolicy {
 
 function requireVerdict(verdict: Verdict, action: PolicyAction): void {
   if (verdict.allowed) return;
-  throw new ConnectorError("POLICY_DENIED", verdict.reason, { fix: verdict.fix, details: { rule: verdict.rule, action } });
+  throw new ConnectorError("POLICY_DENIED", verdict.reason, {
+    fix: verdict.fix,
+    details: { rule: verdict.rule, action },
+  });
 }
 
 export function decide(policy: Policy, action: PolicyAction): Verdict {
@@ -100,11 +108,21 @@ export function decide(policy: Policy, action: PolicyAction): Verdict {
     case "release":
       return decideRelease(policy, action);
     case "program":
-      return decideName("programs", policy.config.programs, action.program, `start the program ${quote(action.program)}`);
+      return decideName(
+        "programs",
+        policy.config.programs,
+        action.program,
+        `start the program ${quote(action.program)}`,
+      );
     case "engine":
       return decideName("engines", policy.config.engines, action.engine, `use the engine ${quote(action.engine)}`);
     case "secret":
-      return decideName("secrets", policy.config.secrets, action.secret, `give a step the secret ${quote(action.secret)}`);
+      return decideName(
+        "secrets",
+        policy.config.secrets,
+        action.secret,
+        `give a step the secret ${quote(action.secret)}`,
+      );
     case "ceiling": {
       const limit = policy.config.ceilings[action.ceiling];
       const rule = `policy.ceilings.${action.ceiling}`;
@@ -114,7 +132,9 @@ export function decide(policy: Policy, action: PolicyAction): Verdict {
         allowed: false,
         rule: limit === 0 ? `${rule} (default)` : rule,
         reason: `The agent's policy allows ${action.ceiling} of at most ${limit}${unit}; ${action.value}${unit} were asked for.`,
-        fix: fixOf(`policy: { ceilings: { ${action.ceiling}: ${Math.max(action.value, limit === 0 ? USUAL[action.ceiling] : 0)} } }`),
+        fix: fixOf(
+          `policy: { ceilings: { ${action.ceiling}: ${Math.max(action.value, limit === 0 ? USUAL[action.ceiling] : 0)} } }`,
+        ),
       };
     }
   }
@@ -133,10 +153,13 @@ const USUAL: Record<Ceiling, number> = {
 const allow = (rule: string): Verdict => ({ allowed: true, rule, reason: "", fix: "" });
 const quote = (text: string): string => JSON.stringify(text);
 /** `line` is YAML from the top of the file, in one line: to be merged with what is there. */
-const fixOf = (line: string): string => `Whoever runs the agent can allow it by adding to its configuration \`${line}\` and reloading the agent.`;
+const fixOf = (line: string): string =>
+  `Whoever runs the agent can allow it by adding to its configuration \`${line}\` and reloading the agent.`;
 
 function decideCommand(policy: Policy, command: string): Verdict {
-  const index = policy.config.commands.findIndex((p) => p === "*" || p === command || (p.endsWith(".*") && command.startsWith(p.slice(0, -1))));
+  const index = policy.config.commands.findIndex(
+    (p) => p === "*" || p === command || (p.endsWith(".*") && command.startsWith(p.slice(0, -1))),
+  );
   if (index !== -1) return allow(`policy.commands[${index}]`);
   return {
     allowed: false,
@@ -146,7 +169,12 @@ function decideCommand(policy: Policy, command: string): Verdict {
   };
 }
 
-function decideName(list: "programs" | "engines" | "secrets", allowed: readonly string[], name: string, wish: string): Verdict {
+function decideName(
+  list: "programs" | "engines" | "secrets",
+  allowed: readonly string[],
+  name: string,
+  wish: string,
+): Verdict {
   const index = allowed.findIndex((a) => a === "*" || a === name);
   if (index !== -1) return allow(`policy.${list}[${index}]`);
   return {
@@ -168,7 +196,9 @@ function decideStore(policy: Policy, action: Extract<PolicyAction, { kind: "stor
     if (rule.store !== store) continue;
     lastRule = `policy.stores[${i}].${granted}`;
     if (!wellFormed) continue;
-    const at = rule[granted].findIndex((g) => (access === "list" ? globLeadsTo(g, segments) : globMatches(g, segments)));
+    const at = rule[granted].findIndex((g) =>
+      access === "list" ? globLeadsTo(g, segments) : globMatches(g, segments),
+    );
     if (at !== -1) return allow(`${lastRule}[${at}]`);
   }
   return {
@@ -205,9 +235,19 @@ function decideRelease(policy: Policy, action: Extract<PolicyAction, { kind: "re
         const at = rule.paths.findIndex((g) => globMatches(g, segments));
         if (at !== -1) return allow(`policy.release.raw[${i}].paths[${at}]`);
       }
-      const what = action.path === undefined || action.store === undefined ? "artifacts' own bytes" : `the bytes of ${quote(action.path)} in store ${action.store}`;
-      const line = action.path === undefined || action.store === undefined ? "raw: true" : `raw: [{ store: ${action.store}, paths: [${quote(action.path === "" ? "**" : action.path)}] }]`;
-      return refuse(policy.raw === null || policy.raw.length === 0 ? "policy.release.raw (default)" : "policy.release.raw", what, line);
+      const what =
+        action.path === undefined || action.store === undefined
+          ? "artifacts' own bytes"
+          : `the bytes of ${quote(action.path)} in store ${action.store}`;
+      const line =
+        action.path === undefined || action.store === undefined
+          ? "raw: true"
+          : `raw: [{ store: ${action.store}, paths: [${quote(action.path === "" ? "**" : action.path)}] }]`;
+      return refuse(
+        policy.raw === null || policy.raw.length === 0 ? "policy.release.raw (default)" : "policy.release.raw",
+        what,
+        line,
+      );
     }
   }
 }

@@ -17,7 +17,9 @@ const json = (s: string): string => JSON.stringify(s).slice(1, -1);
 
 /** The characters of base64 that depend on the secret alone when it begins `offset` bytes into a group of three. */
 function base64At(bytes: Buffer, offset: number, encoding: "base64" | "base64url"): string {
-  const padded = Buffer.concat([Buffer.alloc(offset), bytes]).toString(encoding).replaceAll("=", "");
+  const padded = Buffer.concat([Buffer.alloc(offset), bytes])
+    .toString(encoding)
+    .replaceAll("=", "");
   const firstChar = Math.ceil((offset * 8) / 6);
   const endChar = Math.floor(((offset + bytes.length) * 8) / 6);
   return padded.slice(firstChar, endChar);

@@ -7,7 +7,8 @@ import { createRedactor, MARK } from "./index.ts";
 function naive(input: Buffer, secrets: string[]): Buffer {
   const hidden = new Uint8Array(input.length);
   for (const pattern of secrets.flatMap(spellings)) {
-    for (let at = input.indexOf(pattern); at !== -1; at = input.indexOf(pattern, at + 1)) hidden.fill(1, at, at + pattern.length);
+    for (let at = input.indexOf(pattern); at !== -1; at = input.indexOf(pattern, at + 1))
+      hidden.fill(1, at, at + pattern.length);
   }
   const out: number[] = [];
   for (let i = 0; i < input.length; i++) {
@@ -44,9 +45,16 @@ t.test("every split point gives what the whole gives, and that is what the defin
     fc.property(
       fc.array(secretArb, { minLength: 1, maxLength: 4 }),
       fc.infiniteStream(fc.nat()),
-      fc.array(fc.oneof(fc.string({ maxLength: 12 }), fc.string({ maxLength: 12, unit: fc.constantFrom("a", "b") }), fc.constant(null)), {
-        maxLength: 12,
-      }),
+      fc.array(
+        fc.oneof(
+          fc.string({ maxLength: 12 }),
+          fc.string({ maxLength: 12, unit: fc.constantFrom("a", "b") }),
+          fc.constant(null),
+        ),
+        {
+          maxLength: 12,
+        },
+      ),
       (secrets, random, parts) => {
         const next = (n: number): number => (random.next().value as number) % n;
         const all = secrets.flatMap(spellings);
@@ -55,7 +63,11 @@ t.test("every split point gives what the whole gives, and that is what the defin
           const spelling = all[next(all.length)]!;
           // Whole, or cut short at either end: what almost matches must pass unharmed.
           const kind = next(4);
-          return kind === 0 ? spelling.subarray(0, next(spelling.length)) : kind === 1 ? spelling.subarray(next(spelling.length)) : spelling;
+          return kind === 0
+            ? spelling.subarray(0, next(spelling.length))
+            : kind === 1
+              ? spelling.subarray(next(spelling.length))
+              : spelling;
         });
         const input = Buffer.concat(pieces);
         const redactor = createRedactor();
@@ -63,7 +75,10 @@ t.test("every split point gives what the whole gives, and that is what the defin
         const expected = naive(input, secrets);
         for (let cut = 0; cut <= input.length; cut++) {
           const got = inChunks(redactor, input, [cut]);
-          if (!got.equals(expected)) throw new Error(`cut at ${cut}: ${JSON.stringify(got.toString())} for ${JSON.stringify(expected.toString())}`);
+          if (!got.equals(expected))
+            throw new Error(
+              `cut at ${cut}: ${JSON.stringify(got.toString())} for ${JSON.stringify(expected.toString())}`,
+            );
         }
         const bytewise = inChunks(redactor, input, [...input.keys()]);
         if (!bytewise.equals(expected)) throw new Error(`byte by byte: ${JSON.stringify(bytewise.toString())}`);
@@ -99,7 +114,10 @@ t.test("no spelling survives, in text and in JSON", (t) => {
     for (const value of [secret, pem]) {
       const text = `before ${encode(value)} after`;
       const got = redactor.text(text);
-      t.ok(got.startsWith("before ") && got.endsWith(" after") && got.includes(MARK), `${got} for ${encode.toString()}`);
+      t.ok(
+        got.startsWith("before ") && got.endsWith(" after") && got.includes(MARK),
+        `${got} for ${encode.toString()}`,
+      );
       // What is left of a base64 spelling is at most the character that it shares with its neighbour at each end.
       t.ok(got.length < 60, got);
     }
@@ -137,13 +155,21 @@ t.test("a secret added while a stream is open is hidden from then on", (t) => {
 
 t.test("forty secrets do not slow it under 50 MB/s", (t) => {
   const redactor = createRedactor();
-  for (let i = 0; i < 36; i++) redactor.add(Buffer.from(`secret number ${i * 7919}, with some length ${i}`).toString("base64").slice(0, 32));
+  for (let i = 0; i < 36; i++)
+    redactor.add(
+      Buffer.from(`secret number ${i * 7919}, with some length ${i}`)
+        .toString("base64")
+        .slice(0, 32),
+    );
   for (let i = 0; i < 4; i++) {
-    const lines = Array.from({ length: 26 }, (_, n) => Buffer.from(`${i}/${n}/${"pem".repeat(16)}${i * n}`.slice(0, 48)).toString("base64"));
+    const lines = Array.from({ length: 26 }, (_, n) =>
+      Buffer.from(`${i}/${n}/${"pem".repeat(16)}${i * n}`.slice(0, 48)).toString("base64"),
+    );
     redactor.add(["-----BEGIN PRIVATE KEY-----", ...lines, "-----END PRIVATE KEY-----", ""].join("\n"));
   }
   redactor.text("build the tables");
-  const line = (i: number) => `2026-11-21T10:00:00.000Z INFO step=train epoch=${i} loss=${Math.sin(i)} digest=${(i * 2654435761).toString(16)}\n`;
+  const line = (i: number) =>
+    `2026-11-21T10:00:00.000Z INFO step=train epoch=${i} loss=${Math.sin(i)} digest=${(i * 2654435761).toString(16)}\n`;
   const chunk = Buffer.from(Array.from({ length: 700 }, (_, i) => line(i)).join(""));
   const totalBytes = 64 * 1024 * 1024;
   const stream = redactor.stream();

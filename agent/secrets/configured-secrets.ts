@@ -51,9 +51,15 @@ export function openSecrets(options: SecretsOptions): ConfiguredSecrets {
   const fetchReference = async (reference: SecretReference, signal?: AbortSignal): Promise<string> => {
     switch (reference.provider) {
       case "env": {
-        const value = Object.hasOwn(options.environment, reference.name) ? options.environment[reference.name] : undefined;
+        const value = Object.hasOwn(options.environment, reference.name)
+          ? options.environment[reference.name]
+          : undefined;
         if (value === undefined || value === "") {
-          throw new ConnectorError("SECRET_UNKNOWN", `${reference.text}: the agent's environment has no variable ${reference.name}.`, { fix: `Set ${reference.name} where the agent is started.` });
+          throw new ConnectorError(
+            "SECRET_UNKNOWN",
+            `${reference.text}: the agent's environment has no variable ${reference.name}.`,
+            { fix: `Set ${reference.name} where the agent is started.` },
+          );
         }
         return value;
       }
@@ -61,20 +67,28 @@ export function openSecrets(options: SecretsOptions): ConfiguredSecrets {
         return await readSecretFile(reference);
       case "vault": {
         if (reader === null || vault === null) {
-          throw new ConnectorError("CONFIG_INVALID", `${reference.text}: secrets.vault is not set.`, { fix: "Set secrets.vault in the agent's configuration." });
+          throw new ConnectorError("CONFIG_INVALID", `${reference.text}: secrets.vault is not set.`, {
+            fix: "Set secrets.vault in the agent's configuration.",
+          });
         }
         const token = await resolve(vault.token, signal);
-        const fields = await reader.read(reference.mount, reference.path, token.reveal(), reference.text, signal).catch((error: unknown) => {
-          // The token may have been renewed since: the next use reads it again.
-          if (error instanceof ConnectorError && error.code === "SECRET_DENIED") forget(vault.token);
-          throw error;
-        });
+        const fields = await reader
+          .read(reference.mount, reference.path, token.reveal(), reference.text, signal)
+          .catch((error: unknown) => {
+            // The token may have been renewed since: the next use reads it again.
+            if (error instanceof ConnectorError && error.code === "SECRET_DENIED") forget(vault.token);
+            throw error;
+          });
         const value = Object.hasOwn(fields, reference.field) ? fields[reference.field] : undefined;
         if (typeof value === "number") return String(value);
         if (typeof value !== "string" || value === "") {
-          throw new ConnectorError("SECRET_UNKNOWN", `${reference.text}: the secret is there, but its field ${reference.field} is ${value === undefined ? "missing" : "not text"}.`, {
-            fix: "Correct the field after `#` in the reference, or write it to the secret.",
-          });
+          throw new ConnectorError(
+            "SECRET_UNKNOWN",
+            `${reference.text}: the secret is there, but its field ${reference.field} is ${value === undefined ? "missing" : "not text"}.`,
+            {
+              fix: "Correct the field after `#` in the reference, or write it to the secret.",
+            },
+          );
         }
         return value;
       }
@@ -84,11 +98,19 @@ export function openSecrets(options: SecretsOptions): ConfiguredSecrets {
   const resolve = async (text: string, signal?: AbortSignal): Promise<SecretValue> => {
     signal?.throwIfAborted();
     const parsed = parseReferences(text);
-    if ("problem" in parsed) throw new ConnectorError("CONFIG_INVALID", `A secret of the configuration ${parsed.problem}.`);
-    const values = await Promise.all(parsed.parts.map(async (p) => ("literal" in p ? p.literal : await resolveReference(p.reference, signal))));
+    if ("problem" in parsed)
+      throw new ConnectorError("CONFIG_INVALID", `A secret of the configuration ${parsed.problem}.`);
+    const values = await Promise.all(
+      parsed.parts.map(async (p) => ("literal" in p ? p.literal : await resolveReference(p.reference, signal))),
+    );
     const value = values.join("");
     redactor.add(value);
-    if (value.length < MIN_SECRET_CHARS) throw tooShort(parsed.parts.length === 1 && "reference" in parsed.parts[0]! ? parsed.parts[0].reference.text : "A secret of the configuration");
+    if (value.length < MIN_SECRET_CHARS)
+      throw tooShort(
+        parsed.parts.length === 1 && "reference" in parsed.parts[0]!
+          ? parsed.parts[0].reference.text
+          : "A secret of the configuration",
+      );
     return new HeldSecret(value);
   };
 
@@ -104,9 +126,13 @@ export function openSecrets(options: SecretsOptions): ConfiguredSecrets {
       const text = Object.hasOwn(options.named, name) ? options.named[name] : undefined;
       if (text === undefined) {
         const names = Object.keys(options.named);
-        throw new ConnectorError("SECRET_UNKNOWN", `The agent's configuration has no secret named ${JSON.stringify(name)}${names.length === 0 ? "" : `; it has ${names.join(", ")}`}.`, {
-          fix: "Add it under secrets.named in the agent's configuration, and to policy.secrets.",
-        });
+        throw new ConnectorError(
+          "SECRET_UNKNOWN",
+          `The agent's configuration has no secret named ${JSON.stringify(name)}${names.length === 0 ? "" : `; it has ${names.join(", ")}`}.`,
+          {
+            fix: "Add it under secrets.named in the agent's configuration, and to policy.secrets.",
+          },
+        );
       }
       return await resolve(text, signal);
     },
@@ -117,24 +143,39 @@ export function openSecrets(options: SecretsOptions): ConfiguredSecrets {
 }
 
 const tooShort = (what: string): ConnectorError =>
-  new ConnectorError("CONFIG_INVALID", `${what} is shorter than ${MIN_SECRET_CHARS} characters, so it cannot be told from ordinary text and kept out of logs.`, { fix: "Use a longer value." });
+  new ConnectorError(
+    "CONFIG_INVALID",
+    `${what} is shorter than ${MIN_SECRET_CHARS} characters, so it cannot be told from ordinary text and kept out of logs.`,
+    { fix: "Use a longer value." },
+  );
 
 async function readSecretFile(reference: Extract<SecretReference, { provider: "file" }>): Promise<string> {
   try {
     const { size } = await stat(reference.path);
     if (size > MAX_SECRET_BYTES) {
-      throw new ConnectorError("CONFIG_INVALID", `${reference.text}: the file is over ${MAX_SECRET_BYTES} bytes.`, { fix: "Point it at the secret itself." });
+      throw new ConnectorError("CONFIG_INVALID", `${reference.text}: the file is over ${MAX_SECRET_BYTES} bytes.`, {
+        fix: "Point it at the secret itself.",
+      });
     }
     // Editors and `echo` leave a newline at the end, which is no part of the secret.
     const value = (await readFile(reference.path, "utf8")).replace(/\r?\n$/, "");
-    if (value === "") throw new ConnectorError("SECRET_UNKNOWN", `${reference.text}: the file is empty.`, { fix: "Write the secret to it." });
+    if (value === "")
+      throw new ConnectorError("SECRET_UNKNOWN", `${reference.text}: the file is empty.`, {
+        fix: "Write the secret to it.",
+      });
     return value;
   } catch (error) {
     if (error instanceof ConnectorError) throw error;
     const { code } = error as NodeJS.ErrnoException;
     if (code === "EACCES" || code === "EPERM") {
-      throw new ConnectorError("SECRET_DENIED", `${reference.text}: the agent's user may not read the file.`, { fix: "Let the agent's user read it.", cause: error });
+      throw new ConnectorError("SECRET_DENIED", `${reference.text}: the agent's user may not read the file.`, {
+        fix: "Let the agent's user read it.",
+        cause: error,
+      });
     }
-    throw new ConnectorError("SECRET_UNKNOWN", `${reference.text}: the file cannot be read (${code ?? "unknown"}).`, { fix: "Correct the path or put the file there.", cause: error });
+    throw new ConnectorError("SECRET_UNKNOWN", `${reference.text}: the file cannot be read (${code ?? "unknown"}).`, {
+      fix: "Correct the path or put the file there.",
+      cause: error,
+    });
   }
 }

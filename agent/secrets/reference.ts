@@ -43,10 +43,12 @@ function parseOne(whole: string): SecretReference | { problem: string } {
   const rest = colon === -1 ? "" : inner.slice(colon + 1);
   switch (provider) {
     case "env":
-      if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(rest)) return { problem: "has an `env` reference that is not of the form ${env:NAME}" };
+      if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(rest))
+        return { problem: "has an `env` reference that is not of the form ${env:NAME}" };
       return { provider, name: rest, text: whole };
     case "file":
-      if (!rest.startsWith("/") || rest.includes("\0")) return { problem: "has a `file` reference without an absolute path, such as ${file:/run/secrets/x}" };
+      if (!rest.startsWith("/") || rest.includes("\0"))
+        return { problem: "has a `file` reference without an absolute path, such as ${file:/run/secrets/x}" };
       return { provider, path: rest, text: whole };
     case "vault": {
       // Only characters that mean the same to Vault, to its HTTP client and to a reader.

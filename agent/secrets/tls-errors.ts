@@ -32,4 +32,5 @@ const CODES = new Set([
 ]);
 
 /** EPROTO and ERR_SSL_*: the peer does not speak TLS as we do, e.g. plain HTTP on the port. */
-export const isTlsError = (code: string | undefined): boolean => code !== undefined && (CODES.has(code) || code.startsWith("ERR_SSL_"));
+export const isTlsError = (code: string | undefined): boolean =>
+  code !== undefined && (CODES.has(code) || code.startsWith("ERR_SSL_"));

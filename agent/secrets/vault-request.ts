@@ -29,14 +29,26 @@ export class VaultRequestError extends Error {
   }
 }
 
-export function vaultRequest(origin: string, ca: string | null, signal: AbortSignal | undefined, options: VaultRequestOptions): Promise<VaultAnswer> {
+export function vaultRequest(
+  origin: string,
+  ca: string | null,
+  signal: AbortSignal | undefined,
+  options: VaultRequestOptions,
+): Promise<VaultAnswer> {
   const url = new URL(options.uri);
   if (url.origin !== origin) return Promise.reject(new VaultRequestError("ELSEWHERE"));
   const request = url.protocol === "https:" ? httpsRequest : httpRequest;
   return new Promise((resolve, reject) => {
     const sent = request(
       url,
-      { method: options.method, headers: options.headers, agent: false, rejectUnauthorized: true, ...(ca === null ? {} : { ca }), ...(signal === undefined ? {} : { signal }) },
+      {
+        method: options.method,
+        headers: options.headers,
+        agent: false,
+        rejectUnauthorized: true,
+        ...(ca === null ? {} : { ca }),
+        ...(signal === undefined ? {} : { signal }),
+      },
       (answer) => {
         const chunks: Buffer[] = [];
         let size = 0;

@@ -2,13 +2,33 @@
 // (/proc/self/fd), and writes go through the opened parent folder, so that a link put there in between changes nothing.
 import { createHash, randomUUID } from "node:crypto";
 import { constants } from "node:fs";
-import { link, mkdir, open, opendir, realpath, rename, stat, unlink, readlink, type FileHandle } from "node:fs/promises";
+import {
+  link,
+  mkdir,
+  open,
+  opendir,
+  realpath,
+  rename,
+  stat,
+  unlink,
+  readlink,
+  type FileHandle,
+} from "node:fs/promises";
 import { join, sep } from "node:path";
 import { ConnectorError, type ArtifactEntry, type Digest } from "@sallyport/protocol";
 import { mediaTypeOf } from "./media-types.ts";
 import { baseName, joinPath, segmentProblem } from "./path.ts";
 import { spanOf } from "./ranges.ts";
-import { cursorInvalid, digestMismatch, exists, notAFile, notATree, notFound, preconditionFailed, sizeMismatch } from "./store-errors.ts";
+import {
+  cursorInvalid,
+  digestMismatch,
+  exists,
+  notAFile,
+  notATree,
+  notFound,
+  preconditionFailed,
+  sizeMismatch,
+} from "./store-errors.ts";
 import type { ArtifactStore, OpenedRead, Reach, ReadRange, WriteOptions } from "./store.ts";
 
 const CHUNK_BYTES = 256 * 1024;
@@ -29,7 +49,10 @@ export class FsStore implements ArtifactStore {
     this.#configuredRoot = root;
   }
 
-  async list(path: string, { cursor, limit, signal, reached }: Reach & { cursor?: string; limit: number; signal?: AbortSignal }): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }> {
+  async list(
+    path: string,
+    { cursor, limit, signal, reached }: Reach & { cursor?: string; limit: number; signal?: AbortSignal },
+  ): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }> {
     const after = cursor === undefined ? null : Buffer.from(cursor, "base64url").toString();
     if (after !== null && segmentProblem(after) !== null) throw cursorInvalid();
     const folder = await this.#open(path, constants.O_RDONLY, reached);
@@ -74,16 +97,28 @@ export class FsStore implements ArtifactStore {
     }
   }
 
-  async read(path: string, options: Reach & { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal } = {}): Promise<OpenedRead> {
+  async read(
+    path: string,
+    options: Reach & { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal } = {},
+  ): Promise<OpenedRead> {
     const { handle } = await this.#open(path, constants.O_RDONLY, options.reached);
     try {
       const entry = await entryOf(path, handle);
       if (entry.kind === "tree") throw notAFile(this.id, path);
       const totalBytes = entry.sizeBytes!;
-      if (options.ifMatch !== undefined && options.ifMatch !== entry.version) throw preconditionFailed(this.id, path, entry.version);
+      if (options.ifMatch !== undefined && options.ifMatch !== entry.version)
+        throw preconditionFailed(this.id, path, entry.version);
       const { start, lengthBytes } = spanOf(this.id, path, totalBytes, options.range, options.suffixBytes);
       const bytes = this.#bytes(handle, path, start, lengthBytes, entry.version!, options.signal);
-      return { start, lengthBytes, totalBytes, version: entry.version!, mediaType: entry.mediaType!, modifiedAt: entry.modifiedAt, bytes };
+      return {
+        start,
+        lengthBytes,
+        totalBytes,
+        version: entry.version!,
+        mediaType: entry.mediaType!,
+        modifiedAt: entry.modifiedAt,
+        bytes,
+      };
     } catch (error) {
       await handle.close();
       throw error;
@@ -91,7 +126,14 @@ export class FsStore implements ArtifactStore {
   }
 
   /** One chunk at a time, each in its own buffer: whoever got one may keep it. Closes the handle in any case. */
-  #bytes(handle: FileHandle, path: string, start: number, lengthBytes: number, version: string, signal?: AbortSignal): AsyncIterable<Buffer> {
+  #bytes(
+    handle: FileHandle,
+    path: string,
+    start: number,
+    lengthBytes: number,
+    version: string,
+    signal?: AbortSignal,
+  ): AsyncIterable<Buffer> {
     const store = this.id;
     async function* chunks(): AsyncGenerator<Buffer> {
       let at = start;
@@ -100,17 +142,27 @@ export class FsStore implements ArtifactStore {
         signal?.throwIfAborted();
         const buffer = Buffer.allocUnsafeSlow(Math.min(CHUNK_BYTES, end - at));
         const { bytesRead } = await handle.read(buffer, 0, buffer.length, at);
-        if (bytesRead === 0) throw new ConnectorError("PRECONDITION_FAILED", `${JSON.stringify(path)} in store ${store} became shorter while it was read.`, { fix: "Read it again." });
+        if (bytesRead === 0)
+          throw new ConnectorError(
+            "PRECONDITION_FAILED",
+            `${JSON.stringify(path)} in store ${store} became shorter while it was read.`,
+            { fix: "Read it again." },
+          );
         at += bytesRead;
         yield bytesRead === buffer.length ? buffer : buffer.subarray(0, bytesRead);
       }
       // Written in place meanwhile: what was sent is a mixture, and must not look whole.
-      if (lengthBytes > 0 && versionOf(await handle.stat({ bigint: true })) !== version) throw preconditionFailed(store, path, null);
+      if (lengthBytes > 0 && versionOf(await handle.stat({ bigint: true })) !== version)
+        throw preconditionFailed(store, path, null);
     }
     return closing(chunks(), () => handle.close());
   }
 
-  async write(path: string, bytes: AsyncIterable<Uint8Array>, options: WriteOptions = {}): Promise<{ version: string; sizeBytes: number; digest: Digest }> {
+  async write(
+    path: string,
+    bytes: AsyncIterable<Uint8Array>,
+    options: WriteOptions = {},
+  ): Promise<{ version: string; sizeBytes: number; digest: Digest }> {
     if (path === "") throw notAFile(this.id, path);
     const parent = await this.#makeParent(path, options.reached);
     const temp = join(parent.anchored, `.sallyport-${randomUUID()}.tmp`);
@@ -118,19 +170,25 @@ export class FsStore implements ArtifactStore {
     try {
       const hash = createHash("sha256");
       let sizeBytes = 0;
-      const file = await this.#io(path, open(temp, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644));
+      const file = await this.#io(
+        path,
+        open(temp, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644),
+      );
       try {
         for await (const chunk of bytes) {
           options.signal?.throwIfAborted();
           hash.update(chunk);
           await this.#io(path, file.writeFile(chunk));
           sizeBytes += chunk.byteLength;
-          if (options.sizeBytes !== undefined && sizeBytes > options.sizeBytes) throw sizeMismatch(this.id, path, options.sizeBytes, sizeBytes);
+          if (options.sizeBytes !== undefined && sizeBytes > options.sizeBytes)
+            throw sizeMismatch(this.id, path, options.sizeBytes, sizeBytes);
         }
         options.signal?.throwIfAborted();
-        if (options.sizeBytes !== undefined && sizeBytes !== options.sizeBytes) throw sizeMismatch(this.id, path, options.sizeBytes, sizeBytes);
+        if (options.sizeBytes !== undefined && sizeBytes !== options.sizeBytes)
+          throw sizeMismatch(this.id, path, options.sizeBytes, sizeBytes);
         const digest: Digest = `sha256:${hash.digest("hex")}`;
-        if (options.digest !== undefined && options.digest !== digest) throw digestMismatch(this.id, path, options.digest, digest);
+        if (options.digest !== undefined && options.digest !== digest)
+          throw digestMismatch(this.id, path, options.digest, digest);
         await this.#io(path, file.sync());
         await this.#inTurn(path, async () => await this.#place(path, temp, target, options));
         await this.#io(path, parent.handle.sync());
@@ -157,7 +215,8 @@ export class FsStore implements ArtifactStore {
       }
       return;
     }
-    if (options.ifMatch !== undefined && options.ifMatch !== current?.version) throw preconditionFailed(this.id, path, current?.version ?? null);
+    if (options.ifMatch !== undefined && options.ifMatch !== current?.version)
+      throw preconditionFailed(this.id, path, current?.version ?? null);
     await this.#io(path, rename(temp, target));
   }
 
@@ -165,7 +224,8 @@ export class FsStore implements ArtifactStore {
     await this.#inTurn(path, async () => {
       const entry = await this.stat(path);
       if (entry.kind === "tree") throw notAFile(this.id, path);
-      if (options.ifMatch !== undefined && options.ifMatch !== entry.version) throw preconditionFailed(this.id, path, entry.version);
+      if (options.ifMatch !== undefined && options.ifMatch !== entry.version)
+        throw preconditionFailed(this.id, path, entry.version);
       const parent = await this.#open(parentOf(path), constants.O_RDONLY | constants.O_DIRECTORY);
       try {
         if (parent.real !== parentOf(path)) options.reached?.(joinPath(parent.real, baseName(path)));
@@ -192,7 +252,11 @@ export class FsStore implements ArtifactStore {
   }
 
   /** Opens what is there and checks that it really lies under the root. Nothing has been read from it until then. */
-  async #open(path: string, flags: number, reached?: (realPath: string) => void): Promise<{ handle: FileHandle; anchored: string; real: string }> {
+  async #open(
+    path: string,
+    flags: number,
+    reached?: (realPath: string) => void,
+  ): Promise<{ handle: FileHandle; anchored: string; real: string }> {
     const root = await this.#root();
     const full = path === "" ? root : join(root, ...path.split("/"));
     // Not blocking: opening a FIFO must not wait for its other end.
@@ -213,7 +277,11 @@ export class FsStore implements ArtifactStore {
   async #contained(handle: FileHandle, full: string, root: string, path: string): Promise<string> {
     const real = PROC ? await readlink(`/proc/self/fd/${handle.fd}`) : await realpath(full);
     if (real !== root && !real.startsWith(root.endsWith(sep) ? root : root + sep)) {
-      throw new ConnectorError("PATH_INVALID", `${JSON.stringify(path)} in store ${this.id} is a link that leaves the store.`, { fix: "Put the file itself into the store, or configure a store where it lies." });
+      throw new ConnectorError(
+        "PATH_INVALID",
+        `${JSON.stringify(path)} in store ${this.id} is a link that leaves the store.`,
+        { fix: "Put the file itself into the store, or configure a store where it lies." },
+      );
     }
     if (!PROC) {
       const [opened, named] = await Promise.all([handle.stat(), stat(real)]);
@@ -223,7 +291,10 @@ export class FsStore implements ArtifactStore {
   }
 
   /** The folder of a path to be written, made where missing, each step from the opened folder before it. */
-  async #makeParent(path: string, reached?: (realPath: string) => void): Promise<{ handle: FileHandle; anchored: string }> {
+  async #makeParent(
+    path: string,
+    reached?: (realPath: string) => void,
+  ): Promise<{ handle: FileHandle; anchored: string }> {
     const segments = path.split("/").slice(0, -1);
     let done = "";
     let folder = await this.#open("", constants.O_RDONLY | constants.O_DIRECTORY);
@@ -251,7 +322,14 @@ export class FsStore implements ArtifactStore {
     try {
       return await this.stat(path, reached === undefined ? {} : { reached });
     } catch (error) {
-      if (error instanceof ConnectorError && (error.code === "POLICY_DENIED" || error.code === "ARTIFACT_NOT_FOUND" || error.code === "PATH_INVALID" || error.code === "STORE_DENIED")) return null;
+      if (
+        error instanceof ConnectorError &&
+        (error.code === "POLICY_DENIED" ||
+          error.code === "ARTIFACT_NOT_FOUND" ||
+          error.code === "PATH_INVALID" ||
+          error.code === "STORE_DENIED")
+      )
+        return null;
       throw error;
     }
   }
@@ -260,7 +338,11 @@ export class FsStore implements ArtifactStore {
     try {
       return await realpath(this.#configuredRoot);
     } catch (cause) {
-      throw new ConnectorError("STORE_UNREACHABLE", `The folder of store ${this.id} cannot be opened (${(cause as NodeJS.ErrnoException).code}).`, { fix: `Make the folder that stores (${this.id}) root names, or mount its disk.`, cause });
+      throw new ConnectorError(
+        "STORE_UNREACHABLE",
+        `The folder of store ${this.id} cannot be opened (${(cause as NodeJS.ErrnoException).code}).`,
+        { fix: `Make the folder that stores (${this.id}) root names, or mount its disk.`, cause },
+      );
     }
   }
 
@@ -280,22 +362,42 @@ export class FsStore implements ArtifactStore {
       case "ENXIO": // a socket or a FIFO without its other end
         return notFound(this.id, path, error);
       case "ENOTDIR":
-        return new ConnectorError("NOT_A_FILE", `A folder on the way to ${JSON.stringify(path)} in store ${this.id} is a file.`, { fix: "Choose a path whose folders are folders.", cause: error });
+        return new ConnectorError(
+          "NOT_A_FILE",
+          `A folder on the way to ${JSON.stringify(path)} in store ${this.id} is a file.`,
+          { fix: "Choose a path whose folders are folders.", cause: error },
+        );
       case "EISDIR":
       case "ENOTEMPTY":
         return notAFile(this.id, path);
       case "EACCES":
       case "EPERM":
       case "EROFS":
-        return new ConnectorError("STORE_DENIED", `The agent's user may not do this at ${JSON.stringify(path)} in store ${this.id} (${code}).`, { fix: "Give the agent's user the rights on the folder.", cause: error });
+        return new ConnectorError(
+          "STORE_DENIED",
+          `The agent's user may not do this at ${JSON.stringify(path)} in store ${this.id} (${code}).`,
+          { fix: "Give the agent's user the rights on the folder.", cause: error },
+        );
       case "ELOOP":
       case "ENAMETOOLONG":
-        return new ConnectorError("PATH_INVALID", `${JSON.stringify(path)} cannot be opened in store ${this.id} (${code}).`, { fix: "Choose another path.", cause: error });
+        return new ConnectorError(
+          "PATH_INVALID",
+          `${JSON.stringify(path)} cannot be opened in store ${this.id} (${code}).`,
+          { fix: "Choose another path.", cause: error },
+        );
       case "ENOSPC":
       case "EDQUOT":
-        return new ConnectorError("STORAGE_FULL", `No space is left on the disk of store ${this.id}.`, { fix: "Free space on that disk.", cause: error });
+        return new ConnectorError("STORAGE_FULL", `No space is left on the disk of store ${this.id}.`, {
+          fix: "Free space on that disk.",
+          cause: error,
+        });
       default:
-        return code === undefined ? error : new ConnectorError("STORE_FAILED", `The disk of store ${this.id} failed (${code}).`, { fix: "Look into the machine's own log.", cause: error });
+        return code === undefined
+          ? error
+          : new ConnectorError("STORE_FAILED", `The disk of store ${this.id} failed (${code}).`, {
+              fix: "Look into the machine's own log.",
+              cause: error,
+            });
     }
   }
 }
@@ -308,14 +410,24 @@ interface BigStat {
   size: bigint;
   ino: bigint;
 }
-const versionOf = (info: BigStat): string => `${info.mtimeNs.toString(36)}-${info.size.toString(36)}-${info.ino.toString(36)}`;
+const versionOf = (info: BigStat): string =>
+  `${info.mtimeNs.toString(36)}-${info.size.toString(36)}-${info.ino.toString(36)}`;
 
 async function entryOf(path: string, handle: FileHandle): Promise<ArtifactEntry> {
   const info = await handle.stat({ bigint: true });
   const name = baseName(path);
   const modifiedAt = Math.max(0, Number(info.mtimeMs));
-  if (info.isDirectory()) return { name, path, kind: "tree", sizeBytes: null, modifiedAt, version: null, mediaType: null };
-  return { name, path, kind: "file", sizeBytes: Number(info.size), modifiedAt, version: versionOf(info), mediaType: mediaTypeOf(name) };
+  if (info.isDirectory())
+    return { name, path, kind: "tree", sizeBytes: null, modifiedAt, version: null, mediaType: null };
+  return {
+    name,
+    path,
+    kind: "file",
+    sizeBytes: Number(info.size),
+    modifiedAt,
+    version: versionOf(info),
+    mediaType: mediaTypeOf(name),
+  };
 }
 
 /** Runs `close` once, when the iteration ends in any way, also when it never began but was closed. */

@@ -35,9 +35,13 @@ export function openStores(configs: readonly StoreConfig[], secrets: Secrets, cl
       const config = byId.get(id);
       if (config === undefined) {
         const ids = [...byId.keys()];
-        throw new ConnectorError("STORE_UNKNOWN", `The agent has no store ${JSON.stringify(id)}; ${ids.length === 0 ? "none is configured" : `it has ${ids.join(", ")}`}.`, {
-          fix: "Name one of these, or add the store to the agent's configuration.",
-        });
+        throw new ConnectorError(
+          "STORE_UNKNOWN",
+          `The agent has no store ${JSON.stringify(id)}; ${ids.length === 0 ? "none is configured" : `it has ${ids.join(", ")}`}.`,
+          {
+            fix: "Name one of these, or add the store to the agent's configuration.",
+          },
+        );
       }
       let store = opened.get(id);
       if (store === undefined) {

@@ -8,7 +8,11 @@ export const MAX_TREE_FILES = 100_000;
 const PAGE = 1000;
 
 /** Reads a file to its end for its digest alone. */
-export async function digestOf(store: ArtifactStore, path: string, signal?: AbortSignal): Promise<{ digest: Digest; sizeBytes: number }> {
+export async function digestOf(
+  store: ArtifactStore,
+  path: string,
+  signal?: AbortSignal,
+): Promise<{ digest: Digest; sizeBytes: number }> {
   const { bytes } = await store.read(path, signal === undefined ? {} : { signal });
   const hash = createHash("sha256");
   let sizeBytes = 0;
@@ -20,13 +24,22 @@ export async function digestOf(store: ArtifactStore, path: string, signal?: Abor
 }
 
 /** Paths of all files below, relative to `path`. `visit` is asked before a file counts; it may throw. */
-export async function filesBelow(store: ArtifactStore, path: string, signal?: AbortSignal, visit?: (path: string) => void): Promise<string[]> {
+export async function filesBelow(
+  store: ArtifactStore,
+  path: string,
+  signal?: AbortSignal,
+  visit?: (path: string) => void,
+): Promise<string[]> {
   const files: string[] = [];
   const folders = [path];
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
     let cursor: string | undefined;
     do {
-      const page = await store.list(folder, { limit: PAGE, ...(cursor === undefined ? {} : { cursor }), ...(signal === undefined ? {} : { signal }) });
+      const page = await store.list(folder, {
+        limit: PAGE,
+        ...(cursor === undefined ? {} : { cursor }),
+        ...(signal === undefined ? {} : { signal }),
+      });
       for (const entry of page.entries) {
         if (entry.kind === "tree") {
           folders.push(entry.path);
@@ -35,7 +48,11 @@ export async function filesBelow(store: ArtifactStore, path: string, signal?: Ab
         visit?.(entry.path);
         files.push(path === "" ? entry.path : entry.path.slice(path.length + 1));
         if (files.length > MAX_TREE_FILES) {
-          throw new ConnectorError("TOO_LARGE", `${JSON.stringify(path)} in store ${store.id} holds more than ${MAX_TREE_FILES} files.`, { fix: "Take a smaller folder, or pack the files into one." });
+          throw new ConnectorError(
+            "TOO_LARGE",
+            `${JSON.stringify(path)} in store ${store.id} holds more than ${MAX_TREE_FILES} files.`,
+            { fix: "Take a smaller folder, or pack the files into one." },
+          );
         }
       }
       cursor = page.nextCursor ?? undefined;

@@ -5,7 +5,8 @@ import { ConnectorError, MAX_PATH_BYTES } from "@sallyport/protocol";
 /** A path that passed: `/` between segments, "" is the root. */
 export function parseArtifactPath(text: string): string {
   if (text === "") return "";
-  if (Buffer.byteLength(text) > MAX_PATH_BYTES) throw invalid(text.slice(0, 40), `is part of a path longer than ${MAX_PATH_BYTES} bytes`);
+  if (Buffer.byteLength(text) > MAX_PATH_BYTES)
+    throw invalid(text.slice(0, 40), `is part of a path longer than ${MAX_PATH_BYTES} bytes`);
   for (const segment of text.split("/")) {
     const problem = segmentProblem(segment);
     if (problem !== null) throw invalid(segment, problem);
@@ -38,14 +39,22 @@ export function segmentProblem(segment: string): string | null {
 /** What some reader down the line might take for a step up or a separator. */
 function dangerous(text: string): boolean {
   const folded = text.normalize("NFKC").trim();
-  return /[/\\\0]/.test(text) || /^\.{1,2}(?:;.*)?$/.test(folded) || /^\.{1,2}$/.test(folded.replaceAll(/\s/g, "")) || /(?:^|[/\\])\.\.(?:[/\\]|$)/.test(folded);
+  return (
+    /[/\\\0]/.test(text) ||
+    /^\.{1,2}(?:;.*)?$/.test(folded) ||
+    /^\.{1,2}$/.test(folded.replaceAll(/\s/g, "")) ||
+    /(?:^|[/\\])\.\.(?:[/\\]|$)/.test(folded)
+  );
 }
 
 /** Every %XX once; also the overlong and %u spellings that lenient decoders take. */
 function decodeOnce(text: string): string {
   return text
     .replace(/%u([0-9a-f]{4})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
-    .replace(/%(?:c0|e0%80|f0%80%80)%(ae|af|80|9c)/gi, (_, low: string) => ({ ae: ".", af: "/", "80": "\0", "9c": "\\" })[low.toLowerCase()]!)
+    .replace(
+      /%(?:c0|e0%80|f0%80%80)%(ae|af|80|9c)/gi,
+      (_, low: string) => ({ ae: ".", af: "/", "80": "\0", "9c": "\\" })[low.toLowerCase()]!,
+    )
     .replace(/%c1%9c/gi, "\\")
     .replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
 }

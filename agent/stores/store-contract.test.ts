@@ -41,14 +41,30 @@ const tempDir = (t: Test) => {
 };
 
 async function contract(t: Test, store: ArtifactStore, left: () => Promise<string[]>) {
-  const big = Buffer.alloc(20 * MIB + 12345, (() => { let n = 0; return Buffer.from(Array.from({ length: 1021 }, () => (n = (n * 167 + 13) & 255))); })());
+  const big = Buffer.alloc(
+    20 * MIB + 12345,
+    (() => {
+      let n = 0;
+      return Buffer.from(Array.from({ length: 1021 }, () => (n = (n * 167 + 13) & 255)));
+    })(),
+  );
 
   await t.test("write, then read it back, whole and in parts", async (t) => {
-    const written = await store.write("a/b/hello.txt", once("hello ", "world"), { sizeBytes: 11, digest: sha(Buffer.from("hello world")) });
+    const written = await store.write("a/b/hello.txt", once("hello ", "world"), {
+      sizeBytes: 11,
+      digest: sha(Buffer.from("hello world")),
+    });
     t.equal(written.sizeBytes, 11);
     t.equal(written.digest, sha(Buffer.from("hello world")));
     const stat = await store.stat("a/b/hello.txt");
-    t.match(stat, { name: "hello.txt", path: "a/b/hello.txt", kind: "file", sizeBytes: 11, version: written.version, mediaType: "text/plain" });
+    t.match(stat, {
+      name: "hello.txt",
+      path: "a/b/hello.txt",
+      kind: "file",
+      sizeBytes: 11,
+      version: written.version,
+      mediaType: "text/plain",
+    });
     const cases = [
       [{}, "hello world", 0],
       [{ range: { start: 6 } }, "world", 6],
@@ -106,7 +122,13 @@ async function contract(t: Test, store: ArtifactStore, left: () => Promise<strin
       await t.rejects(store.write("keep.txt", once(body), { sizeBytes: body.length + 1 }), { code: "INPUT_INVALID" });
       await t.rejects(store.write("keep.txt", once(body), { sizeBytes: body.length - 1 }), { code: "INPUT_INVALID" });
       await t.rejects(
-        store.write("keep.txt", (async function* () { yield body; throw new Error("the sender is gone"); })()),
+        store.write(
+          "keep.txt",
+          (async function* () {
+            yield body;
+            throw new Error("the sender is gone");
+          })(),
+        ),
         /the sender is gone/,
       );
     }
@@ -125,11 +147,15 @@ async function contract(t: Test, store: ArtifactStore, left: () => Promise<strin
     await store.delete("cond.txt", { ifMatch: second.version });
     await t.rejects(store.stat("cond.txt"), { code: "ARTIFACT_NOT_FOUND" });
     await t.rejects(store.delete("cond.txt"), { code: "ARTIFACT_NOT_FOUND" });
-    const race = await Promise.allSettled(Array.from({ length: 8 }, (_, i) => store.write("race.txt", once(String(i)), { ifNoneMatch: "*" })));
+    const race = await Promise.allSettled(
+      Array.from({ length: 8 }, (_, i) => store.write("race.txt", once(String(i)), { ifNoneMatch: "*" })),
+    );
     t.equal(race.filter((r) => r.status === "fulfilled").length, 1, "a race has one winner");
     t.equal(race.filter((r) => r.status === "rejected" && r.reason.code === "ARTIFACT_EXISTS").length, 7);
     const replace = await store.stat("race.txt");
-    const race2 = await Promise.allSettled(Array.from({ length: 8 }, (_, i) => store.write("race.txt", once(`again ${i}`), { ifMatch: replace.version! })));
+    const race2 = await Promise.allSettled(
+      Array.from({ length: 8 }, (_, i) => store.write("race.txt", once(`again ${i}`), { ifMatch: replace.version! })),
+    );
     t.equal(race2.filter((r) => r.status === "fulfilled").length, 1, "also when it replaces");
   });
 
@@ -159,12 +185,25 @@ async function contract(t: Test, store: ArtifactStore, left: () => Promise<strin
     if (store.kind === "fs") await t.rejects(store.list("many", { limit: 5, cursor: "!!" }), { code: "INPUT_INVALID" });
     const manifest = await manifestOf(store, "many");
     t.equal(manifest.entries.length, 26);
-    t.match(manifest.entries.find((e) => e.path === "sub/x.json"), { digest: sha(Buffer.from("{}")), sizeBytes: 2 });
+    t.match(
+      manifest.entries.find((e) => e.path === "sub/x.json"),
+      { digest: sha(Buffer.from("{}")), sizeBytes: 2 },
+    );
     t.match(treeDigest(manifest.entries), /^sha256:/);
   });
 
   await t.test("names with every odd character that is allowed", async (t) => {
-    for (const name of ["with space.txt", "ünï/çødé.txt", "plus+&=?#%.txt", "'quotes\"`.txt", "日本/語.csv", "100%.txt", "..a", "a..", "-rf"]) {
+    for (const name of [
+      "with space.txt",
+      "ünï/çødé.txt",
+      "plus+&=?#%.txt",
+      "'quotes\"`.txt",
+      "日本/語.csv",
+      "100%.txt",
+      "..a",
+      "a..",
+      "-rf",
+    ]) {
       await store.write(`odd/${name}`, once(name));
       t.equal((await whole((await store.read(`odd/${name}`)).bytes)).toString(), name);
       t.equal((await store.stat(`odd/${name}`)).path, `odd/${name}`);
@@ -178,10 +217,22 @@ async function contract(t: Test, store: ArtifactStore, left: () => Promise<strin
     const source = opened.bytes[Symbol.asyncIterator]();
     await source.next();
     abort.abort();
-    await t.rejects((async () => { for (;;) if ((await source.next()).done === true) return; })());
+    await t.rejects(
+      (async () => {
+        for (;;) if ((await source.next()).done === true) return;
+      })(),
+    );
     const upload = new AbortController();
     await t.rejects(
-      store.write("never.bin", (async function* () { yield big; upload.abort(); yield big; })(), { signal: upload.signal }),
+      store.write(
+        "never.bin",
+        (async function* () {
+          yield big;
+          upload.abort();
+          yield big;
+        })(),
+        { signal: upload.signal },
+      ),
     );
     await t.rejects(store.stat("never.bin"), { code: "ARTIFACT_NOT_FOUND" });
     t.strictSame(await left(), []);
@@ -194,7 +245,11 @@ t.test("fs", async (t) => {
   writeFileSync(join(outside, "secret"), "outside");
   const stores = open(t, { id: "local", kind: "fs", root });
   const store = await stores.get("local");
-  await contract(t, store, async () => readdirSync(root, { recursive: true }).map(String).filter((n) => n.includes(".sallyport-")));
+  await contract(t, store, async () =>
+    readdirSync(root, { recursive: true })
+      .map(String)
+      .filter((n) => n.includes(".sallyport-")),
+  );
 
   await t.test("links that leave the root are not there; those that stay are", async (t) => {
     symlinkSync(outside, join(root, "out"));
@@ -221,14 +276,22 @@ t.test("fs", async (t) => {
 
   await t.test("rights, a missing root, a file that shrinks", async (t) => {
     const gone = open(t, { id: "gone", kind: "fs", root: join(root, "no-such") });
-    await t.rejects((await gone.get("gone")).list("", { limit: 1 }), { code: "STORE_UNREACHABLE", message: /store gone/ });
+    await t.rejects((await gone.get("gone")).list("", { limit: 1 }), {
+      code: "STORE_UNREACHABLE",
+      message: /store gone/,
+    });
     await t.rejects(gone.get("other"), { code: "STORE_UNKNOWN", message: /it has gone/ });
     writeFileSync(join(root, "shrinks"), Buffer.alloc(MIB));
     const opened = await store.read("shrinks");
     const source = opened.bytes[Symbol.asyncIterator]();
     await source.next();
     writeFileSync(join(root, "shrinks"), "short");
-    await t.rejects((async () => { for (;;) if ((await source.next()).done === true) return; })(), { code: "PRECONDITION_FAILED" });
+    await t.rejects(
+      (async () => {
+        for (;;) if ((await source.next()).done === true) return;
+      })(),
+      { code: "PRECONDITION_FAILED" },
+    );
     mkdirSync(join(root, "folder-target"));
     await t.rejects(store.write("folder-target", once("x")), { code: "NOT_A_FILE" });
     await t.rejects(store.write("keep.txt/below", once("x")), { code: "NOT_A_FILE" });
@@ -261,7 +324,8 @@ t.test("s3", { skip: needs("s3") }, async (t) => {
   }
 
   await t.test("wrong credentials, wrong CA, no bucket, nobody there", async (t) => {
-    const list = async (over: Parameters<typeof config>[0], env = environment) => await (await open(t, await config(over), env).get("lake")).list("", { limit: 1 });
+    const list = async (over: Parameters<typeof config>[0], env = environment) =>
+      await (await open(t, await config(over), env).get("lake")).list("", { limit: 1 });
     const wrong = "wrong-secret-key-123";
     const denied = await list({}, { ...environment, SECRET_KEY: wrong }).catch((e: unknown) => e);
     t.match(denied, { code: "STORE_DENIED", message: /lake.*secret access key is wrong/, fix: /secretAccessKey/ });

@@ -46,13 +46,23 @@ export interface ArtifactStore {
   /** For people; holds no credential. */
   readonly label: string;
   /** Direct children of `path`, by name; a page of at most `limit`. A child that `reached` refuses is not there. */
-  list(path: string, options: Reach & { cursor?: string; limit: number; signal?: AbortSignal }): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }>;
+  list(
+    path: string,
+    options: Reach & { cursor?: string; limit: number; signal?: AbortSignal },
+  ): Promise<{ entries: ArtifactEntry[]; nextCursor: string | null }>;
   /** ARTIFACT_NOT_FOUND when nothing is there. */
   stat(path: string, options?: Reach & { signal?: AbortSignal }): Promise<ArtifactEntry>;
   /** `suffixBytes` reads the last N. PRECONDITION_FAILED when `ifMatch` is not the current version. */
-  read(path: string, options?: Reach & { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal }): Promise<OpenedRead>;
+  read(
+    path: string,
+    options?: Reach & { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal },
+  ): Promise<OpenedRead>;
   /** Atomic: a reader sees the old object or the whole new one. Computes sha-256 on the way. */
-  write(path: string, bytes: AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<{ version: string; sizeBytes: number; digest: Digest }>;
+  write(
+    path: string,
+    bytes: AsyncIterable<Uint8Array>,
+    options?: WriteOptions,
+  ): Promise<{ version: string; sizeBytes: number; digest: Digest }>;
   delete(path: string, options?: Reach & { ifMatch?: string; signal?: AbortSignal }): Promise<void>;
 }
 

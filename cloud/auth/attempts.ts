@@ -27,7 +27,10 @@ export class Attempts {
       }
       if (++entry.n > this.#limit) {
         const retryAfterS = Math.ceil((entry.from + WINDOW_MS - now) / 1000);
-        throw new ConnectorError("RATE_LIMITED", "Too many attempts to sign in.", { fix: `Try again in ${retryAfterS} s.`, details: { retryAfterS } });
+        throw new ConnectorError("RATE_LIMITED", "Too many attempts to sign in.", {
+          fix: `Try again in ${retryAfterS} s.`,
+          details: { retryAfterS },
+        });
       }
     }
   }

@@ -1,7 +1,14 @@
 // From what a request carries to who sent it. Knows nothing of HTTP but the two strings it is given.
 import type { Clock } from "@sallyport/protocol";
 import type { CredentialRow, Store, UserRow } from "../store/index.ts";
-import { hashSecret, isApiToken, newSecret, SESSION_IDLE_MS, SESSION_LIFETIME_MS, SIGN_IN_LIFETIME_MS } from "./credentials.ts";
+import {
+  hashSecret,
+  isApiToken,
+  newSecret,
+  SESSION_IDLE_MS,
+  SESSION_LIFETIME_MS,
+  SIGN_IN_LIFETIME_MS,
+} from "./credentials.ts";
 
 export interface Credential {
   kind: "session" | "token";
@@ -39,7 +46,10 @@ export class Authenticator {
   /** Whether a credential that let a stream in still would. Not counted as a use. */
   async stillGood(credential: Credential): Promise<boolean> {
     const now = this.#clock.now();
-    const found = credential.kind === "token" ? await this.#store.peekToken(credential.hash, now) : await this.#store.peekWebSession(credential.hash, now, SESSION_IDLE_MS);
+    const found =
+      credential.kind === "token"
+        ? await this.#store.peekToken(credential.hash, now)
+        : await this.#store.peekWebSession(credential.hash, now, SESSION_IDLE_MS);
     return found !== null;
   }
 

@@ -10,11 +10,18 @@ const MAX_CONCURRENT = 4;
 let running = 0;
 
 async function scrypt(password: string, salt: Buffer, cost: { N: number; r: number; p: number }): Promise<Buffer> {
-  if (running >= MAX_CONCURRENT) throw new ConnectorError("RATE_LIMITED", "Too many sign-ins at the same time.", { fix: "Try again in a second." });
+  if (running >= MAX_CONCURRENT)
+    throw new ConnectorError("RATE_LIMITED", "Too many sign-ins at the same time.", { fix: "Try again in a second." });
   running++;
   try {
     return await new Promise((resolve, reject) => {
-      scryptCallback(password.normalize("NFKC"), salt, KEY_BYTES, { ...cost, maxmem: 256 * cost.N * cost.r }, (error, key) => (error ? reject(error) : resolve(key)));
+      scryptCallback(
+        password.normalize("NFKC"),
+        salt,
+        KEY_BYTES,
+        { ...cost, maxmem: 256 * cost.N * cost.r },
+        (error, key) => (error ? reject(error) : resolve(key)),
+      );
     });
   } finally {
     running--;

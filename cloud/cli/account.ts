@@ -20,7 +20,10 @@ export function accountCommands(program: Command, client: () => Client): void {
         url = new URL(text);
         if (!["http:", "https:"].includes(url.protocol)) throw new TypeError(url.protocol);
       } catch {
-        throw new EndWith(EXIT.usage, `${text.slice(0, 40)} is not a URL; give the control plane's, e.g. https://sallyport.example`);
+        throw new EndWith(
+          EXIT.usage,
+          `${text.slice(0, 40)} is not a URL; give the control plane's, e.g. https://sallyport.example`,
+        );
       }
       const context: Context = { url: url.origin, token: "", ca: options.ca === undefined ? null : readCa(options.ca) };
       context.token = url.hash.length > 1 ? await spend(context, url.hash.slice(1)) : await readToken(context.url);
@@ -33,7 +36,11 @@ export function accountCommands(program: Command, client: () => Client): void {
     .command("logout")
     .description("forget the token of this machine")
     .action(async () => {
-      process.stderr.write(forgetContext() ? "signed out; revoke the token in the page's settings if the file was copied\n" : "not signed in\n");
+      process.stderr.write(
+        forgetContext()
+          ? "signed out; revoke the token in the page's settings if the file was copied\n"
+          : "not signed in\n",
+      );
     });
 
   program
@@ -42,7 +49,17 @@ export function accountCommands(program: Command, client: () => Client): void {
     .option("-o, --output <format>", "table, json or name", "table")
     .action(async (options: { output: string }) => {
       const me = await client().json<Me>("/v1/me");
-      printOne(me, formatOf(options.output), [["user", me.user.name], ["role", me.user.role], ["workspace", me.workspace.name], ["control plane", `${loadContext().url}, version ${me.version}`]], me.user.name);
+      printOne(
+        me,
+        formatOf(options.output),
+        [
+          ["user", me.user.name],
+          ["role", me.user.role],
+          ["workspace", me.workspace.name],
+          ["control plane", `${loadContext().url}, version ${me.version}`],
+        ],
+        me.user.name,
+      );
     });
 }
 
@@ -52,7 +69,10 @@ async function spend(context: Context, signin: string): Promise<string> {
   const session = await client.open("/v1/session", { json: { signin }, headers: { origin: context.url } });
   await textOf(session);
   const cookie = (session.headers["set-cookie"] ?? []).map((line) => line.split(";")[0]).join("; ");
-  const made = await client.json<{ token: string }>("/v1/tokens", { json: { label: `cli ${userInfo().username}@${hostname()}`.slice(0, 100), expiresInDays: 90 }, headers: { origin: context.url, cookie } });
+  const made = await client.json<{ token: string }>("/v1/tokens", {
+    json: { label: `cli ${userInfo().username}@${hostname()}`.slice(0, 100), expiresInDays: 90 },
+    headers: { origin: context.url, cookie },
+  });
   await textOf(await client.open("/v1/session", { method: "DELETE", headers: { origin: context.url, cookie } }));
   return made.token;
 }

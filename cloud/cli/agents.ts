@@ -11,7 +11,11 @@ export function agentCommands(program: Command, client: () => Client): void {
   const find = async (name: string): Promise<Agent> => {
     const agents = await client().list<Agent>("/v1/agents");
     const found = agents.find((a) => a.name === name || a.id === name);
-    if (found === undefined) throw new EndWith(EXIT.notFound, `no agent ${name}; there ${agents.length === 1 ? "is" : "are"} ${agents.map((a) => a.name).join(", ") || "none"}`);
+    if (found === undefined)
+      throw new EndWith(
+        EXIT.notFound,
+        `no agent ${name}; there ${agents.length === 1 ? "is" : "are"} ${agents.map((a) => a.name).join(", ") || "none"}`,
+      );
     return found;
   };
   const show = (found: Agent, output: string) =>
@@ -26,9 +30,21 @@ export function agentCommands(program: Command, client: () => Client): void {
         ["last seen", found.lastSeenAt === null ? "never" : `${age(found.lastSeenAt)} ago`],
         ["version", found.version],
         ["key", found.fingerprint],
-        ["stores", found.status === null ? null : found.status.stores.map((s) => `${s.id} (${s.kind}: ${s.grants.join(", ") || "nothing granted"})`).join(", ")],
+        [
+          "stores",
+          found.status === null
+            ? null
+            : found.status.stores
+                .map((s) => `${s.id} (${s.kind}: ${s.grants.join(", ") || "nothing granted"})`)
+                .join(", "),
+        ],
         ["programs", found.status === null ? null : found.status.programs.join(", ")],
-        ["alarms", found.alarms.length === 0 ? null : found.alarms.map((a) => `${new Date(a.at).toISOString()} ${a.code}: ${a.message}`).join("; ")],
+        [
+          "alarms",
+          found.alarms.length === 0
+            ? null
+            : found.alarms.map((a) => `${new Date(a.at).toISOString()} ${a.code}: ${a.message}`).join("; "),
+        ],
       ],
       found.name,
     );
@@ -46,7 +62,10 @@ export function agentCommands(program: Command, client: () => Client): void {
           { title: "POOL", of: (a) => a.pool.name },
           { title: "STATE", of: (a) => a.state },
           { title: "LAST SEEN", of: (a) => (a.lastSeenAt === null ? "never" : `${age(a.lastSeenAt)} ago`) },
-          { title: "RUNNING", of: (a) => (a.state === "connected" ? String(a.status?.running.length ?? "-") : "unknown") },
+          {
+            title: "RUNNING",
+            of: (a) => (a.state === "connected" ? String(a.status?.running.length ?? "-") : "unknown"),
+          },
           { title: "VERSION", of: (a) => a.version ?? "-" },
         ],
         (a) => a.name,
@@ -63,7 +82,10 @@ export function agentCommands(program: Command, client: () => Client): void {
     .argument("<name>", "name or id")
     .argument("<new name>")
     .action(async (name: string, newName: string) => {
-      const renamed = await client().json<Agent>(`/v1/agents/${(await find(name)).id}`, { method: "PATCH", json: { name: newName } });
+      const renamed = await client().json<Agent>(`/v1/agents/${(await find(name)).id}`, {
+        method: "PATCH",
+        json: { name: newName },
+      });
       process.stderr.write(`${name} is now ${renamed.name}\n`);
     });
   agent
@@ -90,7 +112,10 @@ export function agentCommands(program: Command, client: () => Client): void {
     .option("--name <name>", "name of the agent")
     .option(...format)
     .action(async (pool: string, options: { name?: string; output: string }) => {
-      const made = await client().make<MadeEnrollment>("/v1/enrollments", { pool, ...(options.name === undefined ? {} : { name: options.name }) });
+      const made = await client().make<MadeEnrollment>("/v1/enrollments", {
+        pool,
+        ...(options.name === undefined ? {} : { name: options.name }),
+      });
       if (formatOf(options.output) === "json") process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
       else if (options.output === "name") process.stdout.write(`${made.secret}\n`);
       else {

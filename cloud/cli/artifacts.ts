@@ -16,8 +16,13 @@ interface Place {
 
 function placeOf(text: string): Place {
   const [pool, store, ...path] = text.split("/");
-  if (!pool || !store) throw new EndWith(EXIT.usage, `${text} is not a place; write pool/store/path, e.g. lab/lake/data/train.csv`);
-  return { api: `/v1/pools/${encodeURIComponent(pool)}/stores/${encodeURIComponent(store)}`, path: path.join("/").replace(/\/$/, ""), text };
+  if (!pool || !store)
+    throw new EndWith(EXIT.usage, `${text} is not a place; write pool/store/path, e.g. lab/lake/data/train.csv`);
+  return {
+    api: `/v1/pools/${encodeURIComponent(pool)}/stores/${encodeURIComponent(store)}`,
+    path: path.join("/").replace(/\/$/, ""),
+    text,
+  };
 }
 const at = (path: string): string => `path=${encodeURIComponent(path)}`;
 
@@ -38,7 +43,9 @@ export function artifactCommands(program: Command, client: () => Client): void {
       const entries: ArtifactEntry[] = [];
       let cursor: string | null = null;
       do {
-        const page: { entries: ArtifactEntry[]; nextCursor: string | null } = await client().json(`${place.api}/artifacts?${at(place.path)}&limit=1000${cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`}`);
+        const page: { entries: ArtifactEntry[]; nextCursor: string | null } = await client().json(
+          `${place.api}/artifacts?${at(place.path)}&limit=1000${cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`}`,
+        );
         entries.push(...page.entries);
         cursor = page.nextCursor;
       } while (cursor !== null);
@@ -63,7 +70,9 @@ export function artifactCommands(program: Command, client: () => Client): void {
     .option("-o, --output <format>", "table, json or name", "table")
     .action(async (text: string, options: { digest?: boolean; output: string }) => {
       const place = placeOf(text);
-      const found = await client().json<ArtifactEntry & { digest: string | null }>(`${place.api}/stat?${at(place.path)}&digest=${options.digest === true}`);
+      const found = await client().json<ArtifactEntry & { digest: string | null }>(
+        `${place.api}/stat?${at(place.path)}&digest=${options.digest === true}`,
+      );
       printOne(
         found,
         formatOf(options.output),
@@ -71,7 +80,12 @@ export function artifactCommands(program: Command, client: () => Client): void {
           ["path", found.path],
           ["kind", found.kind],
           ["size", found.sizeBytes === null ? null : `${bytes(found.sizeBytes)} (${found.sizeBytes} bytes)`],
-          ["modified", found.modifiedAt === null ? null : `${new Date(found.modifiedAt).toISOString()} (${age(found.modifiedAt)} ago)`],
+          [
+            "modified",
+            found.modifiedAt === null
+              ? null
+              : `${new Date(found.modifiedAt).toISOString()} (${age(found.modifiedAt)} ago)`,
+          ],
           ["type", found.mediaType],
           ["version", found.version],
           ["digest", found.digest],
@@ -88,7 +102,9 @@ export function artifactCommands(program: Command, client: () => Client): void {
     .option("-o, --output <format>", "table or json", "table")
     .action(async (text: string, options: { rows: string; output: string }) => {
       const place = placeOf(text);
-      const found = await client().json<{ preview: Preview; sizeBytes: number; mediaType: string }>(`${place.api}/preview?${at(place.path)}&rows=${encodeURIComponent(options.rows)}`);
+      const found = await client().json<{ preview: Preview; sizeBytes: number; mediaType: string }>(
+        `${place.api}/preview?${at(place.path)}&rows=${encodeURIComponent(options.rows)}`,
+      );
       if (formatOf(options.output) === "json") return void process.stdout.write(`${JSON.stringify(found, null, 2)}\n`);
       show(found.preview, found.mediaType, found.sizeBytes);
     });
@@ -119,20 +135,44 @@ export function artifactCommands(program: Command, client: () => Client): void {
       const progress = new Progress(`sending ${place.path}`);
       let sent = 0;
       const body = async function* () {
-        for await (const chunk of file === "-" ? process.stdin : createReadStream(file, { highWaterMark: 256 * 1024 })) {
+        for await (const chunk of file === "-"
+          ? process.stdin
+          : createReadStream(file, { highWaterMark: 256 * 1024 })) {
           sent += (chunk as Buffer).length;
           progress.update(sent, size);
           yield chunk as Buffer;
         }
       };
-      const condition: Record<string, string> = options.ifMatch !== undefined ? { "if-match": quoted(options.ifMatch) } : options.replace === true ? {} : { "if-none-match": "*" };
-      const written = await client().json<{ path: string; sizeBytes: number; digest: string; version: string }>(`${place.api}/content?${at(place.path)}`, {
-        method: "PUT",
-        body: body(),
-        headers: { "content-type": "application/octet-stream", ...(size === null ? {} : { "content-length": String(size) }), ...condition },
-      });
+      const condition: Record<string, string> =
+        options.ifMatch !== undefined
+          ? { "if-match": quoted(options.ifMatch) }
+          : options.replace === true
+            ? {}
+            : { "if-none-match": "*" };
+      const written = await client().json<{ path: string; sizeBytes: number; digest: string; version: string }>(
+        `${place.api}/content?${at(place.path)}`,
+        {
+          method: "PUT",
+          body: body(),
+          headers: {
+            "content-type": "application/octet-stream",
+            ...(size === null ? {} : { "content-length": String(size) }),
+            ...condition,
+          },
+        },
+      );
       progress.done();
-      printOne(written, formatOf(options.output), [["path", written.path], ["size", bytes(written.sizeBytes)], ["digest", written.digest], ["version", written.version]], written.path);
+      printOne(
+        written,
+        formatOf(options.output),
+        [
+          ["path", written.path],
+          ["size", bytes(written.sizeBytes)],
+          ["digest", written.digest],
+          ["version", written.version],
+        ],
+        written.path,
+      );
     });
 
   artifact
@@ -142,7 +182,10 @@ export function artifactCommands(program: Command, client: () => Client): void {
     .option("--if-match <version>", "delete this version only")
     .action(async (text: string, options: { ifMatch?: string }) => {
       const place = placeOf(text);
-      const response = await client().open(`${place.api}/content?${at(place.path)}`, { method: "DELETE", headers: options.ifMatch === undefined ? {} : { "if-match": quoted(options.ifMatch) } });
+      const response = await client().open(`${place.api}/content?${at(place.path)}`, {
+        method: "DELETE",
+        headers: options.ifMatch === undefined ? {} : { "if-match": quoted(options.ifMatch) },
+      });
       response.resume();
       process.stderr.write(`deleted ${place.text}\n`);
     });
@@ -162,7 +205,10 @@ function sizeOf(file: string): number | null {
     return found.isFile() ? found.size : null;
   } catch (error) {
     if (error instanceof EndWith) throw error;
-    throw new EndWith(EXIT.usage, `${file} cannot be read: ${(error as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : (error as Error).message}`);
+    throw new EndWith(
+      EXIT.usage,
+      `${file} cannot be read: ${(error as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : (error as Error).message}`,
+    );
   }
 }
 
@@ -180,9 +226,12 @@ async function download(client: Client, place: Place, target: string): Promise<v
     for (;;) {
       let response: IncomingMessage;
       try {
-        response = await client.open(`${place.api}/content?${at(place.path)}`, { headers: done === 0 ? {} : { range: `bytes=${done}-`, "if-match": etag ?? "*" } });
+        response = await client.open(`${place.api}/content?${at(place.path)}`, {
+          headers: done === 0 ? {} : { range: `bytes=${done}-`, "if-match": etag ?? "*" },
+        });
       } catch (error) {
-        const passing = error instanceof ApiFailure ? ["AGENT_OFFLINE", "LINK_LOST"].includes(error.problem.code) : true;
+        const passing =
+          error instanceof ApiFailure ? ["AGENT_OFFLINE", "LINK_LOST"].includes(error.problem.code) : true;
         if (done === 0 || !passing || left-- === 0) throw error;
         await new Promise((again) => setTimeout(again, 2_000));
         continue;
@@ -203,7 +252,9 @@ async function download(client: Client, place: Place, target: string): Promise<v
         }
       } catch (error) {
         if (failed !== null || etag === null || left-- === 0) throw error;
-        process.stderr.write(`${process.stderr.isTTY ? "\r\u001B[2K" : ""}the connection broke after ${bytes(done)}; going on from there\n`);
+        process.stderr.write(
+          `${process.stderr.isTTY ? "\r\u001B[2K" : ""}the connection broke after ${bytes(done)}; going on from there\n`,
+        );
         continue;
       }
       if (Number.isNaN(total) || done >= total) break;
@@ -211,7 +262,11 @@ async function download(client: Client, place: Place, target: string): Promise<v
     }
     progress.done();
     if (aside !== null) {
-      await new Promise<void>((resolve, reject) => (out as ReturnType<typeof createWriteStream>).end((error?: Error | null) => (error ? reject(error) : resolve())));
+      await new Promise<void>((resolve, reject) =>
+        (out as ReturnType<typeof createWriteStream>).end((error?: Error | null) =>
+          error ? reject(error) : resolve(),
+        ),
+      );
       renameSync(aside, target);
       process.stderr.write(`${target}: ${bytes(done)}\n`);
     }
@@ -235,11 +290,21 @@ function show(preview: Preview, mediaType: string, sizeBytes: number): void {
       for (const line of preview.lines) out(`${String(line.n).padStart(6)}  ${tame(line.text)}`);
       break;
     case "table":
-      print(preview.rows, "table", preview.columns.map((column, index) => ({ title: column.name, of: (row: (string | number | boolean | null)[]) => String(row[index] ?? "") })), () => "");
+      print(
+        preview.rows,
+        "table",
+        preview.columns.map((column, index) => ({
+          title: column.name,
+          of: (row: (string | number | boolean | null)[]) => String(row[index] ?? ""),
+        })),
+        () => "",
+      );
       if (preview.totalRows !== null) process.stderr.write(`${preview.rows.length} of ${preview.totalRows} rows\n`);
       break;
     case "image":
-      out(`${mediaType}, ${preview.width ?? "?"} x ${preview.height ?? "?"}, ${bytes(sizeBytes)}; fetch it with: sallyport artifact get`);
+      out(
+        `${mediaType}, ${preview.width ?? "?"} x ${preview.height ?? "?"}, ${bytes(sizeBytes)}; fetch it with: sallyport artifact get`,
+      );
       break;
     case "none":
       out(`no preview: ${preview.reason} (${mediaType}, ${bytes(sizeBytes)})`);

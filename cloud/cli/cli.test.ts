@@ -21,12 +21,23 @@ const files = new Map<string, Held>();
 const main = entryFile("cloud/cli/main");
 const env = (more: Record<string, string> = {}) => ({ HOME: home, XDG_CONFIG_HOME: join(home, "config"), ...more });
 const cli = (args: string[], more: { input?: string; env?: Record<string, string> } = {}) =>
-  runProgram(t, { name: "sallyport", args: [main, ...args], env: env(more.env), ...(more.input === undefined ? {} : { input: more.input }) });
+  runProgram(t, {
+    name: "sallyport",
+    args: [main, ...args],
+    env: env(more.env),
+    ...(more.input === undefined ? {} : { input: more.input }),
+  });
 
 t.before(async () => {
   home = tempDir(t, "home");
   world = await apiWorld(t, ({ store }) => [
-    sessionRoutes({ store, authenticator: new Authenticator(store, systemClock), clock: systemClock, version: "test", secureCookies: false }),
+    sessionRoutes({
+      store,
+      authenticator: new Authenticator(store, systemClock),
+      clock: systemClock,
+      version: "test",
+      secureCookies: false,
+    }),
     tokenRoutes({ store, clock: systemClock }),
   ]);
   agent = await world.replica("prod-1");
@@ -37,8 +48,13 @@ t.before(async () => {
 t.test("signing in: by token on stdin or by sign-in URL, kept where only the owner reads", async (t) => {
   t.match(await cli(["whoami"]), { code: 4, stdout: "", stderr: /sallyport login/ });
   t.match(await cli(["login", world.url], { input: "nonsense\n" }), { code: 2 });
-  t.match(await cli(["login", world.url], { input: `spt_${"x".repeat(49)}\n` }), { code: 4, stderr: /UNAUTHENTICATED, request req_/ });
-  const secret = await new Authenticator(world.store, systemClock).offerSignIn((await world.store.userByName("admin"))!);
+  t.match(await cli(["login", world.url], { input: `spt_${"x".repeat(49)}\n` }), {
+    code: 4,
+    stderr: /UNAUTHENTICATED, request req_/,
+  });
+  const secret = await new Authenticator(world.store, systemClock).offerSignIn(
+    (await world.store.userByName("admin"))!,
+  );
   const link = signInUrl(world.url, secret);
   t.match(await cli(["login", link]), { code: 0, stdout: "" });
   const file = join(home, "config/sallyport/context.json");
@@ -53,7 +69,11 @@ t.test("signing in: by token on stdin or by sign-in URL, kept where only the own
 });
 
 t.test("exit codes say what kind of failure, with sentence, fix, code and request id on stderr", async (t) => {
-  t.match(await cli(["artifact", "ls", "vpc/lake"]), { code: 7, stdout: "", stderr: /fix: Start the agent[\s\S]*AGENT_OFFLINE, request req_/ });
+  t.match(await cli(["artifact", "ls", "vpc/lake"]), {
+    code: 7,
+    stdout: "",
+    stderr: /fix: Start the agent[\s\S]*AGENT_OFFLINE, request req_/,
+  });
   await agent.connect();
   for (const [args, code, says] of [
     [["artifact", "get", "vpc/lake/none", join(home, "x")], 3, /ARTIFACT_NOT_FOUND/],
@@ -75,7 +95,10 @@ t.test("exit codes say what kind of failure, with sentence, fix, code and reques
     t.match(result.stderr, says);
     t.equal(result.stdout, "");
   }
-  t.match(await cli(["whoami"], { env: { SALLYPORT_URL: "http://127.0.0.1:1", SALLYPORT_TOKEN: "spt_x" } }), { code: 7, stderr: /127\.0\.0\.1:1/ });
+  t.match(await cli(["whoami"], { env: { SALLYPORT_URL: "http://127.0.0.1:1", SALLYPORT_TOKEN: "spt_x" } }), {
+    code: 7,
+    stderr: /127\.0\.0\.1:1/,
+  });
   t.notOk(existsSync(join(home, "x")), "nothing is left of a failed get");
 });
 
@@ -84,19 +107,32 @@ t.test("artifacts: tables, JSON, names; there and back", async (t) => {
   t.match(table.stdout, /^NAME +SIZE.*\na\.txt +10 B/);
   t.notOk(table.stdout.includes("\u001b"), "no colour off a terminal");
   t.match(await cli(["artifact", "ls", "vpc/lake", "-o", "name"]), { stdout: "data/a.txt\n" });
-  t.match(JSON.parse((await cli(["artifact", "ls", "vpc/lake", "-o", "json"])).stdout), [{ path: "data/a.txt", sizeBytes: 10 }]);
+  t.match(JSON.parse((await cli(["artifact", "ls", "vpc/lake", "-o", "json"])).stdout), [
+    { path: "data/a.txt", sizeBytes: 10 },
+  ]);
   const bytes = randomBytes(2_000_003);
   const source = join(home, "source.bin");
   writeFileSync(source, bytes);
-  t.match(await cli(["artifact", "put", source, "vpc/lake/up/x.bin", "-o", "json"]), { code: 0, stdout: new RegExp(createHash("sha256").update(bytes).digest("hex")) });
+  t.match(await cli(["artifact", "put", source, "vpc/lake/up/x.bin", "-o", "json"]), {
+    code: 0,
+    stdout: new RegExp(createHash("sha256").update(bytes).digest("hex")),
+  });
   const target = join(home, "target.bin");
   t.match(await cli(["artifact", "get", "vpc/lake/up/x.bin", target]), { code: 0, stdout: "" });
   t.ok(readFileSync(target).equals(bytes));
-  t.match(await cli(["artifact", "get", "vpc/lake/data/a.txt", "-"]), { code: 0, stdout: "hello\u001b[31m" }, "bytes as they are");
+  t.match(
+    await cli(["artifact", "get", "vpc/lake/data/a.txt", "-"]),
+    { code: 0, stdout: "hello\u001b[31m" },
+    "bytes as they are",
+  );
   t.match(await cli(["artifact", "put", "-", "vpc/lake/up/stdin"], { input: "from stdin" }), { code: 0 });
   t.equal(files.get("up/stdin")!.bytes.toString(), "from stdin");
   const version = files.get("up/x.bin")!.version;
-  t.match(await cli(["artifact", "rm", "vpc/lake/up/x.bin", "--if-match", version]), { code: 0 }, "a version as it is shown, whatever its characters");
+  t.match(
+    await cli(["artifact", "rm", "vpc/lake/up/x.bin", "--if-match", version]),
+    { code: 0 },
+    "a version as it is shown, whatever its characters",
+  );
 });
 
 t.test("a get whose connection to the control plane breaks goes on from there", async (t) => {
@@ -104,15 +140,23 @@ t.test("a get whose connection to the control plane breaks goes on from there", 
   files.set("big", { bytes, version: "big1", mediaType: "application/octet-stream" });
   const proxy = await startTcpProxy(t, { port: world.port });
   const target = join(home, "big.bin");
-  const program = startProgram(t, { name: "sallyport", args: [main, "artifact", "get", "vpc/lake/big", target], env: env({ SALLYPORT_URL: `http://127.0.0.1:${proxy.port}`, SALLYPORT_TOKEN: world.token }) });
+  const program = startProgram(t, {
+    name: "sallyport",
+    args: [main, "artifact", "get", "vpc/lake/big", target],
+    env: env({ SALLYPORT_URL: `http://127.0.0.1:${proxy.port}`, SALLYPORT_TOKEN: world.token }),
+  });
   let cuts = 0;
   const part = () => readdirSync(home).find((name) => name.startsWith("big.bin.part"));
-  await waitFor("some of it has come", () => {
-    const name = part();
-    if (name === undefined || statSync(join(home, name)).size < 1_000_000) return false;
-    proxy.cut();
-    return ++cuts;
-  }, { everyMs: 1 });
+  await waitFor(
+    "some of it has come",
+    () => {
+      const name = part();
+      if (name === undefined || statSync(join(home, name)).size < 1_000_000) return false;
+      proxy.cut();
+      return ++cuts;
+    },
+    { everyMs: 1 },
+  );
   t.match(await program.exited, { code: 0 });
   t.ok(readFileSync(target).equals(bytes));
   t.equal(part(), undefined);
@@ -120,18 +164,43 @@ t.test("a get whose connection to the control plane breaks goes on from there", 
 
 t.test("runs: start, wait, follow, logs, cancel", async (t) => {
   const file = join(home, "p.yaml");
-  writeFileSync(file, "name: p\noutputs: { store: lake }\nparams: { epochs: {} }\nsteps:\n  - { name: a, program: node }\n");
+  writeFileSync(
+    file,
+    "name: p\noutputs: { store: lake }\nparams: { epochs: {} }\nsteps:\n  - { name: a, program: node }\n",
+  );
   const finish = async (command: string, run: string, error: { code: string; message: string } | null) => {
-    const step = { type: "step", run: run as never, step: "a", attempt: 1, state: error === null ? "succeeded" : "failed", error, exitCode: error === null ? 0 : 3, outputs: [], logSeq: 2, adopted: false } satisfies ReportBody;
-    await agent.report([{ command, body: { type: "command.running" } }, { command, body: step }, { command, body: error === null ? { type: "command.succeeded", result: {} } : { type: "command.failed", error } }]);
+    const step = {
+      type: "step",
+      run: run as never,
+      step: "a",
+      attempt: 1,
+      state: error === null ? "succeeded" : "failed",
+      error,
+      exitCode: error === null ? 0 : 3,
+      outputs: [],
+      logSeq: 2,
+      adopted: false,
+    } satisfies ReportBody;
+    await agent.report([
+      { command, body: { type: "command.running" } },
+      { command, body: step },
+      { command, body: error === null ? { type: "command.succeeded", result: {} } : { type: "command.failed", error } },
+    ]);
   };
   let fails = false;
   agent.handlers.set("pipeline.run", ({ intent, input, stream }) => {
     accept(stream);
-    void finish(intent.command, (input as { run: string }).run, fails ? { code: "STEP_FAILED", message: "Step a ended with 3." } : null);
+    void finish(
+      intent.command,
+      (input as { run: string }).run,
+      fails ? { code: "STEP_FAILED", message: "Step a ended with 3." } : null,
+    );
   });
   agent.handlers.set("run.logs", async ({ input, stream }) => {
-    stream.respond({ type: "result", body: jsonBody({ run: (input as { run: string }).run, step: "a", attempt: 1, lastSeq: 2, ended: true }) });
+    stream.respond({
+      type: "result",
+      body: jsonBody({ run: (input as { run: string }).run, step: "a", attempt: 1, lastSeq: 2, ended: true }),
+    });
     await stream.write(Buffer.concat([logLine(1, "one\u0007"), logLine(2, "two")]));
     await stream.end();
   });
@@ -145,7 +214,11 @@ t.test("runs: start, wait, follow, logs, cancel", async (t) => {
   t.match(await cli(["run", "ls", "-o", "name"]), { code: 0, stdout: new RegExp(id) });
   t.match(await cli(["command", "show", got.command]), { code: 0, stdout: /kind +pipeline\.run/ });
   fails = true;
-  t.match(await cli(["run", "start", file, "--pool", "vpc", "-p", "epochs=3", "--follow"]), { code: 1, stdout: /two/, stderr: /STEP_FAILED/ });
+  t.match(await cli(["run", "start", file, "--pool", "vpc", "-p", "epochs=3", "--follow"]), {
+    code: 1,
+    stdout: /two/,
+    stderr: /STEP_FAILED/,
+  });
   await agent.cut();
   const waits = await cli(["run", "start", file, "--pool", "vpc", "-p", "epochs=3"]);
   t.match(waits, { code: 0, stderr: /waiting: No agent of pool vpc/ });

@@ -34,7 +34,10 @@ export class Client {
       problem = JSON.parse(text) as Problem;
       if (typeof problem.code !== "string") throw new TypeError("not a problem");
     } catch {
-      throw new EndWith(EXIT.failed, `${new URL(path, this.#context.url).host} answered ${response.statusCode} and no problem+json: is it a Sallyport control plane?`);
+      throw new EndWith(
+        EXIT.failed,
+        `${new URL(path, this.#context.url).host} answered ${response.statusCode} and no problem+json: is it a Sallyport control plane?`,
+      );
     }
     throw new ApiFailure(problem);
   }
@@ -54,7 +57,9 @@ export class Client {
     let cursor: string | null = null;
     do {
       const join = path.includes("?") ? "&" : "?";
-      const page: { items: T[]; nextCursor: string | null } = await this.json(`${path}${join}limit=${Math.min(200, limit - items.length)}${cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`}`);
+      const page: { items: T[]; nextCursor: string | null } = await this.json(
+        `${path}${join}limit=${Math.min(200, limit - items.length)}${cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`}`,
+      );
       items.push(...page.items);
       cursor = page.nextCursor;
     } while (cursor !== null && items.length < limit);
@@ -76,7 +81,13 @@ export class Client {
           ...call.headers,
         },
       });
-      const timer = call.body === undefined ? setTimeout(() => request.destroy(new Error(`no answer within ${HEAD_TIMEOUT_MS / 1000} s`)), HEAD_TIMEOUT_MS) : undefined;
+      const timer =
+        call.body === undefined
+          ? setTimeout(
+              () => request.destroy(new Error(`no answer within ${HEAD_TIMEOUT_MS / 1000} s`)),
+              HEAD_TIMEOUT_MS,
+            )
+          : undefined;
       let answered = false;
       request.on("response", (response) => {
         answered = true;
@@ -92,7 +103,14 @@ export class Client {
         void (async () => {
           for await (const chunk of call.body!) {
             if (answered || request.destroyed) return; // refused before the end
-            if (!request.write(chunk)) await new Promise<void>((go) => void request.once("drain", go).once("close", go).once("response", () => go()));
+            if (!request.write(chunk))
+              await new Promise<void>(
+                (go) =>
+                  void request
+                    .once("drain", go)
+                    .once("close", go)
+                    .once("response", () => go()),
+              );
           }
           request.end();
         })().catch((error: unknown) => {

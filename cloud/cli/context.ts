@@ -18,7 +18,10 @@ function readGiven(what: string, path: string): string {
   try {
     return readFileSync(path, "utf8");
   } catch (error) {
-    throw new EndWith(EXIT.usage, `${what} ${path} cannot be read: ${(error as NodeJS.ErrnoException).code ?? String(error)}`);
+    throw new EndWith(
+      EXIT.usage,
+      `${what} ${path} cannot be read: ${(error as NodeJS.ErrnoException).code ?? String(error)}`,
+    );
   }
 }
 
@@ -29,7 +32,9 @@ export const readCa = (path: string): string => readGiven("the CA file", path);
 export function loadContext(): Context {
   const url = process.env["SALLYPORT_URL"];
   const tokenFile = process.env["SALLYPORT_TOKEN_FILE"];
-  const token = process.env["SALLYPORT_TOKEN"] ?? (tokenFile === undefined ? undefined : readGiven("SALLYPORT_TOKEN_FILE", tokenFile).trim());
+  const token =
+    process.env["SALLYPORT_TOKEN"] ??
+    (tokenFile === undefined ? undefined : readGiven("SALLYPORT_TOKEN_FILE", tokenFile).trim());
   if (url !== undefined && token !== undefined) {
     const ca = process.env["SALLYPORT_CA"];
     return { url, token, ca: ca === undefined ? null : readCa(ca) };
@@ -37,7 +42,8 @@ export function loadContext(): Context {
   try {
     return JSON.parse(readFileSync(file(), "utf8")) as Context;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw new EndWith(EXIT.auth, `${file()} cannot be read; run: sallyport login <url>`);
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT")
+      throw new EndWith(EXIT.auth, `${file()} cannot be read; run: sallyport login <url>`);
     throw new EndWith(EXIT.auth, "not signed in to a control plane; run: sallyport login <url>");
   }
 }

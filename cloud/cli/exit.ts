@@ -2,7 +2,18 @@
 import { ConnectorError, isErrorCode, type ErrorCode } from "@sallyport/protocol";
 import type { Problem } from "../http/api.ts";
 
-export const EXIT = { ok: 0, failed: 1, usage: 2, notFound: 3, auth: 4, denied: 5, conflict: 6, unreachable: 7, timeout: 8, interrupted: 130 } as const;
+export const EXIT = {
+  ok: 0,
+  failed: 1,
+  usage: 2,
+  notFound: 3,
+  auth: 4,
+  denied: 5,
+  conflict: 6,
+  unreachable: 7,
+  timeout: 8,
+  interrupted: 130,
+} as const;
 export type Exit = (typeof EXIT)[keyof typeof EXIT];
 
 /** An answer of the API that is no success. */
@@ -49,7 +60,8 @@ function exitOf(code: string, status: number): Exit {
 
 /** Says what went wrong on stderr and gives the exit code. */
 export function explain(error: unknown): Exit {
-  const say = (...lines: (string | undefined)[]) => process.stderr.write(`${lines.filter((line) => line !== undefined && line !== "").join("\n")}\n`);
+  const say = (...lines: (string | undefined)[]) =>
+    process.stderr.write(`${lines.filter((line) => line !== undefined && line !== "").join("\n")}\n`);
   if (error instanceof EndWith) {
     if (error.message !== "") say(`sallyport: ${error.message}`);
     return error.exit;
@@ -58,7 +70,9 @@ export function explain(error: unknown): Exit {
     const { problem } = error;
     say(
       `sallyport: ${problem.detail}`,
-      ...(problem.errors ?? []).map((field) => `  ${field.path}: ${field.message}`).filter((line) => line.trim() !== problem.detail.replace(/\.$/, "")),
+      ...(problem.errors ?? [])
+        .map((field) => `  ${field.path}: ${field.message}`)
+        .filter((line) => line.trim() !== problem.detail.replace(/\.$/, "")),
       problem.fix === undefined ? undefined : `  fix: ${problem.fix}`,
       `  ${problem.code}, request ${problem.requestId}`,
     );

@@ -40,17 +40,23 @@ program
   .argument("[body]", "JSON")
   .action(async (method: string, path: string, body: string | undefined) => {
     const json: unknown = body === undefined ? undefined : JSON.parse(body);
-    process.stdout.write(`${await textOf(await client().open(path, { method: method.toUpperCase(), ...(json === undefined ? {} : { json }) }))}\n`);
+    process.stdout.write(
+      `${await textOf(await client().open(path, { method: method.toUpperCase(), ...(json === undefined ? {} : { json }) }))}\n`,
+    );
   });
-for (const command of [program, ...program.commands.flatMap((noun) => [noun, ...noun.commands])]) command.exitOverride();
+for (const command of [program, ...program.commands.flatMap((noun) => [noun, ...noun.commands])])
+  command.exitOverride();
 
 process.once("SIGINT", () => process.exit(EXIT.interrupted));
 // a reader that has seen enough (`| head`) is no failure
-process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failed));
+process.stdout.on("error", (error: NodeJS.ErrnoException) =>
+  process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failed),
+);
 
 try {
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 || error.code === "commander.help" ? EXIT.ok : EXIT.usage;
+  if (error instanceof CommanderError)
+    process.exitCode = error.exitCode === 0 || error.code === "commander.help" ? EXIT.ok : EXIT.usage;
   else process.exitCode = explain(error);
 }

@@ -10,10 +10,12 @@ export function formatOf(value: string): Format {
 }
 
 const colours = (stream: NodeJS.WriteStream): boolean =>
-  process.env["NO_COLOR"] === undefined && (process.env["CLICOLOR_FORCE"] !== undefined || (stream.isTTY && process.env["TERM"] !== "dumb"));
+  process.env["NO_COLOR"] === undefined &&
+  (process.env["CLICOLOR_FORCE"] !== undefined || (stream.isTTY && process.env["TERM"] !== "dumb"));
 
 const CODES = { red: 31, green: 32, yellow: 33, blue: 34, grey: 90 } as const;
-export const paint = (text: string, colour: keyof typeof CODES, stream: NodeJS.WriteStream = process.stdout): string => (colours(stream) ? `\u001B[${CODES[colour]}m${text}\u001B[0m` : text);
+export const paint = (text: string, colour: keyof typeof CODES, stream: NodeJS.WriteStream = process.stdout): string =>
+  colours(stream) ? `\u001B[${CODES[colour]}m${text}\u001B[0m` : text;
 
 /** Control characters of somebody else's text must not move the cursor or ring the bell. */
 // oxlint-disable-next-line no-control-regex -- they are what is looked for
@@ -25,11 +27,19 @@ export interface Column<T> {
 }
 
 /** Prints rows in the wanted format; `id` is what `-o name` shows. */
-export function print<T>(rows: readonly T[], format: Format, columns: readonly Column<T>[], id: (row: T) => string): void {
+export function print<T>(
+  rows: readonly T[],
+  format: Format,
+  columns: readonly Column<T>[],
+  id: (row: T) => string,
+): void {
   if (format === "json") return void process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
   if (format === "name") return void process.stdout.write(rows.map((row) => `${id(row)}\n`).join(""));
   if (rows.length === 0) return void process.stderr.write("nothing to list\n");
-  const cells = [columns.map((column) => column.title), ...rows.map((row) => columns.map((column) => tame(column.of(row))))];
+  const cells = [
+    columns.map((column) => column.title),
+    ...rows.map((row) => columns.map((column) => tame(column.of(row)))),
+  ];
   const widths = columns.map((_, at) => Math.max(...cells.map((row) => row[at]!.length)));
   for (const [index, row] of cells.entries()) {
     const line = row.map((cell, at) => (at === row.length - 1 ? cell : cell.padEnd(widths[at]!))).join("  ");
@@ -38,12 +48,18 @@ export function print<T>(rows: readonly T[], format: Format, columns: readonly C
 }
 
 /** One thing: `key  value` lines, or JSON. */
-export function printOne(value: object, format: Format, lines: readonly (readonly [string, string | null])[], id: string): void {
+export function printOne(
+  value: object,
+  format: Format,
+  lines: readonly (readonly [string, string | null])[],
+  id: string,
+): void {
   if (format === "json") process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
   else if (format === "name") process.stdout.write(`${id}\n`);
   else {
     const width = Math.max(...lines.map(([key]) => key.length));
-    for (const [key, text] of lines) if (text !== null) process.stdout.write(`${paint(key.padEnd(width), "grey")}  ${tame(text)}\n`);
+    for (const [key, text] of lines)
+      if (text !== null) process.stdout.write(`${paint(key.padEnd(width), "grey")}  ${tame(text)}\n`);
   }
 }
 
@@ -78,7 +94,11 @@ export class Progress {
     this.#shownAt = now;
     const rate = done / Math.max(0.001, (now - this.#startedAt) / 1000);
     const part = total === null || total === 0 ? "" : ` of ${bytes(total)} (${Math.floor((done / total) * 100)} %)`;
-    process.stderr.write(process.stderr.isTTY ? `\r\u001B[2K${this.#what}: ${bytes(done)}${part}, ${bytes(rate)}/s` : `${this.#what}: ${bytes(done)}${part}\n`);
+    process.stderr.write(
+      process.stderr.isTTY
+        ? `\r\u001B[2K${this.#what}: ${bytes(done)}${part}, ${bytes(rate)}/s`
+        : `${this.#what}: ${bytes(done)}${part}\n`,
+    );
   }
 
   done(): void {

@@ -20,20 +20,35 @@ export function runCommands(program: Commander, client: () => Client): void {
     .description("start a run of a pipeline")
     .argument("<file>", "the pipeline, YAML or JSON; - is stdin")
     .requiredOption("--pool <pool>", "pool of agents that runs it")
-    .option("-p, --param <name=value>", "a parameter; may be repeated", (text: string, all: string[]) => [...all, text], [] as string[])
+    .option(
+      "-p, --param <name=value>",
+      "a parameter; may be repeated",
+      (text: string, all: string[]) => [...all, text],
+      [] as string[],
+    )
     .option("--wait", "wait for the end; exit code 1 unless it succeeds")
     .option("--follow", "show the logs of all steps, and wait")
     .option(...FORMAT)
-    .action(async (file: string, options: { pool: string; param: string[]; wait?: boolean; follow?: boolean; output: string }) => {
-      const format = formatOf(options.output);
-      const made = await client().make<RunDetail>("/v1/runs", { pool: options.pool, pipeline: readPipeline(file), params: Object.fromEntries(options.param.map(readParam)) });
-      if (format === "json" && options.wait !== true && options.follow !== true) process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
-      else process.stdout.write(`${made.id}\n`);
-      const sayWaiting = waitingWords();
-      sayWaiting(made);
-      if (options.follow === true) await follow(client(), made.id, sayWaiting);
-      if (options.follow === true || options.wait === true) await conclude(client(), made.id, false, sayWaiting);
-    });
+    .action(
+      async (
+        file: string,
+        options: { pool: string; param: string[]; wait?: boolean; follow?: boolean; output: string },
+      ) => {
+        const format = formatOf(options.output);
+        const made = await client().make<RunDetail>("/v1/runs", {
+          pool: options.pool,
+          pipeline: readPipeline(file),
+          params: Object.fromEntries(options.param.map(readParam)),
+        });
+        if (format === "json" && options.wait !== true && options.follow !== true)
+          process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
+        else process.stdout.write(`${made.id}\n`);
+        const sayWaiting = waitingWords();
+        sayWaiting(made);
+        if (options.follow === true) await follow(client(), made.id, sayWaiting);
+        if (options.follow === true || options.wait === true) await conclude(client(), made.id, false, sayWaiting);
+      },
+    );
 
   run
     .command("ls")
@@ -42,7 +57,8 @@ export function runCommands(program: Commander, client: () => Client): void {
     .option(...FORMAT)
     .action(async (options: { limit: string; output: string }) => {
       const limit = Number(options.limit);
-      if (!Number.isInteger(limit) || limit < 1) throw new EndWith(EXIT.usage, `--limit ${options.limit} is not a number of runs`);
+      if (!Number.isInteger(limit) || limit < 1)
+        throw new EndWith(EXIT.usage, `--limit ${options.limit} is not a number of runs`);
       print(
         await client().list<Run>("/v1/runs", limit),
         formatOf(options.output),
@@ -64,7 +80,9 @@ export function runCommands(program: Commander, client: () => Client): void {
     .description("one run with its steps")
     .argument("<run>")
     .option(...FORMAT)
-    .action(async (id: string, options: { output: string }) => showRun(await client().json<RunDetail>(runPath(id)), options.output));
+    .action(async (id: string, options: { output: string }) =>
+      showRun(await client().json<RunDetail>(runPath(id)), options.output),
+    );
 
   run
     .command("watch")
@@ -86,7 +104,10 @@ export function runCommands(program: Commander, client: () => Client): void {
       const found = await client().json<RunDetail>(runPath(id));
       const names = options.step === undefined ? found.spec.steps.map((step) => step.name) : [options.step];
       if (options.step !== undefined && !found.spec.steps.some((step) => step.name === options.step)) {
-        throw new EndWith(EXIT.notFound, `${id} has no step ${options.step}; its steps are ${found.spec.steps.map((step) => step.name).join(", ")}`);
+        throw new EndWith(
+          EXIT.notFound,
+          `${id} has no step ${options.step}; its steps are ${found.spec.steps.map((step) => step.name).join(", ")}`,
+        );
       }
       if (options.follow === true && options.step === undefined) return follow(client(), id);
       for (const name of names) {
@@ -119,12 +140,19 @@ export function runCommands(program: Commander, client: () => Client): void {
     .option(...FORMAT)
     .action(async (options: { state?: string; limit: string; output: string }) => {
       print(
-        await client().list<Command>(`/v1/commands${options.state === undefined ? "" : `?state=${encodeURIComponent(options.state)}`}`, Number(options.limit) || 50),
+        await client().list<Command>(
+          `/v1/commands${options.state === undefined ? "" : `?state=${encodeURIComponent(options.state)}`}`,
+          Number(options.limit) || 50,
+        ),
         formatOf(options.output),
         [
           { title: "COMMAND", of: (c) => c.id },
           { title: "KIND", of: (c) => c.kind },
-          { title: "STATE", of: (c) => (c.waiting !== null ? `${c.state} (${c.waiting.code})` : c.unknown ? `${c.state} (unknown)` : c.state) },
+          {
+            title: "STATE",
+            of: (c) =>
+              c.waiting !== null ? `${c.state} (${c.waiting.code})` : c.unknown ? `${c.state} (unknown)` : c.state,
+          },
           { title: "POOL", of: (c) => c.pool.name },
           { title: "AGENT", of: (c) => c.agent?.name ?? "-" },
           { title: "BY", of: (c) => c.actor.name },
@@ -147,8 +175,14 @@ export function runCommands(program: Commander, client: () => Client): void {
           ["command", found.id],
           ["kind", found.kind],
           ["resource", found.resource],
-          ["state", found.unknown ? `${found.state}; unknown what became of it: its agent is not connected` : found.state],
-          ["waiting", found.waiting === null ? null : `${found.waiting.code}: ${found.waiting.text} ${found.waiting.fix}`],
+          [
+            "state",
+            found.unknown ? `${found.state}; unknown what became of it: its agent is not connected` : found.state,
+          ],
+          [
+            "waiting",
+            found.waiting === null ? null : `${found.waiting.code}: ${found.waiting.text} ${found.waiting.fix}`,
+          ],
           ["pool", found.pool.name],
           ["agent", found.agent?.name ?? null],
           ["by", `${found.actor.name} (${found.actor.via})`],
@@ -156,7 +190,12 @@ export function runCommands(program: Commander, client: () => Client): void {
           ["accepted", found.acceptedAt === null ? null : new Date(found.acceptedAt).toISOString()],
           ["ended", found.endedAt === null ? null : new Date(found.endedAt).toISOString()],
           ["expires", new Date(found.expiresAt).toISOString()],
-          ["error", found.error === null ? null : `${found.error.code}: ${found.error.message}${found.error.fix === undefined ? "" : ` ${found.error.fix}`}`],
+          [
+            "error",
+            found.error === null
+              ? null
+              : `${found.error.code}: ${found.error.message}${found.error.fix === undefined ? "" : ` ${found.error.fix}`}`,
+          ],
           ["result", found.result === null || found.result === undefined ? null : JSON.stringify(found.result)],
         ],
         found.id,
@@ -165,7 +204,11 @@ export function runCommands(program: Commander, client: () => Client): void {
 }
 
 function runPath(id: string): string {
-  if (!/^run_[0-9a-f]{32}$/.test(id)) throw new EndWith(EXIT.usage, `${id} is not a run; those are run_ and 32 hex digits. List them with: sallyport run ls`);
+  if (!/^run_[0-9a-f]{32}$/.test(id))
+    throw new EndWith(
+      EXIT.usage,
+      `${id} is not a run; those are run_ and 32 hex digits. List them with: sallyport run ls`,
+    );
   return `/v1/runs/${id}`;
 }
 
@@ -174,7 +217,10 @@ function readPipeline(file: string): unknown {
   try {
     text = readFileSync(file === "-" ? 0 : file, "utf8");
   } catch (error) {
-    throw new EndWith(EXIT.usage, `${file} cannot be read: ${(error as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : (error as Error).message}`);
+    throw new EndWith(
+      EXIT.usage,
+      `${file} cannot be read: ${(error as NodeJS.ErrnoException).code === "ENOENT" ? "there is no such file" : (error as Error).message}`,
+    );
   }
   try {
     return parse(text);
@@ -189,7 +235,10 @@ function readParam(text: string): [string, string | number | boolean] {
   if (at < 1) throw new EndWith(EXIT.usage, `--param ${text}: write name=value`);
   const value = text.slice(at + 1);
   const number = Number(value);
-  return [text.slice(0, at), value === "true" ? true : value === "false" ? false : value !== "" && Number.isFinite(number) ? number : value];
+  return [
+    text.slice(0, at),
+    value === "true" ? true : value === "false" ? false : value !== "" && Number.isFinite(number) ? number : value,
+  ];
 }
 
 function showRun(found: RunDetail, output: string): void {
@@ -206,7 +255,12 @@ function showRun(found: RunDetail, output: string): void {
       ["pool", found.pool.name],
       ["agent", found.agent?.name ?? null],
       ["by", `${found.actor.name} (${found.actor.via})`],
-      ["params", Object.entries(found.params).map(([name, value]) => `${name}=${value}`).join(" ") || null],
+      [
+        "params",
+        Object.entries(found.params)
+          .map(([name, value]) => `${name}=${value}`)
+          .join(" ") || null,
+      ],
     ],
     found.id,
   );
@@ -219,14 +273,23 @@ function showRun(found: RunDetail, output: string): void {
       { title: "STEP", of: (a) => a.step },
       { title: "ATTEMPT", of: (a) => String(a.attempt) },
       { title: "STATE", of: (a) => (a.adopted ? `${a.state} (taken over)` : a.state) },
-      { title: "TOOK", of: (a) => (a.startedAt === null ? "-" : `${(((a.endedAt ?? Date.now()) - a.startedAt) / 1000).toFixed(1)} s`) },
+      {
+        title: "TOOK",
+        of: (a) => (a.startedAt === null ? "-" : `${(((a.endedAt ?? Date.now()) - a.startedAt) / 1000).toFixed(1)} s`),
+      },
       { title: "OUTPUTS", of: (a) => a.outputs.map((output) => `${output.store}/${output.path}`).join(" ") || "-" },
     ],
     (a) => a.step,
   );
 }
 
-async function printLog(client: Client, id: string, step: string, prefixed: boolean, options: { follow: boolean; attempt?: string; tail?: string }): Promise<void> {
+async function printLog(
+  client: Client,
+  id: string,
+  step: string,
+  prefixed: boolean,
+  options: { follow: boolean; attempt?: string; tail?: string },
+): Promise<void> {
   const query = new URLSearchParams({ follow: String(options.follow), limit: "100000" });
   if (options.attempt !== undefined) query.set("attempt", options.attempt);
   if (options.tail !== undefined) query.set("tail", options.tail);
@@ -234,7 +297,8 @@ async function printLog(client: Client, id: string, step: string, prefixed: bool
   const prefix = prefixed ? `${paint(step, "blue")} ` : "";
   for await (const value of readNdjson(response)) {
     const record = value as LogRecord;
-    if ("gap" in record) process.stderr.write(`${prefix}[${record.to - record.from + 1} records are missing: ${record.reason}]\n`);
+    if ("gap" in record)
+      process.stderr.write(`${prefix}[${record.to - record.from + 1} records are missing: ${record.reason}]\n`);
     else {
       const text = tame(record.body.data).replace(/\n$/, "");
       const out = record.stream === "stderr" ? process.stderr : process.stdout;
@@ -259,7 +323,9 @@ async function follow(client: Client, id: string, say: (run: RunDetail) => void 
   for (;;) {
     const now = await client.json<RunDetail>(runPath(id));
     say(now);
-    const next = now.attempts.find((attempt) => attempt.state !== "skipped" && !shown.has(`${attempt.step}.${attempt.attempt}`));
+    const next = now.attempts.find(
+      (attempt) => attempt.state !== "skipped" && !shown.has(`${attempt.step}.${attempt.attempt}`),
+    );
     if (next !== undefined) {
       shown.add(`${next.step}.${next.attempt}`);
       await printLog(client, id, next.step, true, { follow: true, attempt: String(next.attempt) });
@@ -278,7 +344,12 @@ async function until(client: Client, id: string, say: (run: RunDetail) => void =
 }
 
 /** Waits for the end, says it, and ends with 1 unless the run succeeded. */
-async function conclude(client: Client, id: string, talk = false, say: (run: RunDetail) => void = () => {}): Promise<void> {
+async function conclude(
+  client: Client,
+  id: string,
+  talk = false,
+  say: (run: RunDetail) => void = () => {},
+): Promise<void> {
   let last = "";
   let saidAt = performance.now();
   const ended = await until(client, id, (run) => {
@@ -292,5 +363,9 @@ async function conclude(client: Client, id: string, talk = false, say: (run: Run
     last = line;
   });
   if (ended.state === "succeeded") process.stderr.write(`${id} succeeded\n`);
-  else throw new EndWith(EXIT.failed, `${id} ${ended.state}${ended.error === null ? "" : `: ${ended.error.message} (${ended.error.code})`}`);
+  else
+    throw new EndWith(
+      EXIT.failed,
+      `${id} ${ended.state}${ended.error === null ? "" : `: ${ended.error.message} (${ended.error.code})`}`,
+    );
 }

@@ -29,9 +29,11 @@ export interface CloudConfig {
   origins: Origin[];
 }
 
-const invalid = (message: string, fix: string, cause?: unknown) => new ConnectorError("CONFIG_INVALID", message, { fix, ...(cause === undefined ? {} : { cause }) });
+const invalid = (message: string, fix: string, cause?: unknown) =>
+  new ConnectorError("CONFIG_INVALID", message, { fix, ...(cause === undefined ? {} : { cause }) });
 
-export const isLoopbackHost = (host: string): boolean => host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
+export const isLoopbackHost = (host: string): boolean =>
+  host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
 
 function readFile(path: string): Record<string, unknown> {
   let text: string;
@@ -44,18 +46,31 @@ function readFile(path: string): Record<string, unknown> {
   try {
     value = parseYaml(text);
   } catch (cause) {
-    throw invalid(`The configuration file ${path} is not YAML${cause instanceof Error ? `: ${cause.message.split("\n")[0]}` : ""}`, "Mend the file.", cause);
+    throw invalid(
+      `The configuration file ${path} is not YAML${cause instanceof Error ? `: ${cause.message.split("\n")[0]}` : ""}`,
+      "Mend the file.",
+      cause,
+    );
   }
   if (value === null || value === undefined) return {};
-  if (typeof value !== "object" || Array.isArray(value)) throw invalid(`The configuration file ${path} is not a list of options.`, "Write one `option: value` a line.");
+  if (typeof value !== "object" || Array.isArray(value))
+    throw invalid(`The configuration file ${path} is not a list of options.`, "Write one `option: value` a line.");
   for (const name of Object.keys(value)) {
-    if (!Object.hasOwn(OPTIONS, name)) throw invalid(`The configuration file ${path} has an option ${name}, which there is not.`, `Options are: ${Object.keys(OPTIONS).join(", ")}.`);
+    if (!Object.hasOwn(OPTIONS, name))
+      throw invalid(
+        `The configuration file ${path} has an option ${name}, which there is not.`,
+        `Options are: ${Object.keys(OPTIONS).join(", ")}.`,
+      );
   }
   return value as Record<string, unknown>;
 }
 
 /** `flags`: what commander found, by option name; undefined = not given. */
-export function loadConfig(input: { flags: Partial<Record<OptionName, unknown>>; environment: Readonly<Record<string, string | undefined>>; file: string | null }): CloudConfig {
+export function loadConfig(input: {
+  flags: Partial<Record<OptionName, unknown>>;
+  environment: Readonly<Record<string, string | undefined>>;
+  file: string | null;
+}): CloudConfig {
   const file = input.file === null ? {} : readFile(input.file);
   const origins: Origin[] = [];
   const values: Record<string, unknown> = {};
@@ -65,7 +80,10 @@ export function loadConfig(input: { flags: Partial<Record<OptionName, unknown>>;
       input.flags[name] !== undefined
         ? [input.flags[name], `flag --${option.flag}`]
         : variable !== undefined && variable !== ""
-          ? [name === "names" ? variable.split(",").map((part) => part.trim()) : variable, `environment ${option.variable}`]
+          ? [
+              name === "names" ? variable.split(",").map((part) => part.trim()) : variable,
+              `environment ${option.variable}`,
+            ]
           : Object.hasOwn(file, name)
             ? [file[name], input.file!]
             : [undefined, "default"];
@@ -73,7 +91,11 @@ export function loadConfig(input: { flags: Partial<Record<OptionName, unknown>>;
       values[name] = option.fallback();
     } else {
       const parsed = option.schema.safeParse(raw);
-      if (!parsed.success) throw invalid(`${origin}: ${name} is not valid: ${parsed.error.issues[0]?.message ?? "wrong type"} is expected.`, `Mend ${origin}.`);
+      if (!parsed.success)
+        throw invalid(
+          `${origin}: ${name} is not valid: ${parsed.error.issues[0]?.message ?? "wrong type"} is expected.`,
+          `Mend ${origin}.`,
+        );
       values[name] = parsed.data;
     }
     origins.push({ name, value: values[name] ?? null, origin });
@@ -85,7 +107,8 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
   const colon = options.listen.lastIndexOf(":");
   const host = options.listen.slice(0, colon).replace(/^\[|\]$/g, "");
   const port = Number(options.listen.slice(colon + 1));
-  if ((options.tlsCert === undefined) !== (options.tlsKey === undefined)) throw invalid("Of tlsCert and tlsKey only one is given.", "Give both, or neither.");
+  if ((options.tlsCert === undefined) !== (options.tlsKey === undefined))
+    throw invalid("Of tlsCert and tlsKey only one is given.", "Give both, or neither.");
   let tls: CloudConfig["tls"];
   if (options.tlsCert !== undefined && options.tlsKey !== undefined) {
     if (options.tls !== "auto") throw invalid(`tls is ${options.tls}, and a certificate is given.`, "Leave `tls` out.");
@@ -93,12 +116,23 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
   } else if (options.tls === "own" || (options.tls === "auto" && !isLoopbackHost(host))) {
     tls = { kind: "own" };
   } else {
-    if (!isLoopbackHost(host)) throw invalid(`Without TLS it listens on loopback only, not on ${host}.`, "Leave `tls` out for a certificate of its own CA, give one by tlsCert and tlsKey, or listen on 127.0.0.1 behind a proxy.");
+    if (!isLoopbackHost(host))
+      throw invalid(
+        `Without TLS it listens on loopback only, not on ${host}.`,
+        "Leave `tls` out for a certificate of its own CA, give one by tlsCert and tlsKey, or listen on 127.0.0.1 behind a proxy.",
+      );
     tls = { kind: "none" };
   }
   const url = options.url ?? null;
-  if (url !== null && url.startsWith("http://") && (tls.kind !== "none" || !isLoopbackHost(new URL(url).hostname.replace(/^\[|\]$/g, "")))) {
-    throw invalid(`The address ${url} is plain http, which is for loopback without TLS only.`, "Give an https:// address.");
+  if (
+    url !== null &&
+    url.startsWith("http://") &&
+    (tls.kind !== "none" || !isLoopbackHost(new URL(url).hostname.replace(/^\[|\]$/g, "")))
+  ) {
+    throw invalid(
+      `The address ${url} is plain http, which is for loopback without TLS only.`,
+      "Give an https:// address.",
+    );
   }
   const hosts = [...options.names];
   if (url !== null) hosts.push(new URL(url).hostname.replace(/^\[|\]$/g, ""));

@@ -5,37 +5,125 @@ import { join } from "node:path";
 import { z } from "zod";
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
-const hostName = z.string().regex(/^[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$|^::1?$/, "a host name or an address, without scheme and port");
-const listen = z.string().regex(/^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$/, "HOST:PORT, such as 127.0.0.1:8080 or [::]:443").refine((text) => Number(text.slice(text.lastIndexOf(":") + 1)) <= 65_535, "a port up to 65535");
+const hostName = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$|^::1?$/,
+    "a host name or an address, without scheme and port",
+  );
+const listen = z
+  .string()
+  .regex(/^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$/, "HOST:PORT, such as 127.0.0.1:8080 or [::]:443")
+  .refine((text) => Number(text.slice(text.lastIndexOf(":") + 1)) <= 65_535, "a port up to 65535");
 const publicUrl = z
   .string()
   .regex(/^https?:\/\/[^/?#@]+\/?$/, "http:// or https://, a host and perhaps a port, nothing more")
   .transform((text) => text.replace(/\/$/, ""));
 
-const defaultData = (): string => (process.getuid?.() === 0 ? "/var/lib/sallyport-cloud" : join(homedir(), ".local/state/sallyport-cloud"));
+const defaultData = (): string =>
+  process.getuid?.() === 0 ? "/var/lib/sallyport-cloud" : join(homedir(), ".local/state/sallyport-cloud");
 
 /** Raw: what the file may hold. All optional; unknown fields are refused. */
 export const OPTIONS = {
   /** Folder for database, keys and certificates. One process at a time. */
-  data: { schema: z.string().min(1), flag: "data", argument: "<folder>", variable: "SALLYPORT_CLOUD_DATA", fallback: defaultData, text: "folder for database, keys and certificates" },
+  data: {
+    schema: z.string().min(1),
+    flag: "data",
+    argument: "<folder>",
+    variable: "SALLYPORT_CLOUD_DATA",
+    fallback: defaultData,
+    text: "folder for database, keys and certificates",
+  },
   /** Loopback needs no TLS; anything else gets it. */
-  listen: { schema: listen, flag: "listen", argument: "<host:port>", variable: "SALLYPORT_CLOUD_LISTEN", fallback: (): string => "127.0.0.1:8080", text: "address to listen on" },
+  listen: {
+    schema: listen,
+    flag: "listen",
+    argument: "<host:port>",
+    variable: "SALLYPORT_CLOUD_LISTEN",
+    fallback: (): string => "127.0.0.1:8080",
+    text: "address to listen on",
+  },
   /** What browsers and agents dial. Absent: made from `listen`. Needed behind a proxy and when listening on all addresses. */
-  url: { schema: publicUrl, flag: "url", argument: "<url>", variable: "SALLYPORT_CLOUD_URL", fallback: (): undefined => undefined, text: "what browsers and agents dial" },
+  url: {
+    schema: publicUrl,
+    flag: "url",
+    argument: "<url>",
+    variable: "SALLYPORT_CLOUD_URL",
+    fallback: (): undefined => undefined,
+    text: "what browsers and agents dial",
+  },
   /** Further host names this control plane answers to, and that its own certificate is for. */
-  names: { schema: z.array(hostName), flag: "name", argument: "<host...>", variable: "SALLYPORT_CLOUD_NAMES", fallback: (): string[] => [], text: "further host names it answers to" },
+  names: {
+    schema: z.array(hostName),
+    flag: "name",
+    argument: "<host...>",
+    variable: "SALLYPORT_CLOUD_NAMES",
+    fallback: (): string[] => [],
+    text: "further host names it answers to",
+  },
   /** `auto`: given files, else none on loopback, else a certificate of its own CA. `none` is refused off loopback. */
-  tls: { schema: z.enum(["auto", "own", "none"]), flag: "tls", argument: "<auto|own|none>", variable: "SALLYPORT_CLOUD_TLS", fallback: (): "auto" => "auto", text: "how TLS is served" },
-  tlsCert: { schema: z.string().min(1), flag: "tls-cert", argument: "<file>", variable: "SALLYPORT_CLOUD_TLS_CERT", fallback: (): undefined => undefined, text: "PEM certificate chain; with tls-key" },
-  tlsKey: { schema: z.string().min(1), flag: "tls-key", argument: "<file>", variable: "SALLYPORT_CLOUD_TLS_KEY", fallback: (): undefined => undefined, text: "PEM private key; with tls-cert" },
+  tls: {
+    schema: z.enum(["auto", "own", "none"]),
+    flag: "tls",
+    argument: "<auto|own|none>",
+    variable: "SALLYPORT_CLOUD_TLS",
+    fallback: (): "auto" => "auto",
+    text: "how TLS is served",
+  },
+  tlsCert: {
+    schema: z.string().min(1),
+    flag: "tls-cert",
+    argument: "<file>",
+    variable: "SALLYPORT_CLOUD_TLS_CERT",
+    fallback: (): undefined => undefined,
+    text: "PEM certificate chain; with tls-key",
+  },
+  tlsKey: {
+    schema: z.string().min(1),
+    flag: "tls-key",
+    argument: "<file>",
+    variable: "SALLYPORT_CLOUD_TLS_KEY",
+    fallback: (): undefined => undefined,
+    text: "PEM private key; with tls-cert",
+  },
   /** Of the first admin; only looked at when the database is made. */
-  admin: { schema: z.string().min(1).max(128), flag: "admin", argument: "<name>", variable: "SALLYPORT_CLOUD_ADMIN", fallback: (): string => "admin", text: "name of the first admin" },
-  workspace: { schema: z.string().min(1).max(128), flag: "workspace", argument: "<name>", variable: "SALLYPORT_CLOUD_WORKSPACE", fallback: (): string => "default", text: "name of the first workspace" },
-  logLevel: { schema: z.enum(LOG_LEVELS), flag: "log-level", argument: "<level>", variable: "SALLYPORT_CLOUD_LOG_LEVEL", fallback: (): "info" => "info", text: `${LOG_LEVELS.join(", ")}` },
+  admin: {
+    schema: z.string().min(1).max(128),
+    flag: "admin",
+    argument: "<name>",
+    variable: "SALLYPORT_CLOUD_ADMIN",
+    fallback: (): string => "admin",
+    text: "name of the first admin",
+  },
+  workspace: {
+    schema: z.string().min(1).max(128),
+    flag: "workspace",
+    argument: "<name>",
+    variable: "SALLYPORT_CLOUD_WORKSPACE",
+    fallback: (): string => "default",
+    text: "name of the first workspace",
+  },
+  logLevel: {
+    schema: z.enum(LOG_LEVELS),
+    flag: "log-level",
+    argument: "<level>",
+    variable: "SALLYPORT_CLOUD_LOG_LEVEL",
+    fallback: (): "info" => "info",
+    text: `${LOG_LEVELS.join(", ")}`,
+  },
   /** How long a stop waits for what is under way, ms. */
-  drainMs: { schema: z.coerce.number().int().min(0).max(600_000), flag: "drain-ms", argument: "<ms>", variable: "SALLYPORT_CLOUD_DRAIN_MS", fallback: (): number => 10_000, text: "how long a stop waits for what is under way" },
+  drainMs: {
+    schema: z.coerce.number().int().min(0).max(600_000),
+    flag: "drain-ms",
+    argument: "<ms>",
+    variable: "SALLYPORT_CLOUD_DRAIN_MS",
+    fallback: (): number => 10_000,
+    text: "how long a stop waits for what is under way",
+  },
 } as const;
 export type OptionName = keyof typeof OPTIONS;
 
 /** With defaults. `url`, `tlsCert` and `tlsKey` undefined = not given. */
-export type Options = { [K in OptionName]: z.output<(typeof OPTIONS)[K]["schema"]> | ReturnType<(typeof OPTIONS)[K]["fallback"]> };
+export type Options = {
+  [K in OptionName]: z.output<(typeof OPTIONS)[K]["schema"]> | ReturnType<(typeof OPTIONS)[K]["fallback"]>;
+};

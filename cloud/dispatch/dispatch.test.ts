@@ -1,6 +1,20 @@
 // The dispatcher over real sockets and the real store; only the agent's insides are the test's.
 import { generateKeyPairSync } from "node:crypto";
-import { ConnectorError, artifactList, jsonBody, keySigner, ndjsonLine, newId, readNdjson, pipelineRun, pipelineSchema, systemClock, type PoolId, type ReplicaId, type ReportBody } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  artifactList,
+  jsonBody,
+  keySigner,
+  ndjsonLine,
+  newId,
+  readNdjson,
+  pipelineRun,
+  pipelineSchema,
+  systemClock,
+  type PoolId,
+  type ReplicaId,
+  type ReportBody,
+} from "@sallyport/protocol";
 import { pino } from "pino";
 import t, { type Test } from "tap";
 import { accept, answer, FakeAgent } from "../../test/support/fake-agent.ts";
@@ -44,17 +58,50 @@ async function world(t: Test): Promise<World> {
     pool,
     audit,
     async replica(name) {
-      const enrollment = await store.addEnrollment(scope, { id: newId("enrollment"), pool: pool.id, name, secretHash: name, createdAt: Date.now(), expiresAt: Date.now() + 60_000 });
-      const publicKey = Buffer.from(generateKeyPairSync("ed25519").publicKey.export({ format: "jwk" }).x!, "base64url").toString("base64url");
-      const redeemed = await store.redeemEnrollment({ id: enrollment.id, secretHash: name, publicKey, fingerprint: name, nameHint: null, remoteAddress: null, now: Date.now() });
+      const enrollment = await store.addEnrollment(scope, {
+        id: newId("enrollment"),
+        pool: pool.id,
+        name,
+        secretHash: name,
+        createdAt: Date.now(),
+        expiresAt: Date.now() + 60_000,
+      });
+      const publicKey = Buffer.from(
+        generateKeyPairSync("ed25519").publicKey.export({ format: "jwk" }).x!,
+        "base64url",
+      ).toString("base64url");
+      const redeemed = await store.redeemEnrollment({
+        id: enrollment.id,
+        secretHash: name,
+        publicKey,
+        fingerprint: name,
+        nameHint: null,
+        remoteAddress: null,
+        now: Date.now(),
+      });
       if ("refused" in redeemed) throw new Error(redeemed.refused);
-      const agent = new FakeAgent(sessions, { workspace: scope.workspace, pool: pool.id, replica: redeemed.replica.id as ReplicaId }, keys);
+      const agent = new FakeAgent(
+        sessions,
+        { workspace: scope.workspace, pool: pool.id, replica: redeemed.replica.id as ReplicaId },
+        keys,
+      );
       agents.push(agent);
       return agent;
     },
     async submit(id = newId("run")) {
-      const pipeline = pipelineSchema.parse({ name: "p", outputs: { store: "lake" }, steps: [{ name: "a", program: "true" }] });
-      const { command } = await made.dispatch.submit(scope, { pool, spec: pipelineRun, input: { run: id, pipeline }, resource: `run:${id}`, expiresInMs: 60_000, run: { id, pool: pool.id, pipeline: "p", spec: pipeline, params: {} } });
+      const pipeline = pipelineSchema.parse({
+        name: "p",
+        outputs: { store: "lake" },
+        steps: [{ name: "a", program: "true" }],
+      });
+      const { command } = await made.dispatch.submit(scope, {
+        pool,
+        spec: pipelineRun,
+        input: { run: id, pipeline },
+        resource: `run:${id}`,
+        expiresInMs: 60_000,
+        run: { id, pool: pool.id, pipeline: "p", spec: pipeline, params: {} },
+      });
       return command.id;
     },
     async restart() {
@@ -73,14 +120,18 @@ async function world(t: Test): Promise<World> {
 }
 
 const state = async (w: World, id: string) => (await w.store.command(w.scope, id as never))!.state;
-const view = async (w: World, id: string) => (await w.dispatch.view(w.scope, [(await w.store.command(w.scope, id as never))!]))[0]!;
-const list = (w: World) => w.dispatch.relay(w.scope, w.pool, artifactList, { store: "lake", path: "" }, { resource: "artifact:lake/" });
+const view = async (w: World, id: string) =>
+  (await w.dispatch.view(w.scope, [(await w.store.command(w.scope, id as never))!]))[0]!;
+const list = (w: World) =>
+  w.dispatch.relay(w.scope, w.pool, artifactList, { store: "lake", path: "" }, { resource: "artifact:lake/" });
 
 t.test("interactive: answered, refused, offline at once, audited", async (t) => {
   const w = await world(t);
   const agent = await w.replica("prod-1");
   await t.rejects(list(w), { code: "AGENT_OFFLINE", message: /none was ever seen/ });
-  agent.handlers.set("artifact.list", ({ stream }) => answer(stream, { entries: [], nextCursor: null, newer: "ignored" }));
+  agent.handlers.set("artifact.list", ({ stream }) =>
+    answer(stream, { entries: [], nextCursor: null, newer: "ignored" }),
+  );
   await agent.connect();
   t.same((await list(w)).result, { entries: [], nextCursor: null });
   agent.handlers.set("artifact.list", () => {
@@ -89,14 +140,22 @@ t.test("interactive: answered, refused, offline at once, audited", async (t) => 
   await t.rejects(list(w), { code: "POLICY_DENIED", message: "Rule 3 refuses.", fix: "Ask the customer." });
   agent.handlers.set("artifact.list", ({ stream }) => answer(stream, { wrong: true }));
   await t.rejects(list(w), { code: "PROTOCOL_ERROR" });
-  await t.rejects(w.dispatch.relay(w.scope, w.pool, artifactList, { store: "lake", path: "", bogus: 1 } as never, { resource: "artifact:lake/" }), { code: "INPUT_INVALID", details: { errors: [{ path: "" }] } });
+  await t.rejects(
+    w.dispatch.relay(w.scope, w.pool, artifactList, { store: "lake", path: "", bogus: 1 } as never, {
+      resource: "artifact:lake/",
+    }),
+    { code: "INPUT_INVALID", details: { errors: [{ path: "" }] } },
+  );
   let hanging = false;
   agent.handlers.set("artifact.list", () => void (hanging = true));
   const pending = list(w);
   await waitFor("the expected state", () => hanging);
   await Promise.all([t.rejects(pending, { code: "LINK_LOST" }), agent.cut()]);
   t.same(agent.faults, []);
-  const outcomes = w.audit.map((line) => JSON.parse(line) as { component: string; outcome: string }).filter((line) => line.component === "audit").map((line) => line.outcome);
+  const outcomes = w.audit
+    .map((line) => JSON.parse(line) as { component: string; outcome: string })
+    .filter((line) => line.component === "audit")
+    .map((line) => line.outcome);
   t.same(outcomes, ["AGENT_OFFLINE", "ok", "POLICY_DENIED", "PROTOCOL_ERROR", "INPUT_INVALID", "LINK_LOST"]);
 });
 
@@ -111,7 +170,13 @@ t.test("interactive: a caller that leaves resets the agent's stream", async (t) 
   });
   await agent.connect();
   const gone = new AbortController();
-  const answered = w.dispatch.relay(w.scope, w.pool, artifactList, { store: "lake", path: "" }, { resource: "artifact:lake/", signal: gone.signal });
+  const answered = w.dispatch.relay(
+    w.scope,
+    w.pool,
+    artifactList,
+    { store: "lake", path: "" },
+    { resource: "artifact:lake/", signal: gone.signal },
+  );
   await asked.promise;
   gone.abort();
   await t.rejects(answered, { code: "CANCELLED" });
@@ -132,7 +197,10 @@ t.test("durable: waits and says why, is taken at hello, its reports end it", asy
   agent.handlers.set("pipeline.run", ({ stream }) => accept(stream));
   w.dispatch.poke(w.scope.workspace, w.pool.id);
   await waitFor("the expected state", async () => (await state(w, id)) === "accepted");
-  const done: ReportBody[] = [{ type: "command.running" }, { type: "command.succeeded", result: { run: "x", steps: 1 } }];
+  const done: ReportBody[] = [
+    { type: "command.running" },
+    { type: "command.succeeded", result: { run: "x", steps: 1 } },
+  ];
   await agent.report(done.map((body) => ({ command: id, body })));
   t.equal(await state(w, id), "succeeded");
   t.same(agent.faults, []);
@@ -147,34 +215,44 @@ t.test("durable: refused for good is terminal and says so", async (t) => {
   await agent.connect();
   const id = await w.submit();
   await waitFor("the expected state", async () => (await state(w, id)) === "refused");
-  t.match((await w.store.command(w.scope, id as never))!.error, { code: "POLICY_DENIED", fix: "Grant it.", details: { rule: 4 } });
+  t.match((await w.store.command(w.scope, id as never))!.error, {
+    code: "POLICY_DENIED",
+    fix: "Grant it.",
+    details: { rule: 4 },
+  });
   t.equal((await view(w, id)).waiting, null);
 });
 
-t.test("durable: an unanswered offer binds the command to its replica, also after a restart of the control plane", async (t) => {
-  const w = await world(t);
-  const one = await w.replica("prod-1");
-  const two = await w.replica("prod-2");
-  const offered = Promise.withResolvers<void>();
-  one.handlers.set("pipeline.run", () => offered.resolve());
-  two.handlers.set("pipeline.run", ({ stream }) => accept(stream));
-  await one.connect();
-  const id = await w.submit();
-  await offered.promise;
-  await one.cut();
-  await two.connect();
-  for (let restarts = 0; restarts < 2; restarts++) {
-    await waitFor("the expected state", async () => (await view(w, id)).waiting?.code === "AGENT_OFFLINE");
-    t.match((await view(w, id)).waiting!.text, /^Agent prod-1 of pool vpc, which alone can take it, is not connected/);
-    t.equal(two.seen.length, 0, "the other replica was not asked");
-    await w.restart();
-  }
-  one.handlers.set("pipeline.run", ({ stream }) => accept(stream, true));
-  await one.connect();
-  await waitFor("the expected state", async () => (await state(w, id)) === "accepted");
-  t.equal((await w.store.command(w.scope, id as never))!.replica, one.identity.replica);
-  t.same([...one.faults, ...two.faults], []);
-});
+t.test(
+  "durable: an unanswered offer binds the command to its replica, also after a restart of the control plane",
+  async (t) => {
+    const w = await world(t);
+    const one = await w.replica("prod-1");
+    const two = await w.replica("prod-2");
+    const offered = Promise.withResolvers<void>();
+    one.handlers.set("pipeline.run", () => offered.resolve());
+    two.handlers.set("pipeline.run", ({ stream }) => accept(stream));
+    await one.connect();
+    const id = await w.submit();
+    await offered.promise;
+    await one.cut();
+    await two.connect();
+    for (let restarts = 0; restarts < 2; restarts++) {
+      await waitFor("the expected state", async () => (await view(w, id)).waiting?.code === "AGENT_OFFLINE");
+      t.match(
+        (await view(w, id)).waiting!.text,
+        /^Agent prod-1 of pool vpc, which alone can take it, is not connected/,
+      );
+      t.equal(two.seen.length, 0, "the other replica was not asked");
+      await w.restart();
+    }
+    one.handlers.set("pipeline.run", ({ stream }) => accept(stream, true));
+    await one.connect();
+    await waitFor("the expected state", async () => (await state(w, id)) === "accepted");
+    t.equal((await w.store.command(w.scope, id as never))!.replica, one.identity.replica);
+    t.same([...one.faults, ...two.faults], []);
+  },
+);
 
 t.test("durable: within one resource the older goes first; a cancel follows its run to its replica", async (t) => {
   const w = await world(t);
@@ -231,18 +309,23 @@ t.test("reports: a malformed one is refused by name, a foreign journal too, numb
       for await (const _ of stream.bytes);
     })();
   };
-  await t.rejects(open(agent.journal, { journal: agent.journal, sequence: 0 }), { code: "PROTOCOL_ERROR", message: /malformed at sequence/ });
+  await t.rejects(open(agent.journal, { journal: agent.journal, sequence: 0 }), {
+    code: "PROTOCOL_ERROR",
+    message: /malformed at sequence/,
+  });
   await t.rejects(open(newId("journal"), {}), { code: "PROTOCOL_ERROR", message: /of journal/ });
   await agent.report([{ command: id, body: { type: "command.running" } }]);
   t.equal(await state(w, id), "running");
   // As after the database was restored from a backup: what lies between was acknowledged by the one before, and is gone.
   const stream = agent.mux!.open({ type: "reports", journal: agent.journal }, { lane: "interactive" });
   await stream.answer;
-  const line = (sequence: number, body: ReportBody) => ndjsonLine({ journal: agent.journal, sequence, at: Date.now(), command: id, body: jsonBody(body) });
+  const line = (sequence: number, body: ReportBody) =>
+    ndjsonLine({ journal: agent.journal, sequence, at: Date.now(), command: id, body: jsonBody(body) });
   await stream.write(line(40, { type: "command.succeeded", result: {} }));
   await stream.write(line(41, { type: "command.succeeded", result: {} }));
   const acknowledged: unknown[] = [];
-  for await (const ack of readNdjson(stream.bytes)) if (acknowledged.push(ack) > 0 && (ack as { committedThrough: number }).committedThrough === 41) break;
+  for await (const ack of readNdjson(stream.bytes))
+    if (acknowledged.push(ack) > 0 && (ack as { committedThrough: number }).committedThrough === 41) break;
   t.equal(await state(w, id), "succeeded", "the run does not wait for reports that nobody has");
 });
 
@@ -253,8 +336,11 @@ t.test("numbers rise over reads, durable offers and sessions", async (t) => {
   agent.handlers.set("pipeline.run", ({ stream }) => accept(stream));
   for (let sessions = 0; sessions < 3; sessions++) {
     await agent.connect();
-    const ids = await Promise.all(Array.from({ length: 40 }, async (_, n) => (n % 4 === 0 ? await w.submit() : (await list(w), null))));
-    for (const id of ids) if (id !== null) await waitFor("the expected state", async () => (await state(w, id)) === "accepted");
+    const ids = await Promise.all(
+      Array.from({ length: 40 }, async (_, n) => (n % 4 === 0 ? await w.submit() : (await list(w), null))),
+    );
+    for (const id of ids)
+      if (id !== null) await waitFor("the expected state", async () => (await state(w, id)) === "accepted");
     await agent.cut();
   }
   t.equal(agent.seen.length, 120);

@@ -57,7 +57,11 @@ export interface CommandView {
 }
 
 export interface Durable {
-  submit<I extends z.ZodType>(scope: Scope, submission: Submission<I>, key?: SubmitKey): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }>;
+  submit<I extends z.ZodType>(
+    scope: Scope,
+    submission: Submission<I>,
+    key?: SubmitKey,
+  ): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }>;
   /** Ends a run that nobody took at once; else asks the agent that holds it to stop it. Null: no such run. */
   cancelRun(scope: Scope, run: RunId): Promise<{ done: boolean; command: CommandRow } | null>;
   /** Rows with what is derived at read. */
@@ -102,7 +106,10 @@ const NOT_TAKEN: Partial<Record<ErrorCode, WaitingCode>> = {
   AUDIT_UNAVAILABLE: "AGENT_UNREADY",
 };
 /** Whether it was journaled is not known: only the same replica may be asked again. */
-const MAYBE_TAKEN: Partial<Record<ErrorCode, WaitingCode>> = { JOURNAL_UNAVAILABLE: "AGENT_UNREADY", STORAGE_FULL: "AGENT_UNREADY" };
+const MAYBE_TAKEN: Partial<Record<ErrorCode, WaitingCode>> = {
+  JOURNAL_UNAVAILABLE: "AGENT_UNREADY",
+  STORAGE_FULL: "AGENT_UNREADY",
+};
 
 /** What is known of a queued command beside its row. Lost with the process: it is found out again by offering. */
 interface Waiter {
@@ -118,7 +125,8 @@ interface Waiter {
 
 const poolKey = (workspace: WorkspaceId, pool: PoolId): string => `${workspace} ${pool}`;
 /** What of a status can end a wait. */
-const openings = (status: AgentStatus): string => JSON.stringify([status.paused, status.draining, status.running.length, status.policyDigest, status.commands.length]);
+const openings = (status: AgentStatus): string =>
+  JSON.stringify([status.paused, status.draining, status.running.length, status.policyDigest, status.commands.length]);
 
 export function makeDurable(deps: DurableDeps): Durable {
   const { store, sessions, sequences, clock, log } = deps;
@@ -181,7 +189,19 @@ export function makeDurable(deps: DurableDeps): Durable {
 
   function waiter(row: CommandRow): Waiter {
     let known = waiters.get(row.id);
-    if (known === undefined) waiters.set(row.id, (known = { workspace: row.workspace, pool: row.pool, refusal: null, retryAtMs: 0, retries: 0, remakes: 0, maybeWith: offeredBefore(row) }));
+    if (known === undefined)
+      waiters.set(
+        row.id,
+        (known = {
+          workspace: row.workspace,
+          pool: row.pool,
+          refusal: null,
+          retryAtMs: 0,
+          retries: 0,
+          remakes: 0,
+          maybeWith: offeredBefore(row),
+        }),
+      );
     return known;
   }
 
@@ -197,7 +217,9 @@ export function makeDurable(deps: DurableDeps): Durable {
   }
 
   function candidates(row: CommandRow, only: ReplicaId | null): CloudSession[] {
-    return only === null ? sessions.ofPool(row.workspace, row.pool) : [sessions.ofReplica(row.workspace, only)].filter((s): s is CloudSession => s !== null);
+    return only === null
+      ? sessions.ofPool(row.workspace, row.pool)
+      : [sessions.ofReplica(row.workspace, only)].filter((s): s is CloudSession => s !== null);
   }
 
   /** True when the agent took it or refused it for good: the next of its resource may go. */
@@ -220,23 +242,46 @@ export function makeDurable(deps: DurableDeps): Durable {
     }
     const now = clock.now();
     if (row.expires <= now) return false;
-    const head = signOffer(deps.signer, { intentText: row.intent, body: row.body, session, incarnation: deps.incarnation, sequence: sequences.next(session, counted.sequence), attempt: counted.attempt, expires: row.expires }, now);
+    const head = signOffer(
+      deps.signer,
+      {
+        intentText: row.intent,
+        body: row.body,
+        session,
+        incarnation: deps.incarnation,
+        sequence: sequences.next(session, counted.sequence),
+        attempt: counted.attempt,
+        expires: row.expires,
+      },
+      now,
+    );
     let timer: Timer | null = null;
     try {
       const stream = session.open(head, { lane: "interactive", end: true });
       state.maybeWith = session.replica;
-      timer = clock.after(OFFER_DEADLINE_MS, () => stream.reset(new ConnectorError("TIMED_OUT", "The agent did not answer the offer in time.")), { keepAlive: true });
+      timer = clock.after(
+        OFFER_DEADLINE_MS,
+        () => stream.reset(new ConnectorError("TIMED_OUT", "The agent did not answer the offer in time.")),
+        { keepAlive: true },
+      );
       const answer = commandAnswerSchema.safeParse(await stream.answer);
       if (!answer.success || answer.data.type !== "accepted") {
         stream.reset(new ConnectorError("PROTOCOL_ERROR", "A durable command is answered with accepted."));
-        throw new ConnectorError("PROTOCOL_ERROR", `The agent answered the offer of ${row.kind} with something else than accepted.`);
+        throw new ConnectorError(
+          "PROTOCOL_ERROR",
+          `The agent answered the offer of ${row.kind} with something else than accepted.`,
+        );
       }
       const holds = await store.markAccepted(row.workspace, row.id, session.replica, clock.now());
       waiters.delete(row.id);
       // It ended here while the offer was on its way; the agent that took it must be told.
-      if (holds === "cancelled" && row.kind === pipelineRun.kind && row.run !== null) await submitCancel(systemScope(row.workspace), row);
+      if (holds === "cancelled" && row.kind === pipelineRun.kind && row.run !== null)
+        await submitCancel(systemScope(row.workspace), row);
       deps.metrics.offer(row.kind, "accepted");
-      log.info({ command: row.id, kind: row.kind, agent: session.replica, known: answer.data.known }, "command accepted");
+      log.info(
+        { command: row.id, kind: row.kind, agent: session.replica, known: answer.data.known },
+        "command accepted",
+      );
       return true;
     } catch (caught) {
       const error = toConnectorError(caught);
@@ -255,7 +300,9 @@ export function makeDurable(deps: DurableDeps): Durable {
       state.refusal = code === undefined ? null : { code, message: error.message };
       // A lost link is not the command's fault: it goes again as soon as there is a session.
       const lost = error.code === "LINK_LOST" || error.code === "GOING_AWAY" || error.code === "SESSION_SUPERSEDED";
-      state.retryAtMs = lost ? 0 : clock.monotonic() + Math.min(BACKOFF_MS.first * 2 ** state.retries++, BACKOFF_MS.most);
+      state.retryAtMs = lost
+        ? 0
+        : clock.monotonic() + Math.min(BACKOFF_MS.first * 2 ** state.retries++, BACKOFF_MS.most);
       return false;
     } finally {
       timer?.cancel();
@@ -264,7 +311,8 @@ export function makeDurable(deps: DurableDeps): Durable {
 
   /** Lets commands of a pool go again at once; those that nobody is likely to take now come back with the same word. */
   function poke(workspace: WorkspaceId, pool: PoolId): void {
-    for (const waiting of waiters.values()) if (waiting.workspace === workspace && waiting.pool === pool) waiting.retryAtMs = 0;
+    for (const waiting of waiters.values())
+      if (waiting.workspace === workspace && waiting.pool === pool) waiting.retryAtMs = 0;
     sweep(workspace, pool);
   }
 
@@ -293,14 +341,31 @@ export function makeDurable(deps: DurableDeps): Durable {
   }
 
   const submitCancel = (scope: Scope, run: CommandRow): Promise<unknown> =>
-    durable.submit(scope, { pool: { id: run.pool, name: run.poolName }, spec: runCancel, input: { run: run.run!, command: run.id }, resource: run.resource, expiresInMs: CANCEL_LIFETIME_MS });
+    durable.submit(scope, {
+      pool: { id: run.pool, name: run.poolName },
+      spec: runCancel,
+      input: { run: run.run!, command: run.id },
+      resource: run.resource,
+      expiresInMs: CANCEL_LIFETIME_MS,
+    });
 
   const durable: Durable = {
     async submit(scope, submission, key) {
       const parsed = parseInput(submission.spec, submission.input);
       const now = clock.now();
       const body = jsonBody(parsed);
-      const { intent, text } = writeIntent({ workspace: scope.workspace, pool: submission.pool.id, kind: submission.spec.kind, resource: submission.resource, command: submission.command, body, expires: now + submission.expiresInMs }, now);
+      const { intent, text } = writeIntent(
+        {
+          workspace: scope.workspace,
+          pool: submission.pool.id,
+          kind: submission.spec.kind,
+          resource: submission.resource,
+          command: submission.command,
+          body,
+          expires: now + submission.expiresInMs,
+        },
+        now,
+      );
       const future: CommandRow = {
         workspace: scope.workspace,
         id: intent.command,
@@ -339,7 +404,15 @@ export function makeDurable(deps: DurableDeps): Durable {
           createdAt: now,
           ...(submission.run === undefined ? {} : { run: { ...submission.run, createdAt: now } }),
         },
-        key === undefined ? undefined : { key: key.key, method: key.method, route: key.route, requestDigest: key.requestDigest, answer: key.answer(future) },
+        key === undefined
+          ? undefined
+          : {
+              key: key.key,
+              method: key.method,
+              route: key.route,
+              requestDigest: key.requestDigest,
+              answer: key.answer(future),
+            },
       );
       if (answered.replayed === null) sweep(scope.workspace, submission.pool.id);
       return answered;
@@ -352,7 +425,8 @@ export function makeDurable(deps: DurableDeps): Durable {
       const command = (await store.command(scope, found.command.id)) ?? found.command;
       if (isOver(command)) return { done: true, command };
       // Only what no agent can have journaled may be ended here. Otherwise the agent is told, after it took the run.
-      const untouched = command.offers === 0 || (waiters.has(command.id) && waiters.get(command.id)!.maybeWith === null);
+      const untouched =
+        command.offers === 0 || (waiters.has(command.id) && waiters.get(command.id)!.maybeWith === null);
       if (command.state === "queued" && untouched && (await store.cancelQueued(scope, command.id, clock.now()))) {
         waiters.delete(command.id);
         return { done: true, command: (await store.command(scope, command.id)) ?? command };
@@ -413,7 +487,11 @@ export function makeDurable(deps: DurableDeps): Durable {
 
 /** After a restart of this process: whoever was asked last may have journaled it. */
 const offeredBefore = (row: CommandRow): ReplicaId | null => (row.offers > 0 ? (row.offeredTo ?? null) : null);
-const isOver = (row: CommandRow): boolean => row.state !== "queued" && row.state !== "accepted" && row.state !== "running";
+const isOver = (row: CommandRow): boolean =>
+  row.state !== "queued" && row.state !== "accepted" && row.state !== "running";
 
 /** Reads that the dispatcher makes for itself. */
-export const systemScope = (workspace: WorkspaceId): Scope => ({ workspace, actor: { id: "system", name: "system", via: "system" } });
+export const systemScope = (workspace: WorkspaceId): Scope => ({
+  workspace,
+  actor: { id: "system", name: "system", via: "system" },
+});

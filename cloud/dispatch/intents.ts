@@ -39,10 +39,14 @@ const CLOCK_SLACK_MS = 60_000;
 export function writeIntent(wish: Wish, nowMs: number): { intent: Intent; text: string } {
   const bytes = bodyBytes(wish.body);
   if (bytes.length > MAX_BODY_BYTES) {
-    throw new ConnectorError("TOO_LARGE", `The input of ${wish.kind} is ${bytes.length} bytes, the limit is ${MAX_BODY_BYTES}.`, {
-      fix: "Pass large content as an artifact and name it in the input.",
-      details: { bytes: bytes.length, limit: MAX_BODY_BYTES },
-    });
+    throw new ConnectorError(
+      "TOO_LARGE",
+      `The input of ${wish.kind} is ${bytes.length} bytes, the limit is ${MAX_BODY_BYTES}.`,
+      {
+        fix: "Pass large content as an artifact and name it in the input.",
+        details: { bytes: bytes.length, limit: MAX_BODY_BYTES },
+      },
+    );
   }
   // At once. Now itself would be wrong: the agent's notion of our time is behind by the link's delay.
   const notBefore = nowMs - CLOCK_SLACK_MS;

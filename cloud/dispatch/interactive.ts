@@ -47,7 +47,13 @@ export interface Relayed<O> {
 }
 
 export interface Interactive {
-  relay<I extends z.ZodType, O extends z.ZodType>(scope: Scope, pool: PoolRef, spec: CommandSpec<I, O>, input: z.input<I>, options: RelayOptions): Promise<Relayed<z.output<O>>>;
+  relay<I extends z.ZodType, O extends z.ZodType>(
+    scope: Scope,
+    pool: PoolRef,
+    spec: CommandSpec<I, O>,
+    input: z.input<I>,
+    options: RelayOptions,
+  ): Promise<Relayed<z.output<O>>>;
 }
 
 export interface InteractiveDeps {
@@ -74,8 +80,15 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
   let turn = 0;
 
   /** A live session that takes new commands if there is one; any live one otherwise, to be told why not. */
-  function choose(scope: Scope, pool: PoolRef, replica: ReplicaId | undefined, except: ReadonlySet<CloudSession>): CloudSession | null {
-    const live = (replica === undefined ? sessions.ofPool(scope.workspace, pool.id) : [sessions.ofReplica(scope.workspace, replica)]).filter((s): s is CloudSession => s !== null && !except.has(s));
+  function choose(
+    scope: Scope,
+    pool: PoolRef,
+    replica: ReplicaId | undefined,
+    except: ReadonlySet<CloudSession>,
+  ): CloudSession | null {
+    const live = (
+      replica === undefined ? sessions.ofPool(scope.workspace, pool.id) : [sessions.ofReplica(scope.workspace, replica)]
+    ).filter((s): s is CloudSession => s !== null && !except.has(s));
     const open = live.filter((session) => {
       const status = session.status();
       return status === null || (status.paused === null && !status.draining);
@@ -125,7 +138,17 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
         const parsed = parseInput(spec, input);
         const now = clock.now();
         const body = jsonBody(parsed);
-        const { intent, text } = writeIntent({ workspace: scope.workspace, pool: pool.id, kind: spec.kind, resource: options.resource, body, expires: now + INTENT_LIFETIME_MS }, now);
+        const { intent, text } = writeIntent(
+          {
+            workspace: scope.workspace,
+            pool: pool.id,
+            kind: spec.kind,
+            resource: options.resource,
+            body,
+            expires: now + INTENT_LIFETIME_MS,
+          },
+          now,
+        );
 
         const tried = new Set<CloudSession>();
         let closing: ConnectorError | null = null;
@@ -133,14 +156,31 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
           const session = choose(scope, pool, options.replica, tried);
           if (session === null) throw closing ?? (await agentOffline(deps.store, scope, pool, options.replica ?? null));
           tried.add(session);
-          const head = signOffer(deps.signer, { intentText: text, body, session, incarnation: deps.incarnation, sequence: sequences.next(session), attempt: 1, expires: intent.expires }, now);
+          const head = signOffer(
+            deps.signer,
+            {
+              intentText: text,
+              body,
+              session,
+              incarnation: deps.incarnation,
+              sequence: sequences.next(session),
+              attempt: 1,
+              expires: intent.expires,
+            },
+            now,
+          );
           try {
             stream = session.open(head, { lane: laneOf(spec), end: spec.content !== "upload" });
             on = session;
           } catch (error) {
             // Nothing was sent: another replica may take it. A session that ended between its choice and this line is none.
             const refused = toConnectorError(error);
-            if (refused.code === "GOING_AWAY") closing = new ConnectorError("AGENT_DRAINING", `The agent of pool ${pool.name} is stopping and takes no new commands.`, { fix: "Try again when it is back.", cause: error });
+            if (refused.code === "GOING_AWAY")
+              closing = new ConnectorError(
+                "AGENT_DRAINING",
+                `The agent of pool ${pool.name} is stopping and takes no new commands.`,
+                { fix: "Try again when it is back.", cause: error },
+              );
             else if (refused.code === "STREAM_REFUSED") closing = refused;
             else if (refused.code !== "LINK_LOST") throw refused;
           }
@@ -149,8 +189,12 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
         if (options.signal?.aborted === true) onAbort();
 
         const opened = stream;
-        const pump = spec.content === "upload" ? sendUpload(opened, options.upload ?? [], (bytes) => (sent += bytes)) : null;
-        const withinMs = spec.content === "download" || spec.content === "records" ? Math.min(HEAD_DEADLINE_MS, spec.timeoutMs) : spec.timeoutMs;
+        const pump =
+          spec.content === "upload" ? sendUpload(opened, options.upload ?? [], (bytes) => (sent += bytes)) : null;
+        const withinMs =
+          spec.content === "download" || spec.content === "records"
+            ? Math.min(HEAD_DEADLINE_MS, spec.timeoutMs)
+            : spec.timeoutMs;
         const head = await answerWithin(clock, opened, withinMs + GRACE_MS, pump, `${spec.kind} on pool ${pool.name}`);
         const result = readResult(spec, head);
         const carrier = on!;
@@ -178,7 +222,9 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
           }
         };
         // An abort before the first read would otherwise never be accounted for.
-        opened.signal.addEventListener("abort", () => settle(toConnectorError(opened.signal.reason).code), { once: true });
+        opened.signal.addEventListener("abort", () => settle(toConnectorError(opened.signal.reason).code), {
+          once: true,
+        });
         return { result, content: content(), replica: carrier.replica, session: carrier.id };
       } catch (error) {
         release();
@@ -192,35 +238,61 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
 }
 
 const cancelled = (signal: AbortSignal | undefined): ConnectorError =>
-  signal?.reason instanceof ConnectorError ? signal.reason : new ConnectorError("CANCELLED", "The caller went away before the answer was complete.");
+  signal?.reason instanceof ConnectorError
+    ? signal.reason
+    : new ConnectorError("CANCELLED", "The caller went away before the answer was complete.");
 
 export function parseInput<I extends z.ZodType>(spec: CommandSpec<I>, input: unknown): z.output<I> {
   const parsed = spec.input.safeParse(input);
   if (parsed.success) return parsed.data;
   const errors = parsed.error.issues.map((issue) => ({ path: issue.path.join("."), message: issue.message }));
   const first = errors[0]!;
-  throw new ConnectorError("INPUT_INVALID", `The input of ${spec.kind} is not valid${first.path === "" ? "" : ` at ${first.path}`}: ${first.message}.`, {
-    fix: "Mend the named fields and send it again.",
-    details: { errors },
-  });
+  throw new ConnectorError(
+    "INPUT_INVALID",
+    `The input of ${spec.kind} is not valid${first.path === "" ? "" : ` at ${first.path}`}: ${first.message}.`,
+    {
+      fix: "Mend the named fields and send it again.",
+      details: { errors },
+    },
+  );
 }
 
 function readResult<O extends z.ZodType>(spec: CommandSpec<z.ZodType, O>, head: unknown): z.output<O> {
   const answer = commandAnswerSchema.safeParse(head);
-  if (!answer.success || answer.data.type !== "result") throw new ConnectorError("PROTOCOL_ERROR", `The agent answered ${spec.kind} with something that is not a result.`);
+  if (!answer.success || answer.data.type !== "result")
+    throw new ConnectorError("PROTOCOL_ERROR", `The agent answered ${spec.kind} with something that is not a result.`);
   const result = spec.output.safeParse(readJsonBody(answer.data.body));
   if (!result.success) {
-    throw new ConnectorError("PROTOCOL_ERROR", `The agent's result of ${spec.kind} has not the agreed shape at ${result.error.issues[0]!.path.join(".") || "its root"}.`, {
-      fix: "Update the agent or the control plane, whichever is older.",
-    });
+    throw new ConnectorError(
+      "PROTOCOL_ERROR",
+      `The agent's result of ${spec.kind} has not the agreed shape at ${result.error.issues[0]!.path.join(".") || "its root"}.`,
+      {
+        fix: "Update the agent or the control plane, whichever is older.",
+      },
+    );
   }
   return result.data;
 }
 
 /** Waits for the answer, the deadline, or an upload whose source failed. The agent's own word comes first. */
-async function answerWithin(clock: Clock, stream: LinkStream, withinMs: number, pump: Promise<void> | null, what: string): Promise<unknown> {
+async function answerWithin(
+  clock: Clock,
+  stream: LinkStream,
+  withinMs: number,
+  pump: Promise<void> | null,
+  what: string,
+): Promise<unknown> {
   const timedOut = Promise.withResolvers<never>();
-  const timer = clock.after(withinMs, () => timedOut.reject(new ConnectorError("TIMED_OUT", `The agent did not answer ${what} within ${Math.round(withinMs / 1000)} s.`, { fix: "Try again; if it repeats, look at the agent's log." })), { keepAlive: true });
+  const timer = clock.after(
+    withinMs,
+    () =>
+      timedOut.reject(
+        new ConnectorError("TIMED_OUT", `The agent did not answer ${what} within ${Math.round(withinMs / 1000)} s.`, {
+          fix: "Try again; if it repeats, look at the agent's log.",
+        }),
+      ),
+    { keepAlive: true },
+  );
   // Never "unhandled": whoever loses the race is still looked at.
   timedOut.promise.catch(() => {});
   stream.answer.catch(() => {});
@@ -240,7 +312,11 @@ async function answerWithin(clock: Clock, stream: LinkStream, withinMs: number, 
   }
 }
 
-async function sendUpload(stream: LinkStream, upload: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, count: (bytes: number) => void): Promise<void> {
+async function sendUpload(
+  stream: LinkStream,
+  upload: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  count: (bytes: number) => void,
+): Promise<void> {
   for await (const chunk of upload) {
     // The peer's answer or refusal came before the end of the bytes: no use in reading on.
     if (stream.signal.aborted) throw toConnectorError(stream.signal.reason);
@@ -252,7 +328,11 @@ async function sendUpload(stream: LinkStream, upload: AsyncIterable<Uint8Array> 
 
 /** Errors of the link say what happened; what to do depends on who asked. */
 function withFix(error: ConnectorError, pool: PoolRef): ConnectorError {
-  if (error.fix !== undefined || (error.code !== "LINK_LOST" && error.code !== "GOING_AWAY" && error.code !== "SESSION_SUPERSEDED")) return error;
+  if (
+    error.fix !== undefined ||
+    (error.code !== "LINK_LOST" && error.code !== "GOING_AWAY" && error.code !== "SESSION_SUPERSEDED")
+  )
+    return error;
   return new ConnectorError("LINK_LOST", `The link to pool ${pool.name} broke while the answer was on its way.`, {
     fix: "Try again: the agent redials by itself within seconds.",
     cause: error,

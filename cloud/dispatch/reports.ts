@@ -36,8 +36,16 @@ export function serveReports(deps: ReportsDeps): void {
   deps.sessions.onStream("reports", (stream, session) => {
     takeReports(deps, stream, session).catch((caught: unknown) => {
       const error = toConnectorError(caught);
-      if (error.code === "INTERNAL") deps.log.error({ err: caught, agent: session.replica }, "committing reports failed; the agent sends them again");
-      else if (!stream.signal.aborted) deps.log.warn({ code: error.code, agent: session.replica }, `the reports' stream was refused: ${error.message}`);
+      if (error.code === "INTERNAL")
+        deps.log.error(
+          { err: caught, agent: session.replica },
+          "committing reports failed; the agent sends them again",
+        );
+      else if (!stream.signal.aborted)
+        deps.log.warn(
+          { code: error.code, agent: session.replica },
+          `the reports' stream was refused: ${error.message}`,
+        );
       stream.reset(error);
     });
   });
@@ -45,8 +53,13 @@ export function serveReports(deps: ReportsDeps): void {
 
 async function takeReports(deps: ReportsDeps, stream: LinkStream, session: CloudSession): Promise<void> {
   const open = reportsOpenSchema.safeParse(stream.head);
-  if (!open.success) throw new ConnectorError("PROTOCOL_ERROR", "The head of the reports' stream does not name a journal.");
-  if (open.data.journal !== session.journal) throw new ConnectorError("PROTOCOL_ERROR", `The reports are of journal ${open.data.journal}, the session said ${session.journal}.`);
+  if (!open.success)
+    throw new ConnectorError("PROTOCOL_ERROR", "The head of the reports' stream does not name a journal.");
+  if (open.data.journal !== session.journal)
+    throw new ConnectorError(
+      "PROTOCOL_ERROR",
+      `The reports are of journal ${open.data.journal}, the session said ${session.journal}.`,
+    );
   stream.respond({ type: "reports" });
 
   let pending: Report[] = [];
@@ -94,7 +107,14 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
       pending = [];
       wakeReader();
       // What came whole is committed even if the stream broke after it.
-      const { committedThrough } = await deps.store.commitReports(session.workspace, session.replica, session.journal, batch, deps.clock.now(), lowestHeld);
+      const { committedThrough } = await deps.store.commitReports(
+        session.workspace,
+        session.replica,
+        session.journal,
+        batch,
+        deps.clock.now(),
+        lowestHeld,
+      );
       deps.metrics.reports(batch.length);
       if (batch.some((report) => endsCommand(report))) deps.ended(session.workspace, session.pool);
       if (stream.signal.aborted) break;
@@ -123,7 +143,8 @@ const unended = (bytes: AsyncIterable<Buffer>): AsyncIterable<Buffer> => ({
 function parseReport(line: unknown, journal: string): Report {
   const report = reportSchema.safeParse(line);
   if (!report.success) throw malformed(report.error.issues[0]!, "report");
-  if (report.data.journal !== journal) throw new ConnectorError("PROTOCOL_ERROR", `Report ${report.data.sequence} is of another journal than its stream.`);
+  if (report.data.journal !== journal)
+    throw new ConnectorError("PROTOCOL_ERROR", `Report ${report.data.sequence} is of another journal than its stream.`);
   // A sealed body is opaque here; one in the clear must be what it says.
   if (report.data.body.enc === "none") {
     const body = reportBodySchema.safeParse(readJsonBody(report.data.body));
@@ -133,7 +154,11 @@ function parseReport(line: unknown, journal: string): Report {
 }
 
 const malformed = (issue: { path: PropertyKey[]; message: string }, what: string): ConnectorError =>
-  new ConnectorError("PROTOCOL_ERROR", `The ${what} is malformed at ${issue.path.join(".") || "its root"}: ${issue.message}.`, { fix: "Update the agent or the control plane, whichever is older." });
+  new ConnectorError(
+    "PROTOCOL_ERROR",
+    `The ${what} is malformed at ${issue.path.join(".") || "its root"}: ${issue.message}.`,
+    { fix: "Update the agent or the control plane, whichever is older." },
+  );
 
 const endsCommand = (report: Report): boolean =>
   report.body.enc === "none" && /^\{"type":"command\.(succeeded|failed|cancelled)"/.test(report.body.data);

@@ -24,11 +24,26 @@
 //   GET    /v1/commands      GET /v1/commands/{id}
 //   GET    /v1/changes       SSE: event `change`, data {entity, id, version, n}; Last-Event-ID or ?after=n replays
 //   GET    /openapi.json  /healthz  /readyz  /metrics
-import { agentStatusSchema, artifactEntrySchema, artifactStatOutputSchema, digestSchema, nameSchema, paramValueSchema, pipelineSchema, previewSchema, producedArtifactSchema, STEP_STATES } from "@sallyport/protocol";
+import {
+  agentStatusSchema,
+  artifactEntrySchema,
+  artifactStatOutputSchema,
+  digestSchema,
+  nameSchema,
+  paramValueSchema,
+  pipelineSchema,
+  previewSchema,
+  producedArtifactSchema,
+  STEP_STATES,
+} from "@sallyport/protocol";
 import { z } from "zod";
 
-export const page = <T extends z.ZodType>(item: T) => z.object({ items: z.array(item), nextCursor: z.string().nullable() });
-export const pageQuerySchema = z.object({ limit: z.coerce.number().int().min(1).max(500).default(50), cursor: z.string().max(512).optional() });
+export const page = <T extends z.ZodType>(item: T) =>
+  z.object({ items: z.array(item), nextCursor: z.string().nullable() });
+export const pageQuerySchema = z.object({
+  limit: z.coerce.number().int().min(1).max(500).default(50),
+  cursor: z.string().max(512).optional(),
+});
 
 /** RFC 9457, with our members. `fix` is a sentence about what to do. */
 export const problemSchema = z.object({
@@ -74,7 +89,10 @@ export const tokenSchema = z.object({
   revokedAt: z.int().nullable(),
 });
 export type ApiToken = z.infer<typeof tokenSchema>;
-export const newTokenSchema = z.strictObject({ label: z.string().min(1).max(100), expiresInDays: z.int().min(1).max(90).default(30) });
+export const newTokenSchema = z.strictObject({
+  label: z.string().min(1).max(100),
+  expiresInDays: z.int().min(1).max(90).default(30),
+});
 /** `token` is shown once. Format: `spt_` + 43 characters + 6 of checksum. */
 export const madeTokenSchema = tokenSchema.extend({ token: z.string() });
 
@@ -106,7 +124,12 @@ export const agentSchema = z.object({
 export type Agent = z.infer<typeof agentSchema>;
 export const renameAgentSchema = z.strictObject({ name: nameSchema });
 
-export const storeSchema = z.object({ id: nameSchema, kind: z.string(), label: z.string(), grants: z.array(z.enum(["read", "write", "delete"])) });
+export const storeSchema = z.object({
+  id: nameSchema,
+  kind: z.string(),
+  label: z.string(),
+  grants: z.array(z.enum(["read", "write", "delete"])),
+});
 export const poolSchema = z.object({
   id: z.string(),
   name: z.string(),
@@ -137,7 +160,9 @@ export const enrollmentSchema = z.object({
   /** The agent replica that it became. */
   agent: z.string().nullable(),
   /** Joins that were refused with this secret, newest first. */
-  refusals: z.array(z.object({ at: z.int(), code: z.string(), message: z.string(), remoteAddress: z.string().nullable() })),
+  refusals: z.array(
+    z.object({ at: z.int(), code: z.string(), message: z.string(), remoteAddress: z.string().nullable() }),
+  ),
 });
 export type Enrollment = z.infer<typeof enrollmentSchema>;
 /** `secret` is shown once; `url` is what the agent dials; the commands are ready to copy. */
@@ -149,7 +174,10 @@ export const madeEnrollmentSchema = enrollmentSchema.extend({
 export type MadeEnrollment = z.infer<typeof madeEnrollmentSchema>;
 
 // -- artifacts ---------------------------------------------------------------------------------------------------
-export const artifactListSchema = z.object({ entries: z.array(artifactEntrySchema), nextCursor: z.string().nullable() });
+export const artifactListSchema = z.object({
+  entries: z.array(artifactEntrySchema),
+  nextCursor: z.string().nullable(),
+});
 export { artifactStatOutputSchema };
 export const artifactPreviewSchema = z.object({
   path: z.string(),
@@ -164,13 +192,43 @@ export const artifactPreviewSchema = z.object({
   tookMs: z.number(),
 });
 export type ArtifactPreview = z.infer<typeof artifactPreviewSchema>;
-export const writtenArtifactSchema = z.object({ path: z.string(), sizeBytes: z.int(), version: z.string(), digest: digestSchema });
+export const writtenArtifactSchema = z.object({
+  path: z.string(),
+  sizeBytes: z.int(),
+  version: z.string(),
+  digest: digestSchema,
+});
 
 // -- commands ----------------------------------------------------------------------------------------------------
-export const COMMAND_STATES = ["queued", "accepted", "running", "succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"] as const;
-export const WAITING_CODES = ["AGENT_OFFLINE", "AGENT_PAUSED", "AT_CAPACITY", "AGENT_DRAINING", "AGENT_UNREADY", "CAPABILITY_MISSING", "UPSTREAM_PENDING", "OFFERED"] as const;
+export const COMMAND_STATES = [
+  "queued",
+  "accepted",
+  "running",
+  "succeeded",
+  "failed",
+  "cancelled",
+  "expired",
+  "superseded",
+  "refused",
+  "lost",
+] as const;
+export const WAITING_CODES = [
+  "AGENT_OFFLINE",
+  "AGENT_PAUSED",
+  "AT_CAPACITY",
+  "AGENT_DRAINING",
+  "AGENT_UNREADY",
+  "CAPABILITY_MISSING",
+  "UPSTREAM_PENDING",
+  "OFFERED",
+] as const;
 export const waitingSchema = z.object({ code: z.enum(WAITING_CODES), text: z.string(), fix: z.string() });
-export const commandErrorSchema = z.object({ code: z.string(), message: z.string(), fix: z.string().optional(), details: z.record(z.string(), z.unknown()).optional() });
+export const commandErrorSchema = z.object({
+  code: z.string(),
+  message: z.string(),
+  fix: z.string().optional(),
+  details: z.record(z.string(), z.unknown()).optional(),
+});
 export const commandSchema = z.object({
   id: z.string(),
   kind: z.string(),
@@ -241,9 +299,18 @@ export const newRunSchema = z.strictObject({
   pipeline: pipelineSchema,
   params: z.record(nameSchema, paramValueSchema).default({}),
   /** How long it may wait for an agent. */
-  expiresInMs: z.int().min(1000).max(7 * 24 * 3600_000).default(24 * 3600_000),
+  expiresInMs: z
+    .int()
+    .min(1000)
+    .max(7 * 24 * 3600_000)
+    .default(24 * 3600_000),
 });
 
 // -- changes -----------------------------------------------------------------------------------------------------
-export const changeSchema = z.object({ entity: z.enum(["agent", "pool", "enrollment", "command", "run", "token"]), id: z.string(), version: z.int(), n: z.int() });
+export const changeSchema = z.object({
+  entity: z.enum(["agent", "pool", "enrollment", "command", "run", "token"]),
+  id: z.string(),
+  version: z.int(),
+  n: z.int(),
+});
 export type Change = z.infer<typeof changeSchema>;

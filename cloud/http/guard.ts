@@ -29,7 +29,8 @@ const hostName = (host: string): string => {
   }
 };
 
-export const sessionCookie = (request: FastifyRequest, name: string): string | null => (request.cookies as Record<string, string | undefined>)[name] ?? null;
+export const sessionCookie = (request: FastifyRequest, name: string): string | null =>
+  (request.cookies as Record<string, string | undefined>)[name] ?? null;
 
 /** Whether a browser's page of another site sent this. An absent Origin is no page of another site, but no proof either. */
 function foreignOrigin(request: FastifyRequest, options: GuardOptions): "own" | "foreign" | "absent" {
@@ -39,7 +40,10 @@ function foreignOrigin(request: FastifyRequest, options: GuardOptions): "own" | 
   return origin.toLowerCase() === addressed || options.origins.has(origin.toLowerCase()) ? "own" : "foreign";
 }
 
-const originDenied = () => new ConnectorError("ORIGIN_DENIED", "The request did not come from this control plane's own page.", { fix: "Use the page itself, or an API token instead of the cookie." });
+const originDenied = () =>
+  new ConnectorError("ORIGIN_DENIED", "The request did not come from this control plane's own page.", {
+    fix: "Use the page itself, or an API token instead of the cookie.",
+  });
 
 export function guard(app: ApiApp, options: GuardOptions): void {
   app.decorateRequest("principalOrNull", null);
@@ -47,11 +51,17 @@ export function guard(app: ApiApp, options: GuardOptions): void {
   app.addHook("onRequest", async (request) => {
     const host = hostName(request.headers.host ?? "");
     if (!options.hosts.has(host)) {
-      throw new ConnectorError("ORIGIN_DENIED", `This control plane does not answer to the name ${host === "" ? "of that request" : host}.`, { fix: "Use its own address, or start it with `--url` or `--name` that says this name." });
+      throw new ConnectorError(
+        "ORIGIN_DENIED",
+        `This control plane does not answer to the name ${host === "" ? "of that request" : host}.`,
+        { fix: "Use its own address, or start it with `--url` or `--name` that says this name." },
+      );
     }
     const query = request.url.indexOf("?");
     if (query !== -1 && holdsSecret(safeDecode(request.url.slice(query)))) {
-      throw new ConnectorError("SECRET_IN_URL", "A secret is part of the URL, where logs and histories keep it.", { fix: "Revoke it, and send the next one as `Authorization: Bearer …`." });
+      throw new ConnectorError("SECRET_IN_URL", "A secret is part of the URL, where logs and histories keep it.", {
+        fix: "Revoke it, and send the next one as `Authorization: Bearer …`.",
+      });
     }
     const config = request.routeOptions.config;
     const authorization = request.headers.authorization;
@@ -66,9 +76,15 @@ export function guard(app: ApiApp, options: GuardOptions): void {
     }
     const known = await options.authenticator.authenticate({ bearer, cookie });
     if (known === null) {
-      throw new ConnectorError("UNAUTHENTICATED", authorization === undefined && cookie === null ? "No session cookie and no API token came with the request." : "The session or API token is not known, was revoked, or has expired.", {
-        fix: "Sign in again, or make an API token on the page Settings; `sallyport-cloud admin reset` prints a new sign-in link.",
-      });
+      throw new ConnectorError(
+        "UNAUTHENTICATED",
+        authorization === undefined && cookie === null
+          ? "No session cookie and no API token came with the request."
+          : "The session or API token is not known, was revoked, or has expired.",
+        {
+          fix: "Sign in again, or make an API token on the page Settings; `sallyport-cloud admin reset` prints a new sign-in link.",
+        },
+      );
     }
     // A cookie is sent by the browser whoever asks for it; a token is not.
     if (known.credential.kind === "session" && changes && origin !== "own") throw originDenied();
@@ -76,7 +92,10 @@ export function guard(app: ApiApp, options: GuardOptions): void {
     request.principalOrNull = {
       scope: {
         workspace: user.workspace,
-        actor: credential === null ? { id: user.id, name: user.name, via: "session" } : { id: credential.id, name: `${user.name} (${credential.label})`, via: "token" },
+        actor:
+          credential === null
+            ? { id: user.id, name: user.name, via: "session" }
+            : { id: credential.id, name: `${user.name} (${credential.label})`, via: "token" },
       },
       user: { id: user.id, name: user.name, role: user.role },
       workspaceName: user.workspaceName,
@@ -87,7 +106,8 @@ export function guard(app: ApiApp, options: GuardOptions): void {
   });
 
   app.decorate("principal", (request: FastifyRequest): Principal => {
-    if (request.principalOrNull === null) throw new ConnectorError("UNAUTHENTICATED", "This needs a session or an API token.");
+    if (request.principalOrNull === null)
+      throw new ConnectorError("UNAUTHENTICATED", "This needs a session or an API token.");
     return request.principalOrNull;
   });
   app.decorate("scope", (request: FastifyRequest) => app.principal(request).scope);
@@ -95,14 +115,25 @@ export function guard(app: ApiApp, options: GuardOptions): void {
     const header = request.headers["idempotency-key"];
     if (header === undefined) return null;
     if (typeof header !== "string" || !/^[\x21-\x7e]{1,255}$/.test(header)) {
-      throw new ConnectorError("INPUT_INVALID", "The Idempotency-Key is not 1 to 255 visible ASCII characters.", { fix: "Send a random id, such as a UUID.", details: { errors: [{ path: "headers.idempotency-key", message: "1 to 255 visible ASCII characters" }] } });
+      throw new ConnectorError("INPUT_INVALID", "The Idempotency-Key is not 1 to 255 visible ASCII characters.", {
+        fix: "Send a random id, such as a UUID.",
+        details: { errors: [{ path: "headers.idempotency-key", message: "1 to 255 visible ASCII characters" }] },
+      });
     }
     const route = request.routeOptions.url ?? request.url;
-    return { key: header, method: request.method, route, requestDigest: sha256(JSON.stringify([request.params, request.query, request.body ?? null])) };
+    return {
+      key: header,
+      method: request.method,
+      route,
+      requestDigest: sha256(JSON.stringify([request.params, request.query, request.body ?? null])),
+    };
   });
   app.decorate("idempotent", async (request: FastifyRequest) => {
     const key = app.idempotencyKey(request);
-    return { key, earlier: key === null ? null : await options.store.idempotent(app.scope(request), key, options.now()) };
+    return {
+      key,
+      earlier: key === null ? null : await options.store.idempotent(app.scope(request), key, options.now()),
+    };
   });
 }
 

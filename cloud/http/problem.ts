@@ -35,27 +35,53 @@ export function toApiError(value: unknown): ConnectorError {
     const place = PLACES[String((error as { validationContext?: string }).validationContext)] ?? "body";
     const errors = error.validation.flatMap((issue) => {
       const path = issue.instancePath.split("/").filter((part) => part !== "");
-      return issuesOf(place, { ...(issue.params as Partial<ZodIssue>), code: issue.keyword, path, message: issue.message ?? "is not valid" });
+      return issuesOf(place, {
+        ...(issue.params as Partial<ZodIssue>),
+        code: issue.keyword,
+        path,
+        message: issue.message ?? "is not valid",
+      });
     });
     const first = errors[0];
     const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
-    return new ConnectorError("INPUT_INVALID", `${first?.path ?? place}: ${first?.message ?? "is not valid"}${more}.`, { fix: "Mend the fields listed in `errors`; /openapi.json describes what is expected.", details: { errors }, cause: error });
+    return new ConnectorError("INPUT_INVALID", `${first?.path ?? place}: ${first?.message ?? "is not valid"}${more}.`, {
+      fix: "Mend the fields listed in `errors`; /openapi.json describes what is expected.",
+      details: { errors },
+      cause: error,
+    });
   }
   switch (error?.code) {
     case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
-      return new ConnectorError("MEDIA_TYPE_UNSUPPORTED", "The request's body has a content type that is not accepted here.", { fix: "Send JSON with `Content-Type: application/json`.", cause: error });
+      return new ConnectorError(
+        "MEDIA_TYPE_UNSUPPORTED",
+        "The request's body has a content type that is not accepted here.",
+        { fix: "Send JSON with `Content-Type: application/json`.", cause: error },
+      );
     case "FST_ERR_CTP_BODY_TOO_LARGE":
-      return new ConnectorError("TOO_LARGE", "The request's body is too large.", { fix: "Send at most 1 MiB of JSON.", cause: error });
+      return new ConnectorError("TOO_LARGE", "The request's body is too large.", {
+        fix: "Send at most 1 MiB of JSON.",
+        cause: error,
+      });
     case "FST_ERR_CTP_EMPTY_JSON_BODY":
     case "FST_ERR_CTP_INVALID_JSON_BODY":
     case "FST_ERR_CTP_INVALID_CONTENT_LENGTH":
     case "FST_ERR_BAD_URL":
     case "FST_ERR_MAX_PARAM_LENGTH":
-      return new ConnectorError("INPUT_INVALID", error.code === "FST_ERR_BAD_URL" ? "The URL's path is not valid percent-encoding." : "The request's body is not JSON.", { fix: "Send what /openapi.json describes.", cause: error });
+      return new ConnectorError(
+        "INPUT_INVALID",
+        error.code === "FST_ERR_BAD_URL"
+          ? "The URL's path is not valid percent-encoding."
+          : "The request's body is not JSON.",
+        { fix: "Send what /openapi.json describes.", cause: error },
+      );
     default:
       break;
   }
-  if (error?.name === "SyntaxError" && error.statusCode === 400) return new ConnectorError("INPUT_INVALID", "The request's body is not JSON.", { fix: "Send what /openapi.json describes.", cause: error });
+  if (error?.name === "SyntaxError" && error.statusCode === 400)
+    return new ConnectorError("INPUT_INVALID", "The request's body is not JSON.", {
+      fix: "Send what /openapi.json describes.",
+      cause: error,
+    });
   return toConnectorError(value);
 }
 
@@ -80,10 +106,18 @@ export const pathOf = (url: string): string => url.split("?", 1)[0]!;
 
 export function answerProblem(request: FastifyRequest, reply: FastifyReply, value: unknown): FastifyReply {
   const error = toApiError(value);
-  if (error.status >= 500 && error.code === "INTERNAL") request.log.error({ err: error.cause ?? error, code: error.code }, error.message);
-  else request.log.debug({ code: error.code, cause: error.cause instanceof Error ? error.cause.message : undefined }, error.message);
+  if (error.status >= 500 && error.code === "INTERNAL")
+    request.log.error({ err: error.cause ?? error, code: error.code }, error.message);
+  else
+    request.log.debug(
+      { code: error.code, cause: error.cause instanceof Error ? error.cause.message : undefined },
+      error.message,
+    );
   const retryAfterS = error.details?.["retryAfterS"];
   if (typeof retryAfterS === "number") void reply.header("retry-after", String(retryAfterS));
   if (error.status === 401) void reply.header("www-authenticate", 'Bearer realm="sallyport"');
-  return reply.code(error.status).header("content-type", "application/problem+json; charset=utf-8").send(JSON.stringify(problemOf(error, request.id, pathOf(request.url))));
+  return reply
+    .code(error.status)
+    .header("content-type", "application/problem+json; charset=utf-8")
+    .send(JSON.stringify(problemOf(error, request.id, pathOf(request.url))));
 }

@@ -9,12 +9,25 @@
 // To fail, throw a ConnectorError: the root answers problem+json with the code's status, request id and field paths.
 // Nothing of a route is public unless its config says `public: true`. Responses are cut to their schema.
 import { sha256, ConnectorError, type ErrorBody } from "@sallyport/protocol";
-import type { FastifyBaseLogger, FastifyInstance, FastifyRequest, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from "fastify";
+import type {
+  FastifyBaseLogger,
+  FastifyInstance,
+  FastifyRequest,
+  RawReplyDefaultExpression,
+  RawRequestDefaultExpression,
+  RawServerDefault,
+} from "fastify";
 import type { ZodTypeProvider } from "fastify-type-provider-zod";
 import { z } from "zod";
 import type { IdempotentAnswer, Scope, Store } from "../store/store.ts";
 
-export type ApiApp = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, ZodTypeProvider>;
+export type ApiApp = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  ZodTypeProvider
+>;
 export type RoutePlugin = (app: ApiApp) => Promise<void>;
 
 /** Who sent a request, once its cookie or token was found good. */
@@ -76,18 +89,29 @@ export function requireMatch(request: FastifyRequest, etag: string, thing: strin
   const header = request.headers["if-match"];
   if (header === undefined || header.trim() === "*") return;
   if (header.split(",").some((candidate) => candidate.trim() === etag)) return;
-  throw new ConnectorError("CONFLICT", `${thing} has changed since it was read.`, { fix: "Read it again and repeat the change on what it is now.", details: { etag } });
+  throw new ConnectorError("CONFLICT", `${thing} has changed since it was read.`, {
+    fix: "Read it again and repeat the change on what it is now.",
+    details: { etag },
+  });
 }
 
 /** For lookups that found nothing: foreign and absent are the same. */
-export const notFound = (thing: string): ConnectorError => new ConnectorError("NOT_FOUND", `There is no ${thing} in this workspace.`, { fix: "Check the id; the list shows what there is." });
+export const notFound = (thing: string): ConnectorError =>
+  new ConnectorError("NOT_FOUND", `There is no ${thing} in this workspace.`, {
+    fix: "Check the id; the list shows what there is.",
+  });
 
 /** A repeated POST whose first answer held a secret: secrets are not kept, so it cannot be given again. */
 export const madeOnce = (thing: string, earlier: IdempotentAnswer): ConnectorError =>
-  new ConnectorError("CONFLICT", `This ${thing} was made already, and was shown in the first answer only.`, { fix: "If that answer was lost: revoke or withdraw it, and make another with a new Idempotency-Key.", details: earlier.body as Record<string, unknown> });
+  new ConnectorError("CONFLICT", `This ${thing} was made already, and was shown in the first answer only.`, {
+    fix: "If that answer was lost: revoke or withdraw it, and make another with a new Idempotency-Key.",
+    details: earlier.body as Record<string, unknown>,
+  });
 
 /** A stored error body for the API; codes of newer agents are kept as they are. */
-export const errorOf = (error: ErrorBody | null): { code: string; message: string; fix?: string; details?: Record<string, unknown> } | null => error;
+export const errorOf = (
+  error: ErrorBody | null,
+): { code: string; message: string; fix?: string; details?: Record<string, unknown> } | null => error;
 
 export const idParams = <T extends z.ZodType>(id: T) => z.object({ id });
 

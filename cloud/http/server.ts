@@ -7,7 +7,12 @@ import cookie from "@fastify/cookie";
 import swagger from "@fastify/swagger";
 import { ConnectorError, type Clock, type Timer } from "@sallyport/protocol";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyRequest } from "fastify";
-import { jsonSchemaTransform, serializerCompiler, validatorCompiler, type ZodTypeProvider } from "fastify-type-provider-zod";
+import {
+  jsonSchemaTransform,
+  serializerCompiler,
+  validatorCompiler,
+  type ZodTypeProvider,
+} from "fastify-type-provider-zod";
 import type { Logger } from "pino";
 import { Gauge, type Registry } from "prom-client";
 import { z } from "zod";
@@ -77,19 +82,36 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
     frameworkErrors: (error, request, reply) => void answerProblem(request, reply, error),
     // Uploads and downloads take as long as they take: nothing limits a whole request, only silence at its head.
     serverFactory(handler) {
-      const limits = { requestTimeout: 0, headersTimeout: 20_000, keepAliveTimeout: 65_000, connectionsCheckingInterval: 5_000, maxHeaderSize: 16 * 1024 };
-      server = options.tls === null ? createHttpServer(limits, handler) : (createHttpsServer({ ...limits, cert: options.tls.cert, key: options.tls.key, minVersion: "TLSv1.2" }, handler) as unknown as Server);
+      const limits = {
+        requestTimeout: 0,
+        headersTimeout: 20_000,
+        keepAliveTimeout: 65_000,
+        connectionsCheckingInterval: 5_000,
+        maxHeaderSize: 16 * 1024,
+      };
+      server =
+        options.tls === null
+          ? createHttpServer(limits, handler)
+          : (createHttpsServer(
+              { ...limits, cert: options.tls.cert, key: options.tls.key, minVersion: "TLSv1.2" },
+              handler,
+            ) as unknown as Server);
       return server;
     },
     clientErrorHandler(error, socket) {
       const code = (error as NodeJS.ErrnoException).code;
       if (code === "ECONNRESET" || !socket.writable) return void socket.destroy();
-      const known = code === "HPE_HEADER_OVERFLOW" ? new ConnectorError("TOO_LARGE", "The request's headers are too large.") : new ConnectorError("INPUT_INVALID", "The bytes received are not an HTTP request.");
+      const known =
+        code === "HPE_HEADER_OVERFLOW"
+          ? new ConnectorError("TOO_LARGE", "The request's headers are too large.")
+          : new ConnectorError("INPUT_INVALID", "The bytes received are not an HTTP request.");
       const body = JSON.stringify(problemOf(known, "-", "/"));
       const status = code === "HPE_HEADER_OVERFLOW" ? "431 Request Header Fields Too Large" : "400 Bad Request";
       // Whoever does not close its own half may not keep ours.
       socket.once("finish", () => socket.destroy());
-      socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+      socket.end(
+        `HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/problem+json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+      );
     },
   }).withTypeProvider<ZodTypeProvider>() as unknown as ApiApp;
 
@@ -120,12 +142,23 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   });
   app.addHook("onResponse", async (request, reply) => {
     // No query string: it holds paths of the customer's store.
-    request.log.info({ method: request.method, path: pathOf(request.url), route: request.routeOptions.url, status: reply.statusCode, ms: Math.round(reply.elapsedTime * 10) / 10, actor: request.principalOrNull?.scope.actor.id }, "request");
+    request.log.info(
+      {
+        method: request.method,
+        path: pathOf(request.url),
+        route: request.routeOptions.url,
+        status: reply.statusCode,
+        ms: Math.round(reply.elapsedTime * 10) / 10,
+        actor: request.principalOrNull?.scope.actor.id,
+      },
+      "request",
+    );
   });
 
   const routes: { method: string; url: string; public: boolean }[] = [];
   app.addHook("onRoute", (route) => {
-    for (const method of [route.method].flat()) routes.push({ method, url: route.url, public: route.config?.public === true });
+    for (const method of [route.method].flat())
+      routes.push({ method, url: route.url, public: route.config?.public === true });
   });
   await app.register(cookie);
   guard(app, {
@@ -140,9 +173,16 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   await app.register(swagger, {
     openapi: {
       openapi: "3.1.0",
-      info: { title: "Sallyport", version: options.version, description: "The control plane's API. Errors are application/problem+json." },
+      info: {
+        title: "Sallyport",
+        version: options.version,
+        description: "The control plane's API. Errors are application/problem+json.",
+      },
       components: {
-        securitySchemes: { token: { type: "http", scheme: "bearer", description: "An API token: spt_…" }, session: { type: "apiKey", in: "cookie", name: cookieNameFor(options.secureCookies) } },
+        securitySchemes: {
+          token: { type: "http", scheme: "bearer", description: "An API token: spt_…" },
+          session: { type: "apiKey", in: "cookie", name: cookieNameFor(options.secureCookies) },
+        },
       },
       security: [{ token: [] }, { session: [] }],
     },
@@ -160,7 +200,9 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       return reply.code(status).type("text/plain; charset=utf-8").send(body);
     });
   constant("/healthz", () => ({ status: 200, text: "ok\n" }));
-  constant("/readyz", () => (options.ready() ? { status: 200, text: "ready\n" } : { status: 503, text: "not ready\n" }));
+  constant("/readyz", () =>
+    options.ready() ? { status: 200, text: "ready\n" } : { status: 503, text: "not ready\n" },
+  );
   new Gauge({
     name: "sallyport_cloud_change_streams",
     help: "Open streams of changes",
@@ -169,8 +211,14 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       this.set(streams.open);
     },
   });
-  app.get("/metrics", { schema: { hide: true } }, async (_request, reply) => reply.type(registry.contentType).send(await registry.metrics()));
-  app.get("/openapi.json", { config: { public: true }, schema: { hide: true, response: { 200: z.unknown() } } }, async () => app.swagger());
+  app.get("/metrics", { schema: { hide: true } }, async (_request, reply) =>
+    reply.type(registry.contentType).send(await registry.metrics()),
+  );
+  app.get(
+    "/openapi.json",
+    { config: { public: true }, schema: { hide: true, response: { 200: z.unknown() } } },
+    async () => app.swagger(),
+  );
   await servePage(app, options.pageFolder);
 
   await app.ready();
@@ -183,8 +231,16 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
         await app.listen({ host, port });
       } catch (cause) {
         const code = (cause as NodeJS.ErrnoException).code;
-        if (code === "EADDRINUSE") throw new ConnectorError("CONFIG_INVALID", `Port ${port} of ${host} is taken by another program.`, { fix: "Stop that program, or choose another port by --listen.", cause });
-        if (code === "EACCES" || code === "EADDRNOTAVAIL") throw new ConnectorError("CONFIG_INVALID", `This program may not listen on ${host}:${port} (${code}).`, { fix: "Choose another address by --listen.", cause });
+        if (code === "EADDRINUSE")
+          throw new ConnectorError("CONFIG_INVALID", `Port ${port} of ${host} is taken by another program.`, {
+            fix: "Stop that program, or choose another port by --listen.",
+            cause,
+          });
+        if (code === "EACCES" || code === "EADDRNOTAVAIL")
+          throw new ConnectorError("CONFIG_INVALID", `This program may not listen on ${host}:${port} (${code}).`, {
+            fix: "Choose another address by --listen.",
+            cause,
+          });
         throw cause;
       }
       const address = server.address();

@@ -31,7 +31,11 @@ t.test("slow bodies are cut in time, slow uploads are not", async (t) => {
     routes: [
       async (app) => {
         app.addHook("preParsing", async (request) => void begun.push(request.url));
-        app.post("/json", { config: { public: true }, schema: { body: z.object({ n: z.number() }) } }, async () => "read");
+        app.post(
+          "/json",
+          { config: { public: true }, schema: { body: z.object({ n: z.number() }) } },
+          async () => "read",
+        );
       },
       async (app) => {
         rawBodies(app);
@@ -50,7 +54,9 @@ t.test("slow bodies are cut in time, slow uploads are not", async (t) => {
     const socket = Object.assign(connect({ port, host: "127.0.0.1" }), { got: "" });
     t.teardown(() => socket.destroy());
     socket.on("data", (bytes: Buffer) => (socket.got += bytes.toString())).on("error", () => {});
-    socket.write(`${head}\r\nhost: 127.0.0.1\r\n${head.includes("nowhere") ? "" : "content-type: application/json\r\n"}`);
+    socket.write(
+      `${head}\r\nhost: 127.0.0.1\r\n${head.includes("nowhere") ? "" : "content-type: application/json\r\n"}`,
+    );
     return socket;
   };
 

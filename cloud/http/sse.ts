@@ -42,13 +42,21 @@ export function changeStreams(deps: { store: Store; authenticator: Authenticator
           tags: ["changes"],
           summary: "What changed, as server-sent events",
           querystring: z.object({ after: z.coerce.number().int().nonnegative().optional() }),
-          headers: z.object({ "last-event-id": z.string().regex(/^[0-9]{1,16}$/, "a number that a `change` event had").optional() }),
+          headers: z.object({
+            "last-event-id": z
+              .string()
+              .regex(/^[0-9]{1,16}$/, "a number that a `change` event had")
+              .optional(),
+          }),
         },
       },
       async (request, reply) => {
         const { scope, credential, user } = app.principal(request);
         const count = perUser.get(user.id) ?? 0;
-        if (count >= MAX_STREAMS_PER_USER) throw new ConnectorError("RATE_LIMITED", `${user.name} has ${count} streams of changes open already.`, { fix: "Close other tabs or programs that follow changes." });
+        if (count >= MAX_STREAMS_PER_USER)
+          throw new ConnectorError("RATE_LIMITED", `${user.name} has ${count} streams of changes open already.`, {
+            fix: "Close other tabs or programs that follow changes.",
+          });
         // Counted before anything is awaited: a hundred at once are as many as a hundred in turn.
         perUser.set(user.id, count + 1);
         const last = request.headers["last-event-id"];
@@ -102,7 +110,8 @@ export function changeStreams(deps: { store: Store; authenticator: Authenticator
         const first = await store.changesAfter(scope.workspace, from ?? Number.MAX_SAFE_INTEGER, REPLAY_PAGE);
         if (!streams.has(end)) return void reply.hijack();
 
-        for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value);
+        for (const [name, value] of Object.entries(reply.getHeaders()))
+          if (value !== undefined) raw.setHeader(name, value);
         reply.hijack();
         raw.writeHead(200, {
           "content-type": "text/event-stream; charset=utf-8",
@@ -143,7 +152,8 @@ export function changeStreams(deps: { store: Store; authenticator: Authenticator
             let page = first;
             sendChanges(page.items);
             while (page.items.length === REPLAY_PAGE && streams.has(end)) {
-              if (raw.writableNeedDrain) await new Promise<void>((resolve) => void raw.once("drain", resolve).once("close", resolve));
+              if (raw.writableNeedDrain)
+                await new Promise<void>((resolve) => void raw.once("drain", resolve).once("close", resolve));
               page = await store.changesAfter(scope.workspace, sentThrough, REPLAY_PAGE);
               sendChanges(page.items);
             }

@@ -27,14 +27,23 @@ export interface ServerTls {
   caFile: string | null;
 }
 
-const serial = (): string => Buffer.from(webcrypto.getRandomValues(new Uint8Array(16))).toString("hex").replace(/^[89a-f]/, "1");
+const serial = (): string =>
+  Buffer.from(webcrypto.getRandomValues(new Uint8Array(16)))
+    .toString("hex")
+    .replace(/^[89a-f]/, "1");
 
 async function exportKey(key: webcrypto.CryptoKey): Promise<string> {
   const der = Buffer.from(await webcrypto.subtle.exportKey("pkcs8", key)).toString("base64");
   return `-----BEGIN PRIVATE KEY-----\n${der.match(/.{1,64}/g)!.join("\n")}\n-----END PRIVATE KEY-----\n`;
 }
 async function importKey(pem: string): Promise<webcrypto.CryptoKey> {
-  return webcrypto.subtle.importKey("pkcs8", Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ""), "base64"), ALGORITHM, true, ["sign"]);
+  return webcrypto.subtle.importKey(
+    "pkcs8",
+    Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ""), "base64"),
+    ALGORITHM,
+    true,
+    ["sign"],
+  );
 }
 
 async function makeAuthority(now: number): Promise<{ cert: x509.X509Certificate; key: webcrypto.CryptoKey }> {
@@ -66,7 +75,12 @@ const namesOf = (cert: x509.X509Certificate): string[] => {
 /** `names`: host names and addresses that clients dial. Both files stay when they still serve. */
 export async function ownTls(folder: string, names: readonly string[], now: number): Promise<ServerTls> {
   x509.cryptoProvider.set(webcrypto);
-  const paths = { caCert: join(folder, "ca.crt"), caKey: join(folder, "ca.key"), cert: join(folder, "server.crt"), key: join(folder, "server.key") };
+  const paths = {
+    caCert: join(folder, "ca.crt"),
+    caKey: join(folder, "ca.key"),
+    cert: join(folder, "server.crt"),
+    key: join(folder, "server.key"),
+  };
   try {
     let caPem = readPrivateFile(paths.caCert);
     let caKeyPem = readPrivateFile(paths.caKey);
@@ -88,8 +102,17 @@ export async function ownTls(folder: string, names: readonly string[], now: numb
       const cert = new x509.X509Certificate(current);
       const has = new Set(namesOf(cert).map(canonical));
       const fresh = cert.notAfter.getTime() - now > RENEW_BEFORE_MS && cert.notBefore.getTime() <= now;
-      if (fresh && wanted.every((name) => has.has(canonical(name))) && (await cert.verify({ publicKey: ca, signatureOnly: true }, webcrypto))) {
-        return { cert: `${current}${caPem}`, key: currentKey, caFingerprint: certificateFingerprint(new Uint8Array(ca.rawData)), caFile: paths.caCert };
+      if (
+        fresh &&
+        wanted.every((name) => has.has(canonical(name))) &&
+        (await cert.verify({ publicKey: ca, signatureOnly: true }, webcrypto))
+      ) {
+        return {
+          cert: `${current}${caPem}`,
+          key: currentKey,
+          caFingerprint: certificateFingerprint(new Uint8Array(ca.rawData)),
+          caFile: paths.caCert,
+        };
       }
     }
     const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
@@ -102,12 +125,14 @@ export async function ownTls(folder: string, names: readonly string[], now: numb
         notAfter: new Date(Math.min(now + SERVER_LIFETIME_MS, ca.notAfter.getTime())),
         signingAlgorithm: ALGORITHM,
         publicKey: keys.publicKey,
-        signingKey: (await importKey(caKeyPem)),
+        signingKey: await importKey(caKeyPem),
         extensions: [
           new x509.BasicConstraintsExtension(false, undefined, true),
           new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
           new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-          new x509.SubjectAlternativeNameExtension(wanted.map((name) => ({ type: isIP(name) === 0 ? ("dns" as const) : ("ip" as const), value: name }))),
+          new x509.SubjectAlternativeNameExtension(
+            wanted.map((name) => ({ type: isIP(name) === 0 ? ("dns" as const) : ("ip" as const), value: name })),
+          ),
           await x509.AuthorityKeyIdentifierExtension.create(ca.publicKey, false, webcrypto),
           await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
         ],
@@ -118,13 +143,22 @@ export async function ownTls(folder: string, names: readonly string[], now: numb
     const pem = `${cert.toString("pem")}\n`;
     writePrivateFile(paths.key, key);
     writePrivateFile(paths.cert, pem);
-    return { cert: `${pem}${caPem}`, key, caFingerprint: certificateFingerprint(new Uint8Array(ca.rawData)), caFile: paths.caCert };
+    return {
+      cert: `${pem}${caPem}`,
+      key,
+      caFingerprint: certificateFingerprint(new Uint8Array(ca.rawData)),
+      caFile: paths.caCert,
+    };
   } catch (cause) {
     if (cause instanceof ConnectorError) throw cause;
-    throw new ConnectorError("CONFIG_INVALID", `The control plane's own CA in ${folder} cannot be used${cause instanceof Error ? `: ${cause.message}` : ""}.`, {
-      fix: "Restore the folder from a backup, or bring a certificate by --tls-cert and --tls-key. A new CA means enrolling every agent anew.",
-      cause,
-    });
+    throw new ConnectorError(
+      "CONFIG_INVALID",
+      `The control plane's own CA in ${folder} cannot be used${cause instanceof Error ? `: ${cause.message}` : ""}.`,
+      {
+        fix: "Restore the folder from a backup, or bring a certificate by --tls-cert and --tls-key. A new CA means enrolling every agent anew.",
+        cause,
+      },
+    );
   }
 }
 

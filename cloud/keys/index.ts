@@ -6,4 +6,5 @@ export type { ServerTls } from "./authority.ts";
 export { readPrivateFile, writePrivateFile } from "./private-file.ts";
 
 /** See authority.ts. Loaded only when there is no certificate from elsewhere: its libraries are heavy. */
-export const ownTls = async (folder: string, names: readonly string[], now: number): Promise<ServerTls> => (await import("./authority.ts")).ownTls(folder, names, now);
+export const ownTls = async (folder: string, names: readonly string[], now: number): Promise<ServerTls> =>
+  (await import("./authority.ts")).ownTls(folder, names, now);

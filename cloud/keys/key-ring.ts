@@ -34,14 +34,28 @@ const kidOf = (purpose: KeyPurpose, key: KeyObject): string => `${purpose}-${key
 export function loadKeyRing(path: string, purpose: KeyPurpose, now: number): LoadedRing {
   if (readPrivateFile(path) === null) {
     const { privateKey, publicKey } = generateKeyPairSync("ed25519");
-    const made = { format: "sallyport/key-ring/1", purpose, keys: [{ kid: kidOf(purpose, publicKey), createdAt: now, privateKey: privateKey.export({ format: "der", type: "pkcs8" }).toString("base64") }] };
+    const made = {
+      format: "sallyport/key-ring/1",
+      purpose,
+      keys: [
+        {
+          kid: kidOf(purpose, publicKey),
+          createdAt: now,
+          privateKey: privateKey.export({ format: "der", type: "pkcs8" }).toString("base64"),
+        },
+      ],
+    };
     writePrivateFile(path, `${JSON.stringify(made, null, 2)}\n`, { exclusive: true });
   }
   try {
     const file = fileSchema.parse(JSON.parse(readFileSync(path, "utf8")));
     if (file.purpose !== purpose) throw new Error(`it is a ring of ${file.purpose} keys`);
     const keys = file.keys.map((entry) => {
-      const privateKey = createPrivateKey({ key: Buffer.from(entry.privateKey, "base64"), format: "der", type: "pkcs8" });
+      const privateKey = createPrivateKey({
+        key: Buffer.from(entry.privateKey, "base64"),
+        format: "der",
+        type: "pkcs8",
+      });
       if (privateKey.asymmetricKeyType !== "ed25519") throw new Error(`key ${entry.kid} is not Ed25519`);
       return { ...entry, key: privateKey, publicKey: createPublicKey(privateKey) };
     });
@@ -51,12 +65,21 @@ export function loadKeyRing(path: string, purpose: KeyPurpose, now: number): Loa
       publicKey: current.publicKey,
       fingerprint: keyFingerprint(current.publicKey),
       ring: new Map(keys.map((entry) => [entry.kid, entry.publicKey])),
-      publicRows: keys.map((entry) => ({ kid: entry.kid, purpose, createdAt: entry.createdAt, publicKey: (entry.publicKey.export({ format: "jwk" }) as { x: string }).x })),
+      publicRows: keys.map((entry) => ({
+        kid: entry.kid,
+        purpose,
+        createdAt: entry.createdAt,
+        publicKey: (entry.publicKey.export({ format: "jwk" }) as { x: string }).x,
+      })),
     };
   } catch (cause) {
-    throw new ConnectorError("CONFIG_INVALID", `The key ring ${path} cannot be read${cause instanceof Error ? `: ${cause.name === "ZodError" ? "it has not the form of a ring" : cause.message}` : ""}.`, {
-      fix: "Restore the file from a backup. Without it every agent must be enrolled anew.",
-      cause,
-    });
+    throw new ConnectorError(
+      "CONFIG_INVALID",
+      `The key ring ${path} cannot be read${cause instanceof Error ? `: ${cause.name === "ZodError" ? "it has not the form of a ring" : cause.message}` : ""}.`,
+      {
+        fix: "Restore the file from a backup. Without it every agent must be enrolled anew.",
+        cause,
+      },
+    );
   }
 }

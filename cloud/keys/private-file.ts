@@ -1,5 +1,16 @@
 // Files that only their owner may read: written whole or not at all, and durable before they are used.
-import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import { ConnectorError } from "@sallyport/protocol";
 
@@ -17,7 +28,9 @@ export function readPrivateFile(path: string): string | null {
   try {
     const { mode } = statSync(path);
     if (process.platform !== "win32" && (mode & 0o077) !== 0) {
-      throw new ConnectorError("CONFIG_INVALID", `Others than its owner can read ${path}.`, { fix: `Run: chmod 600 ${path}. If others may have read it, make new keys.` });
+      throw new ConnectorError("CONFIG_INVALID", `Others than its owner can read ${path}.`, {
+        fix: `Run: chmod 600 ${path}. If others may have read it, make new keys.`,
+      });
     }
     return readFileSync(path, "utf8");
   } catch (error) {

@@ -11,10 +11,28 @@ const POOL = "pool, by id";
 const USER = "person, by id";
 
 export const STORED_COLUMNS: AllowList = {
-  cloud: { singleton: "always 1", incarnation: "random name of this database's life; new after a restore", made_at: "when it was made" },
-  cloud_keys: { kid: "name of a key", purpose: "identity or command", public_key: "its public half; the private half is never in SQL", created_at: "when it was made" },
-  organisations: { organisation_id: "organisation, by id", name: "its name as people gave it", created_at: "when it was made" },
-  workspaces: { workspace_id: WORKSPACE, organisation_id: "organisation above it", name: "its name as people gave it", created_at: "when it was made" },
+  cloud: {
+    singleton: "always 1",
+    incarnation: "random name of this database's life; new after a restore",
+    made_at: "when it was made",
+  },
+  cloud_keys: {
+    kid: "name of a key",
+    purpose: "identity or command",
+    public_key: "its public half; the private half is never in SQL",
+    created_at: "when it was made",
+  },
+  organisations: {
+    organisation_id: "organisation, by id",
+    name: "its name as people gave it",
+    created_at: "when it was made",
+  },
+  workspaces: {
+    workspace_id: WORKSPACE,
+    organisation_id: "organisation above it",
+    name: "its name as people gave it",
+    created_at: "when it was made",
+  },
   users: {
     workspace_id: WORKSPACE,
     user_id: USER,
@@ -73,7 +91,14 @@ export const STORED_COLUMNS: AllowList = {
     status: "what it last said of itself: names of stores and programs, host figures, no paths, no secrets",
     status_at: "when it said so",
   },
-  alarms: { workspace_id: WORKSPACE, replica_id: REPLICA, alarm_no: "order", at: "when", code: "kind of security event", message: "sentence for people" },
+  alarms: {
+    workspace_id: WORKSPACE,
+    replica_id: REPLICA,
+    alarm_no: "order",
+    at: "when",
+    code: "kind of security event",
+    message: "sentence for people",
+  },
   enrollments: {
     workspace_id: WORKSPACE,
     enrollment_id: "enrolment, by id",
@@ -119,7 +144,13 @@ export const STORED_COLUMNS: AllowList = {
     error: "code and redacted sentence of the failure",
     result: "redacted result of the kind's output schema: ids, counts, digests",
   },
-  offers: { workspace_id: WORKSPACE, command_id: COMMAND, attempt: "number of the offer", replica_id: REPLICA, sequence: "dispatch sequence that was signed" },
+  offers: {
+    workspace_id: WORKSPACE,
+    command_id: COMMAND,
+    attempt: "number of the offer",
+    replica_id: REPLICA,
+    sequence: "dispatch sequence that was signed",
+  },
   command_events: {
     workspace_id: WORKSPACE,
     command_id: COMMAND,
@@ -175,6 +206,11 @@ export const STORED_COLUMNS: AllowList = {
     created_at: "when; kept for a day",
   },
   change_counters: { workspace_id: WORKSPACE, n: "number of the newest change" },
-  changes: { workspace_id: WORKSPACE, n: "number of the change", entity: "kind of thing that changed", entity_id: "which; its content is not here" },
+  changes: {
+    workspace_id: WORKSPACE,
+    n: "number of the change",
+    entity: "kind of thing that changed",
+    entity_id: "which; its content is not here",
+  },
   dispatch_counters: { workspace_id: WORKSPACE, replica_id: REPLICA, sequence: "highest dispatch sequence given out" },
 };

@@ -1,7 +1,17 @@
 // Kysely over node:sqlite: one connection, synchronous underneath. Not a pool, not for the main thread: only the store's
 // workers open it. Transactions are the worker's business (a batch), so Kysely's own are refused.
 import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
-import { Kysely, SqliteAdapter, SqliteIntrospector, SqliteQueryCompiler, type CompiledQuery, type DatabaseConnection, type Dialect, type Driver, type QueryResult } from "kysely";
+import {
+  Kysely,
+  SqliteAdapter,
+  SqliteIntrospector,
+  SqliteQueryCompiler,
+  type CompiledQuery,
+  type DatabaseConnection,
+  type Dialect,
+  type Driver,
+  type QueryResult,
+} from "kysely";
 import type { Tables } from "./tables.ts";
 
 /** More texts than the queries below ever make; beyond it the oldest are prepared anew. */

@@ -12,18 +12,67 @@ import type { FromWorker, ToWorker, WorkerInput } from "./store-worker.ts";
 const USE_GRANULARITY_MS = 60_000;
 
 const WRITE_NAMES = [
-  "incarnation", "ensureAdmin", "makeWorkspace", "putCloudKeys", "addSignIn", "redeemSignIn", "setPassword", "addWebSession", "touchWebSession",
-  "removeWebSession", "addToken", "revokeToken", "touchToken", "ensurePool", "addEnrollment", "withdrawEnrollment", "redeemEnrollment", "renameReplica",
-  "revokeReplica", "deleteReplica", "openSession", "closeSession", "releaseSessions", "seen", "addAlarm", "createCommand", "nextDispatch",
-  "reserveDispatches", "markAccepted", "markRefused", "cancelQueued", "declareLost", "expireQueued", "commitReports",
+  "incarnation",
+  "ensureAdmin",
+  "makeWorkspace",
+  "putCloudKeys",
+  "addSignIn",
+  "redeemSignIn",
+  "setPassword",
+  "addWebSession",
+  "touchWebSession",
+  "removeWebSession",
+  "addToken",
+  "revokeToken",
+  "touchToken",
+  "ensurePool",
+  "addEnrollment",
+  "withdrawEnrollment",
+  "redeemEnrollment",
+  "renameReplica",
+  "revokeReplica",
+  "deleteReplica",
+  "openSession",
+  "closeSession",
+  "releaseSessions",
+  "seen",
+  "addAlarm",
+  "createCommand",
+  "nextDispatch",
+  "reserveDispatches",
+  "markAccepted",
+  "markRefused",
+  "cancelQueued",
+  "declareLost",
+  "expireQueued",
+  "commitReports",
 ] as const satisfies readonly (keyof typeof WRITES)[];
 const READ_NAMES = [
-  "hasSignedIn", "userByName", "peekWebSession", "peekToken", "tokens", "pools", "poolByName", "enrollments", "enrollment", "replicas", "replica", "replicaByKey",
-  "idempotent", "command", "commands", "offerable", "run", "runs", "changesAfter",
+  "hasSignedIn",
+  "userByName",
+  "peekWebSession",
+  "peekToken",
+  "tokens",
+  "pools",
+  "poolByName",
+  "enrollments",
+  "enrollment",
+  "replicas",
+  "replica",
+  "replicaByKey",
+  "idempotent",
+  "command",
+  "commands",
+  "offerable",
+  "run",
+  "runs",
+  "changesAfter",
 ] as const satisfies readonly (keyof typeof READS)[];
 
 type Drop<F> = F extends (tx: never, ...args: infer A) => infer R ? (...args: A) => R : never;
-type Named = { [K in keyof typeof WRITES]: Drop<(typeof WRITES)[K]> } & { [K in keyof typeof READS]: Drop<(typeof READS)[K]> };
+type Named = { [K in keyof typeof WRITES]: Drop<(typeof WRITES)[K]> } & {
+  [K in keyof typeof READS]: Drop<(typeof READS)[K]>;
+};
 
 class WorkerCalls {
   readonly #worker: Worker;
@@ -33,8 +82,15 @@ class WorkerCalls {
   #next = 1;
   #ended: ConnectorError | null = null;
 
-  constructor(input: WorkerInput, onChanges: (workspace: string, changes: ChangeRow[]) => void, onDeath: (error: ConnectorError) => void) {
-    this.#worker = new Worker(entryUrl(import.meta.url, "./store-worker"), { workerData: input, name: `store-${input.role}` });
+  constructor(
+    input: WorkerInput,
+    onChanges: (workspace: string, changes: ChangeRow[]) => void,
+    onDeath: (error: ConnectorError) => void,
+  ) {
+    this.#worker = new Worker(entryUrl(import.meta.url, "./store-worker"), {
+      workerData: input,
+      name: `store-${input.role}`,
+    });
     let ready!: () => void;
     let failed!: (error: Error) => void;
     this.ready = new Promise((resolve, reject) => {
@@ -68,7 +124,12 @@ class WorkerCalls {
     this.#closed = new Promise((resolve) => {
       this.#worker.on("exit", () => {
         const wanted = this.#ended !== null;
-        const error = this.#ended ?? new ConnectorError("INTERNAL", "The store's worker ended by itself.", { fix: "Start the program again; its log says why.", cause: fault });
+        const error =
+          this.#ended ??
+          new ConnectorError("INTERNAL", "The store's worker ended by itself.", {
+            fix: "Start the program again; its log says why.",
+            cause: fault,
+          });
         this.#ended = error;
         failed(error);
         for (const caller of this.#waiting.values()) caller.reject(error);
@@ -103,7 +164,13 @@ class WorkerCalls {
   }
 }
 
-const errorOf = ({ error, trace }: { error: { code: string; message: string; fix?: string; details?: Record<string, unknown> }; trace: string }): ConnectorError => {
+const errorOf = ({
+  error,
+  trace,
+}: {
+  error: { code: string; message: string; fix?: string; details?: Record<string, unknown> };
+  trace: string;
+}): ConnectorError => {
   const known = ConnectorError.fromBody(error);
   known.cause = Object.assign(new Error(error.message), { stack: trace });
   return known;
@@ -127,7 +194,10 @@ export async function openSqliteStore(options: SqliteStoreOptions): Promise<Stor
     closeSync(openSync(path, "a", 0o600));
     chmodSync(path, 0o600);
   } catch (cause) {
-    throw new ConnectorError("CONFIG_INVALID", `The database ${path} cannot be opened for writing.`, { fix: "Give the program's user rights on the data directory, or choose another by --data.", cause });
+    throw new ConnectorError("CONFIG_INVALID", `The database ${path} cannot be opened for writing.`, {
+      fix: "Give the program's user rights on the data directory, or choose another by --data.",
+      cause,
+    });
   }
 
   const listeners = new Set<(workspace: WorkspaceId, changes: ChangeRow[]) => void>();
@@ -150,15 +220,21 @@ export async function openSqliteStore(options: SqliteStoreOptions): Promise<Stor
     ...READ_NAMES.map((name) => [name, (...args: unknown[]) => reader.call(name, args)]),
   ]) as Named;
 
-  const used = async (found: CredentialRow | null, now: number, write: () => Promise<void>): Promise<CredentialRow | null> => {
+  const used = async (
+    found: CredentialRow | null,
+    now: number,
+    write: () => Promise<void>,
+  ): Promise<CredentialRow | null> => {
     if (found !== null && now - found.usedAt >= USE_GRANULARITY_MS) await write();
     return found;
   };
 
   return {
     ...operations,
-    useWebSession: async (hash, now, idleMs) => used(await operations.peekWebSession(hash, now, idleMs), now, () => operations.touchWebSession(hash, now)),
-    useToken: async (hash, now) => used(await operations.peekToken(hash, now), now, () => operations.touchToken(hash, now)),
+    useWebSession: async (hash, now, idleMs) =>
+      used(await operations.peekWebSession(hash, now, idleMs), now, () => operations.touchWebSession(hash, now)),
+    useToken: async (hash, now) =>
+      used(await operations.peekToken(hash, now), now, () => operations.touchToken(hash, now)),
     onChange(listener) {
       listeners.add(listener);
       return () => listeners.delete(listener);

@@ -41,27 +41,49 @@ const SQLITE_NOTADB = 26;
 function toError(value: unknown): ConnectorError {
   const code = (value as { errcode?: number } | null)?.errcode;
   const primary = code === undefined ? undefined : code & 0xff;
-  if (primary === SQLITE_FULL) return new ConnectorError("STORAGE_FULL", `No space is left for the database ${path}.`, { fix: "Free space on that disk; work goes on by itself.", cause: value });
+  if (primary === SQLITE_FULL)
+    return new ConnectorError("STORAGE_FULL", `No space is left for the database ${path}.`, {
+      fix: "Free space on that disk; work goes on by itself.",
+      cause: value,
+    });
   if (primary === SQLITE_CORRUPT || primary === SQLITE_NOTADB) return damaged(value);
   return toConnectorError(value);
 }
 const damaged = (cause: unknown) =>
-  new ConnectorError("STORAGE_CORRUPT", `The database ${path} cannot be read: it is damaged or not a database of Sallyport.`, { fix: "Put a backup in its place, or move the file away to begin with an empty one.", cause });
-const traceOf = (error: ConnectorError): string => (error.cause instanceof Error ? (error.cause.stack ?? String(error.cause)) : (error.stack ?? ""));
+  new ConnectorError(
+    "STORAGE_CORRUPT",
+    `The database ${path} cannot be read: it is damaged or not a database of Sallyport.`,
+    { fix: "Put a backup in its place, or move the file away to begin with an empty one.", cause },
+  );
+const traceOf = (error: ConnectorError): string =>
+  error.cause instanceof Error ? (error.cause.stack ?? String(error.cause)) : (error.stack ?? "");
 
 function migrate(database: DatabaseSync): void {
-  database.exec("create table if not exists schema_migrations (id bigint primary key, name text not null, applied_at bigint not null)");
-  const applied = new Set(database.prepare("select id from schema_migrations").all().map((row) => row["id"] as number));
+  database.exec(
+    "create table if not exists schema_migrations (id bigint primary key, name text not null, applied_at bigint not null)",
+  );
+  const applied = new Set(
+    database
+      .prepare("select id from schema_migrations")
+      .all()
+      .map((row) => row["id"] as number),
+  );
   const newest = Math.max(0, ...applied);
   if (newest > MIGRATIONS.at(-1)!.id) {
-    throw new ConnectorError("CONFIG_INVALID", `The database ${path} was written by a newer version (schema ${newest}, this program knows ${MIGRATIONS.at(-1)!.id}).`, { fix: "Start the newer version, or restore the backup that was made before the upgrade." });
+    throw new ConnectorError(
+      "CONFIG_INVALID",
+      `The database ${path} was written by a newer version (schema ${newest}, this program knows ${MIGRATIONS.at(-1)!.id}).`,
+      { fix: "Start the newer version, or restore the backup that was made before the upgrade." },
+    );
   }
   for (const migration of MIGRATIONS) {
     if (applied.has(migration.id)) continue;
     database.exec("begin immediate");
     try {
       for (const statement of migration.statements) database.exec(statement);
-      database.prepare("insert into schema_migrations (id, name, applied_at) values (?, ?, ?)").run(migration.id, migration.name, Date.now());
+      database
+        .prepare("insert into schema_migrations (id, name, applied_at) values (?, ?, ?)")
+        .run(migration.id, migration.name, Date.now());
       database.exec("commit");
     } catch (error) {
       database.exec("rollback");
@@ -71,7 +93,11 @@ function migrate(database: DatabaseSync): void {
 }
 
 function open(): DatabaseSync {
-  const database = new DatabaseSync(path, { readOnly: role === "read", enableForeignKeyConstraints: true, timeout: 10_000 });
+  const database = new DatabaseSync(path, {
+    readOnly: role === "read",
+    enableForeignKeyConstraints: true,
+    timeout: 10_000,
+  });
   try {
     if (role === "write") {
       database.exec("pragma journal_mode = wal");
@@ -118,9 +144,13 @@ function start(database: DatabaseSync): void {
         };
         database.exec("savepoint operation");
         try {
-          const value = await (WRITES as Record<string, unknown> as Record<string, Operation>)[call.operation]!(tx, ...call.args);
+          const value = await (WRITES as Record<string, unknown> as Record<string, Operation>)[call.operation]!(
+            tx,
+            ...call.args,
+          );
           const numbered: typeof changed = [];
-          for (const [workspace, things] of touched) numbered.push({ workspace, changes: await numberChanges(tx, workspace, [...things.values()]) });
+          for (const [workspace, things] of touched)
+            numbered.push({ workspace, changes: await numberChanges(tx, workspace, [...things.values()]) });
           database.exec("release operation");
           answers.push({ id: call.id, value });
           changed.push(...numbered);
@@ -146,7 +176,13 @@ function start(database: DatabaseSync): void {
       let answer: Answer;
       try {
         database.exec("begin");
-        answer = { id: call.id, value: await (READS as Record<string, unknown> as Record<string, Operation>)[call.operation]!(tx, ...call.args) };
+        answer = {
+          id: call.id,
+          value: await (READS as Record<string, unknown> as Record<string, Operation>)[call.operation]!(
+            tx,
+            ...call.args,
+          ),
+        };
       } catch (error) {
         answer = failedAnswer(call, error);
       }

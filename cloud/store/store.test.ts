@@ -3,7 +3,21 @@ import { readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
-import { ConnectorError, jsonBody, newCommandId, nameSchema, newId, type CommandId, type JournalId, type PipelineInput, type PoolId, type ReplicaId, type Report, type RunId, type StepState } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  jsonBody,
+  newCommandId,
+  nameSchema,
+  newId,
+  type CommandId,
+  type JournalId,
+  type PipelineInput,
+  type PoolId,
+  type ReplicaId,
+  type Report,
+  type RunId,
+  type StepState,
+} from "@sallyport/protocol";
 import { pipelineSchema } from "@sallyport/protocol";
 import fc from "fast-check";
 import t from "tap";
@@ -13,9 +27,15 @@ import { DATABASE_FILE, openSqliteStore, type Scope, type Store, type UserRow } 
 
 const HOUR = 3600_000;
 const code = (error: unknown) => (error instanceof ConnectorError ? error.code : String(error));
-const scopeOf = (user: UserRow): Scope => ({ workspace: user.workspace, actor: { id: user.id, name: user.name, via: "session" } });
+const scopeOf = (user: UserRow): Scope => ({
+  workspace: user.workspace,
+  actor: { id: user.id, name: user.name, via: "session" },
+});
 
-async function opened(test: Teardown, dir = tempDir(test, "store")): Promise<{ store: Store; dir: string; user: UserRow; scope: Scope; pool: PoolId }> {
+async function opened(
+  test: Teardown,
+  dir = tempDir(test, "store"),
+): Promise<{ store: Store; dir: string; user: UserRow; scope: Scope; pool: PoolId }> {
   const store = await openSqliteStore({ dir });
   test.teardown(() => store.close());
   const user = await store.ensureAdmin("admin", "default");
@@ -28,13 +48,31 @@ let joined = 0;
 async function join_(store: Store, scope: Scope, pool: PoolId): Promise<ReplicaId> {
   const id = newId("enrollment");
   joined++;
-  await store.addEnrollment(scope, { id, pool, name: null, secretHash: `secret-${joined}`, createdAt: 1, expiresAt: HOUR });
-  const answer = await store.redeemEnrollment({ id, secretHash: `secret-${joined}`, publicKey: `key-${joined}`, fingerprint: "f", nameHint: null, remoteAddress: null, now: 2 });
+  await store.addEnrollment(scope, {
+    id,
+    pool,
+    name: null,
+    secretHash: `secret-${joined}`,
+    createdAt: 1,
+    expiresAt: HOUR,
+  });
+  const answer = await store.redeemEnrollment({
+    id,
+    secretHash: `secret-${joined}`,
+    publicKey: `key-${joined}`,
+    fingerprint: "f",
+    nameHint: null,
+    remoteAddress: null,
+    now: 2,
+  });
   if ("refused" in answer) throw new Error(answer.refused);
   return answer.replica.id;
 }
 
-const wish = (pool: PoolId, over: Partial<Parameters<Store["createCommand"]>[1]> = {}): Parameters<Store["createCommand"]>[1] => ({
+const wish = (
+  pool: PoolId,
+  over: Partial<Parameters<Store["createCommand"]>[1]> = {},
+): Parameters<Store["createCommand"]>[1] => ({
   id: newCommandId(),
   pool,
   kind: "pipeline.run",
@@ -50,16 +88,26 @@ const wish = (pool: PoolId, over: Partial<Parameters<Store["createCommand"]>[1]>
 t.test("every stored column is on the list, every key begins with the workspace, files are private", async (t) => {
   const { store, dir } = await opened(t);
   await store.incarnation();
-  for (const name of readdirSync(dir)) t.equal(statSync(join(dir, name)).mode & 0o077, 0, `${name} is its owner's alone`);
+  for (const name of readdirSync(dir))
+    t.equal(statSync(join(dir, name)).mode & 0o077, 0, `${name} is its owner's alone`);
   const database = new DatabaseSync(join(dir, DATABASE_FILE), { readOnly: true });
   t.teardown(() => database.close());
-  const tables = database.prepare("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%' and name <> 'schema_migrations'").all().map((row) => String(row["name"]));
+  const tables = database
+    .prepare(
+      "select name from sqlite_schema where type = 'table' and name not like 'sqlite_%' and name <> 'schema_migrations'",
+    )
+    .all()
+    .map((row) => String(row["name"]));
   t.same(tables.sort(), Object.keys(STORED_COLUMNS).sort());
   // Above workspaces, or outside of them.
   const outside = new Set(["cloud", "cloud_keys", "organisations"]);
   for (const table of tables) {
     const columns = database.prepare(`select name, pk from pragma_table_info('${table}')`).all();
-    t.same(columns.map((column) => String(column["name"])).sort(), Object.keys(STORED_COLUMNS[table as keyof typeof STORED_COLUMNS]).sort(), table);
+    t.same(
+      columns.map((column) => String(column["name"])).sort(),
+      Object.keys(STORED_COLUMNS[table as keyof typeof STORED_COLUMNS]).sort(),
+      table,
+    );
     if (outside.has(table)) continue;
     t.equal(columns.find((column) => column["pk"] === 1)?.["name"], "workspace_id", `primary key of ${table}`);
     for (const key of database.prepare(`select * from pragma_foreign_key_list('${table}') where seq = 0`).all()) {
@@ -86,20 +134,31 @@ t.test("changes: numbered without gap, told in order, after their commit", async
   const other = scopeOf(await store.makeWorkspace("other", "other-admin", 1));
   const otherPool = (await store.ensurePool(other, "lab", 1)).id;
   const told = new Map<string, number[]>();
-  store.onChange((workspace, changes) => told.set(workspace, [...(told.get(workspace) ?? []), ...changes.map((c) => c.n)]));
+  store.onChange((workspace, changes) =>
+    told.set(workspace, [...(told.get(workspace) ?? []), ...changes.map((c) => c.n)]),
+  );
   const start = (await store.changesAfter(scope.workspace, 0, 1)).newest;
   const work: Promise<unknown>[] = [];
   for (let i = 0; i < 300; i++) {
     work.push(store.createCommand(scope, wish(pool)), store.createCommand(other, wish(otherPool)));
     // Fails in its savepoint: takes no number with it.
-    work.push(store.renameReplica(scope, newId("replica"), "x"), store.setPassword(scope, "nobody", "x").catch(() => {}));
+    work.push(
+      store.renameReplica(scope, newId("replica"), "x"),
+      store.setPassword(scope, "nobody", "x").catch(() => {}),
+    );
   }
   await Promise.all(work);
   const { items, newest } = await store.changesAfter(scope.workspace, start, 1000);
   t.equal(items.length, 300);
-  t.same(items.map((c) => c.n), Array.from({ length: 300 }, (_, i) => start + 1 + i));
+  t.same(
+    items.map((c) => c.n),
+    Array.from({ length: 300 }, (_, i) => start + 1 + i),
+  );
   t.equal(newest, start + 300);
-  t.same(told.get(scope.workspace), items.map((c) => c.n));
+  t.same(
+    told.get(scope.workspace),
+    items.map((c) => c.n),
+  );
   t.equal(told.get(other.workspace)?.length, 300);
 });
 
@@ -152,11 +211,29 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
   const { store, scope, pool } = await opened(t);
   const second = scopeOf(await store.makeWorkspace("second", "second-admin", 1));
   const sides = [
-    { scope, pool, own: new Set<string>(), commands: [] as CommandId[], replicas: [] as ReplicaId[], tokens: [] as string[] },
-    { scope: second, pool: (await store.ensurePool(second, "lab", 1)).id, own: new Set<string>(), commands: [] as CommandId[], replicas: [] as ReplicaId[], tokens: [] as string[] },
+    {
+      scope,
+      pool,
+      own: new Set<string>(),
+      commands: [] as CommandId[],
+      replicas: [] as ReplicaId[],
+      tokens: [] as string[],
+    },
+    {
+      scope: second,
+      pool: (await store.ensurePool(second, "lab", 1)).id,
+      own: new Set<string>(),
+      commands: [] as CommandId[],
+      replicas: [] as ReplicaId[],
+      tokens: [] as string[],
+    },
   ] as const;
   for (const side of sides) side.own.add(side.pool);
-  const step = fc.record({ side: fc.constantFrom(0, 1), what: fc.constantFrom("command", "enrol", "token", "rename", "revoke", "cancel", "foreign"), pick: fc.nat(50) });
+  const step = fc.record({
+    side: fc.constantFrom(0, 1),
+    what: fc.constantFrom("command", "enrol", "token", "rename", "revoke", "cancel", "foreign"),
+    pick: fc.nat(50),
+  });
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 40 }), async (steps) => {
       for (const { side, what, pick } of steps) {
@@ -176,10 +253,21 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
           const id = `tok_${newId("run").slice(4)}`;
           me.tokens.push(id);
           me.own.add(id);
-          await store.addToken(me.scope, { id, user: me.scope.actor.id, label: "l", hint: "h", hash: id, createdAt: 1, expiresAt: HOUR });
+          await store.addToken(me.scope, {
+            id,
+            user: me.scope.actor.id,
+            label: "l",
+            hint: "h",
+            hash: id,
+            createdAt: 1,
+            expiresAt: HOUR,
+          });
         } else if (what === "rename") {
           const id = any(me.replicas);
-          if (id !== undefined) await store.renameReplica(me.scope, id, `n${pick}`).catch((error: unknown) => t.equal(code(error), "CONFLICT"));
+          if (id !== undefined)
+            await store
+              .renameReplica(me.scope, id, `n${pick}`)
+              .catch((error: unknown) => t.equal(code(error), "CONFLICT"));
         } else if (what === "revoke") {
           const id = any(me.tokens);
           if (id !== undefined) await store.revokeToken(me.scope, id, 5);
@@ -189,14 +277,28 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
         } else if (what === "foreign") {
           const [command, replica, token] = [any(other.commands), any(other.replicas), any(other.tokens)];
           if (command !== undefined) {
-            if ((await store.command(me.scope, command)) !== null || (await store.cancelQueued(me.scope, command, 5)) || (await store.declareLost(me.scope, command, 5))) throw new Error("foreign command");
+            if (
+              (await store.command(me.scope, command)) !== null ||
+              (await store.cancelQueued(me.scope, command, 5)) ||
+              (await store.declareLost(me.scope, command, 5))
+            )
+              throw new Error("foreign command");
           }
           if (replica !== undefined) {
-            if ((await store.replica(me.scope, replica)) !== null || (await store.renameReplica(me.scope, replica, "stolen")) !== null || (await store.revokeReplica(me.scope, replica, 5)) !== null || (await store.deleteReplica(me.scope, replica, 5))) throw new Error("foreign replica");
+            if (
+              (await store.replica(me.scope, replica)) !== null ||
+              (await store.renameReplica(me.scope, replica, "stolen")) !== null ||
+              (await store.revokeReplica(me.scope, replica, 5)) !== null ||
+              (await store.deleteReplica(me.scope, replica, 5))
+            )
+              throw new Error("foreign replica");
           }
           if (token !== undefined && (await store.revokeToken(me.scope, token, 5))) throw new Error("foreign token");
           // A foreign pool cannot even be pointed at: the foreign key begins with the workspace.
-          const refused = await store.createCommand(me.scope, wish(other.pool)).then(() => "made", () => "refused");
+          const refused = await store.createCommand(me.scope, wish(other.pool)).then(
+            () => "made",
+            () => "refused",
+          );
           if (refused !== "refused") throw new Error("command in a foreign pool");
         }
       }
@@ -216,19 +318,33 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
   );
 });
 
-t.test("idempotency keys: same request, same answer; another request, refused; scope is the principal and the route", async (t) => {
-  const { store, scope, pool } = await opened(t);
-  const key = { key: "k", method: "POST", route: "/v1/runs", requestDigest: "d", answer: { status: 201, body: { made: 1 } } };
-  const [a, b] = await Promise.all([store.createCommand(scope, wish(pool), key), store.createCommand(scope, wish(pool), key)]);
-  t.equal(a!.command.id, b!.command.id, "two at the same time make one command");
-  t.same([a!.replayed, b!.replayed], [null, { status: 201, body: { made: 1 } }]);
-  t.same(await store.idempotent(scope, key, 11), { status: 201, body: { made: 1 } });
-  await t.rejects(store.createCommand(scope, wish(pool), { ...key, requestDigest: "e" }), { code: "IDEMPOTENCY_MISMATCH" });
-  const someone: Scope = { ...scope, actor: { ...scope.actor, id: "tok_1" } };
-  t.equal((await store.createCommand(someone, wish(pool), key)).replayed, null);
-  t.equal((await store.createCommand(scope, wish(pool), { ...key, route: "/v1/other" })).replayed, null);
-  t.equal(await store.idempotent(scope, key, 10 + 25 * HOUR), null, "forgotten after a day");
-});
+t.test(
+  "idempotency keys: same request, same answer; another request, refused; scope is the principal and the route",
+  async (t) => {
+    const { store, scope, pool } = await opened(t);
+    const key = {
+      key: "k",
+      method: "POST",
+      route: "/v1/runs",
+      requestDigest: "d",
+      answer: { status: 201, body: { made: 1 } },
+    };
+    const [a, b] = await Promise.all([
+      store.createCommand(scope, wish(pool), key),
+      store.createCommand(scope, wish(pool), key),
+    ]);
+    t.equal(a!.command.id, b!.command.id, "two at the same time make one command");
+    t.same([a!.replayed, b!.replayed], [null, { status: 201, body: { made: 1 } }]);
+    t.same(await store.idempotent(scope, key, 11), { status: 201, body: { made: 1 } });
+    await t.rejects(store.createCommand(scope, wish(pool), { ...key, requestDigest: "e" }), {
+      code: "IDEMPOTENCY_MISMATCH",
+    });
+    const someone: Scope = { ...scope, actor: { ...scope.actor, id: "tok_1" } };
+    t.equal((await store.createCommand(someone, wish(pool), key)).replayed, null);
+    t.equal((await store.createCommand(scope, wish(pool), { ...key, route: "/v1/other" })).replayed, null);
+    t.equal(await store.idempotent(scope, key, 10 + 25 * HOUR), null, "forgotten after a day");
+  },
+);
 
 t.test("lists: pages meet without overlap or hole, oldest offer of a resource first", async (t) => {
   const { store, scope, pool } = await opened(t);
@@ -248,7 +364,11 @@ t.test("lists: pages meet without overlap or hole, oldest offer of a resource fi
   t.same([...seen].sort(), [...made].sort());
   await t.rejects(store.commands(scope, { limit: 4, cursor: "nonsense" }), { code: "INPUT_INVALID" });
   const offers = await store.offerable(scope.workspace, pool, 50, 100);
-  t.same(offers.map((c) => c.resource).sort(), ["r1", "r2", "r3"], "one a resource; r0 waits for its oldest, which is not due");
+  t.same(
+    offers.map((c) => c.resource).sort(),
+    ["r1", "r2", "r3"],
+    "one a resource; r0 waits for its oldest, which is not due",
+  );
   const replica = await join_(store, scope, pool);
   t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 0), { sequence: 1, attempt: 1 });
   t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 40), { sequence: 41, attempt: 2 });
@@ -264,21 +384,70 @@ t.test("enrolment: once, by whoever proves the same key, refusals kept", async (
   const { store, scope, pool } = await opened(t);
   const id = newId("enrollment");
   await store.addEnrollment(scope, { id, pool, name: null, secretHash: "s", createdAt: 1, expiresAt: 100 });
-  const join = (over: object) => store.redeemEnrollment({ id, secretHash: "s", publicKey: "k1", fingerprint: "f", nameHint: null, remoteAddress: "10.0.0.1", now: 5, ...over });
+  const join = (over: object) =>
+    store.redeemEnrollment({
+      id,
+      secretHash: "s",
+      publicKey: "k1",
+      fingerprint: "f",
+      nameHint: null,
+      remoteAddress: "10.0.0.1",
+      now: 5,
+      ...over,
+    });
   t.same(await join({ secretHash: "wrong" }), { refused: "ENROLMENT_UNKNOWN" });
   t.same(await join({ now: 100 }), { refused: "ENROLMENT_EXPIRED" });
   const racing = await Promise.all([join({}), join({ publicKey: "k2" })]);
   t.equal(racing.filter((answer) => "replica" in answer).length, 1, "two keys, one secret: one joins");
-  t.match(await join({ now: 6 }), { replica: { name: "lab-1", publicKey: "k1" } }, "the same key again is the same join");
+  t.match(
+    await join({ now: 6 }),
+    { replica: { name: "lab-1", publicKey: "k1" } },
+    "the same key again is the same join",
+  );
   const row = await store.enrollment(scope, id);
-  t.same(row?.refusals.map((refusal) => refusal.code), ["ENROLMENT_USED", "ENROLMENT_EXPIRED", "ENROLMENT_UNKNOWN"]);
+  t.same(
+    row?.refusals.map((refusal) => refusal.code),
+    ["ENROLMENT_USED", "ENROLMENT_EXPIRED", "ENROLMENT_UNKNOWN"],
+  );
   const replica = row!.replica!;
-  t.equal((await store.openSession(replica, { id: newId("session"), process: "p", instance: "i", journal: "j1", remoteAddress: null, now: 7 })).epoch, 1);
+  t.equal(
+    (
+      await store.openSession(replica, {
+        id: newId("session"),
+        process: "p",
+        instance: "i",
+        journal: "j1",
+        remoteAddress: null,
+        now: 7,
+      })
+    ).epoch,
+    1,
+  );
   const session = newId("session");
-  t.same(await store.openSession(replica, { id: session, process: "p", instance: "i", journal: "j2", remoteAddress: null, now: 8 }), { epoch: 2, journalChanged: true });
+  t.same(
+    await store.openSession(replica, {
+      id: session,
+      process: "p",
+      instance: "i",
+      journal: "j2",
+      remoteAddress: null,
+      now: 8,
+    }),
+    { epoch: 2, journalChanged: true },
+  );
   await t.rejects(store.deleteReplica(scope, replica, 9), { code: "CONFLICT" });
   await store.revokeReplica(scope, replica, 9);
-  await t.rejects(store.openSession(replica, { id: session, process: "p", instance: "i", journal: "j2", remoteAddress: null, now: 8 }), { code: "IDENTITY_REVOKED" });
+  await t.rejects(
+    store.openSession(replica, {
+      id: session,
+      process: "p",
+      instance: "i",
+      journal: "j2",
+      remoteAddress: null,
+      now: 8,
+    }),
+    { code: "IDENTITY_REVOKED" },
+  );
   t.equal(await store.deleteReplica(scope, replica, 10), true);
   t.equal(await store.replicaByKey(replica), null);
 });
@@ -288,10 +457,25 @@ t.test("an agent's wish for a name becomes one that names may be", async (t) => 
   const named = async (nameHint: string | null) => {
     const id = newId("enrollment");
     await store.addEnrollment(scope, { id, pool, name: null, secretHash: id, createdAt: 1, expiresAt: 100 });
-    const joined = await store.redeemEnrollment({ id, secretHash: id, publicKey: id, fingerprint: id, nameHint, remoteAddress: null, now: 5 });
+    const joined = await store.redeemEnrollment({
+      id,
+      secretHash: id,
+      publicKey: id,
+      fingerprint: id,
+      nameHint,
+      remoteAddress: null,
+      now: 5,
+    });
     return "replica" in joined ? joined.replica.name : "";
   };
-  for (const [hint, name] of [["DESKTOP-7Q", "desktop-7q"], ["ip-10-0-0-1.ec2.internal", "ip-10-0-0-1.ec2.internal"], ["\u001b[2Jx\n<b>y</b>", "2jx-b-y-b"], ["日本", "lab-1"], [`-${"A".repeat(62)}`, "a".repeat(62)], [null, "lab-2"]] as const) {
+  for (const [hint, name] of [
+    ["DESKTOP-7Q", "desktop-7q"],
+    ["ip-10-0-0-1.ec2.internal", "ip-10-0-0-1.ec2.internal"],
+    ["\u001b[2Jx\n<b>y</b>", "2jx-b-y-b"],
+    ["日本", "lab-1"],
+    [`-${"A".repeat(62)}`, "a".repeat(62)],
+    [null, "lab-2"],
+  ] as const) {
     const made = await named(hint);
     t.equal(made, name);
     t.ok(nameSchema.safeParse(made).success);
@@ -302,68 +486,120 @@ t.test("reports: repeated, reordered and cut as they may be, each is applied onc
   const { store, scope, pool } = await opened(t);
   const replica = await join_(store, scope, pool);
   const stranger = await join_(store, scope, pool);
-  const pipeline = pipelineSchema.parse({ name: "p", outputs: { store: "s" }, steps: [{ name: "a", program: "x" }] } satisfies PipelineInput);
-  type Said = "running" | "succeeded" | "failed" | "cancelled" | "step-running" | "step-succeeded" | "step-failed" | "lost";
-  const said = fc.constantFrom<Said>("running", "succeeded", "failed", "cancelled", "step-running", "step-succeeded", "step-failed", "lost");
+  const pipeline = pipelineSchema.parse({
+    name: "p",
+    outputs: { store: "s" },
+    steps: [{ name: "a", program: "x" }],
+  } satisfies PipelineInput);
+  type Said =
+    | "running"
+    | "succeeded"
+    | "failed"
+    | "cancelled"
+    | "step-running"
+    | "step-succeeded"
+    | "step-failed"
+    | "lost";
+  const said = fc.constantFrom<Said>(
+    "running",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "step-running",
+    "step-succeeded",
+    "step-failed",
+    "lost",
+  );
   await fc.assert(
-    fc.asyncProperty(fc.array(said, { minLength: 1, maxLength: 10 }), fc.array(fc.tuple(fc.nat(9), fc.nat(9)), { maxLength: 8 }), async (story, slices) => {
-      const journal = newId("journal") as JournalId;
-      const run = newId("run") as RunId;
-      const command = wish(pool, { resource: `run:${run}`, run: { id: run, pool, pipeline: "p", spec: pipeline, params: {}, createdAt: 10 } });
-      await store.createCommand(scope, command);
-      await store.nextDispatch(scope.workspace, command.id, replica, 0);
-      const reports: (Report | "lost")[] = [];
-      let sequence = 0;
-      for (const word of story) {
-        if (word === "lost") {
-          reports.push("lost");
-          continue;
+    fc.asyncProperty(
+      fc.array(said, { minLength: 1, maxLength: 10 }),
+      fc.array(fc.tuple(fc.nat(9), fc.nat(9)), { maxLength: 8 }),
+      async (story, slices) => {
+        const journal = newId("journal") as JournalId;
+        const run = newId("run") as RunId;
+        const command = wish(pool, {
+          resource: `run:${run}`,
+          run: { id: run, pool, pipeline: "p", spec: pipeline, params: {}, createdAt: 10 },
+        });
+        await store.createCommand(scope, command);
+        await store.nextDispatch(scope.workspace, command.id, replica, 0);
+        const reports: (Report | "lost")[] = [];
+        let sequence = 0;
+        for (const word of story) {
+          if (word === "lost") {
+            reports.push("lost");
+            continue;
+          }
+          const error = { code: "STEP_FAILED", message: "m" };
+          const body = word.startsWith("step-")
+            ? {
+                type: "step" as const,
+                run,
+                step: "a",
+                attempt: 1,
+                state: word.slice(5) as StepState,
+                error: null,
+                exitCode: null,
+                outputs: [],
+                logSeq: sequence,
+                adopted: false,
+              }
+            : word === "running"
+              ? { type: "command.running" as const }
+              : word === "succeeded"
+                ? { type: "command.succeeded" as const, result: { n: sequence } }
+                : word === "failed"
+                  ? { type: "command.failed" as const, error }
+                  : { type: "command.cancelled" as const, stopped: [] };
+          reports.push({ journal, sequence: ++sequence, at: 20 + sequence, command: command.id, body: jsonBody(body) });
         }
-        const error = { code: "STEP_FAILED", message: "m" };
-        const body = word.startsWith("step-")
-          ? { type: "step" as const, run, step: "a", attempt: 1, state: word.slice(5) as StepState, error: null, exitCode: null, outputs: [], logSeq: sequence, adopted: false }
-          : word === "running" ? { type: "command.running" as const } : word === "succeeded" ? { type: "command.succeeded" as const, result: { n: sequence } } : word === "failed" ? { type: "command.failed" as const, error } : { type: "command.cancelled" as const, stopped: [] };
-        reports.push({ journal, sequence: ++sequence, at: 20 + sequence, command: command.id, body: jsonBody(body) });
-      }
-      // The model: the story told once, in order.
-      let state = "queued";
-      let step: string | null = null;
-      for (const entry of reports) {
-        if (entry === "lost") {
-          if (state === "accepted" || state === "running") state = "lost";
-          continue;
+        // The model: the story told once, in order.
+        let state = "queued";
+        let step: string | null = null;
+        for (const entry of reports) {
+          if (entry === "lost") {
+            if (state === "accepted" || state === "running") state = "lost";
+            continue;
+          }
+          const body = JSON.parse(entry.body.data) as { type: string; state?: string };
+          if (state === "queued") state = "accepted";
+          if (body.type === "step") {
+            if (state !== "lost" && step !== "succeeded" && step !== "failed") step = body.state!;
+          } else if (state === "accepted" || state === "running") state = body.type.slice(8);
         }
-        const body = JSON.parse(entry.body.data) as { type: string; state?: string };
-        if (state === "queued") state = "accepted";
-        if (body.type === "step") {
-          if (state !== "lost" && step !== "succeeded" && step !== "failed") step = body.state!;
-        } else if (state === "accepted" || state === "running") state = body.type.slice(8);
-      }
-      // What happens: stretches of it again, late, before their time, in any cut; a stranger's word in between.
-      let told = 0;
-      const all = reports.filter((entry): entry is Report => entry !== "lost");
-      for (const entry of reports) {
-        for (const [from, length] of slices) {
-          const slice = all.slice(from, from + length).filter((report) => report.sequence <= told || report.sequence > told + 1);
-          await store.commitReports(scope.workspace, replica, journal, [...slice].reverse(), 1000);
+        // What happens: stretches of it again, late, before their time, in any cut; a stranger's word in between.
+        let told = 0;
+        const all = reports.filter((entry): entry is Report => entry !== "lost");
+        for (const entry of reports) {
+          for (const [from, length] of slices) {
+            const slice = all
+              .slice(from, from + length)
+              .filter((report) => report.sequence <= told || report.sequence > told + 1);
+            await store.commitReports(scope.workspace, replica, journal, [...slice].reverse(), 1000);
+          }
+          if (entry === "lost") {
+            await store.declareLost(scope, command.id, 900);
+            continue;
+          }
+          await store.commitReports(scope.workspace, stranger, journal, [entry], 1000);
+          const { committedThrough } = await store.commitReports(scope.workspace, replica, journal, [entry], 1000);
+          told = entry.sequence;
+          if (committedThrough !== told) throw new Error(`committed through ${committedThrough}, not ${told}`);
         }
-        if (entry === "lost") {
-          await store.declareLost(scope, command.id, 900);
-          continue;
-        }
-        await store.commitReports(scope.workspace, stranger, journal, [entry], 1000);
-        const { committedThrough } = await store.commitReports(scope.workspace, replica, journal, [entry], 1000);
-        told = entry.sequence;
-        if (committedThrough !== told) throw new Error(`committed through ${committedThrough}, not ${told}`);
-      }
-      const found = await store.run(scope, run);
-      if (found?.command.state !== state) throw new Error(`state ${found?.command.state}, not ${state}`);
-      if ((found.attempts[0]?.state ?? null) !== step) throw new Error(`step ${found.attempts[0]?.state}, not ${step}`);
-    }),
+        const found = await store.run(scope, run);
+        if (found?.command.state !== state) throw new Error(`state ${found?.command.state}, not ${state}`);
+        if ((found.attempts[0]?.state ?? null) !== step)
+          throw new Error(`step ${found.attempts[0]?.state}, not ${step}`);
+      },
+    ),
     { numRuns: 60 },
   );
   const journal = newId("journal");
-  t.same(await store.commitReports(scope.workspace, replica, journal, [], 1, 50), { committedThrough: 49 }, "a restored cloud does not wait for what the agent has dropped");
+  t.same(
+    await store.commitReports(scope.workspace, replica, journal, [], 1, 50),
+    { committedThrough: 49 },
+    "a restored cloud does not wait for what the agent has dropped",
+  );
 });
 
 t.test("credentials: a sign-in link works once, tokens and sessions end", async (t) => {
@@ -378,7 +614,15 @@ t.test("credentials: a sign-in link works once, tokens and sessions end", async 
   await store.addWebSession(user, "w", 0, 1000);
   t.ok(await store.useWebSession("w", 99, 100));
   t.equal(await store.useWebSession("w", 101, 100), null, "idle for too long");
-  await store.addToken(scope, { id: "tok_x", user: user.id, label: "l", hint: "h", hash: "th", createdAt: 0, expiresAt: 10 ** 6 });
+  await store.addToken(scope, {
+    id: "tok_x",
+    user: user.id,
+    label: "l",
+    hint: "h",
+    hash: "th",
+    createdAt: 0,
+    expiresAt: 10 ** 6,
+  });
   t.ok(await store.useToken("th", 70_000));
   t.equal((await store.tokens(scope))[0]?.lastUsedAt, 70_000);
   t.equal(await store.useToken("th", 10 ** 6), null);

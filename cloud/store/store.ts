@@ -1,6 +1,22 @@
 // The store's door: named operations over plain data. Each is re-runnable and its promise resolves after COMMIT. No
 // transaction, row object or SQL leaves it. `Scope` comes first and comes from the principal, never from a body.
-import type { AgentStatus, Body, CommandId, EnrollmentId, ErrorBody, Pipeline, PoolId, ProducedArtifact, ReplicaId, Report, RunId, SessionId, StepState, WorkspaceId, ParamValue } from "@sallyport/protocol";
+import type {
+  AgentStatus,
+  Body,
+  CommandId,
+  EnrollmentId,
+  ErrorBody,
+  Pipeline,
+  PoolId,
+  ProducedArtifact,
+  ReplicaId,
+  Report,
+  RunId,
+  SessionId,
+  StepState,
+  WorkspaceId,
+  ParamValue,
+} from "@sallyport/protocol";
 
 /** Who acts, where. */
 export interface Scope {
@@ -8,8 +24,26 @@ export interface Scope {
   actor: { id: string; name: string; via: "session" | "token" | "system" };
 }
 
-export type CommandState = "queued" | "accepted" | "running" | "succeeded" | "failed" | "cancelled" | "expired" | "superseded" | "refused" | "lost";
-export const TERMINAL_STATES: readonly CommandState[] = ["succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"];
+export type CommandState =
+  | "queued"
+  | "accepted"
+  | "running"
+  | "succeeded"
+  | "failed"
+  | "cancelled"
+  | "expired"
+  | "superseded"
+  | "refused"
+  | "lost";
+export const TERMINAL_STATES: readonly CommandState[] = [
+  "succeeded",
+  "failed",
+  "cancelled",
+  "expired",
+  "superseded",
+  "refused",
+  "lost",
+];
 
 export interface Page<T> {
   items: T[];
@@ -187,7 +221,19 @@ export interface Store {
   peekToken(hash: string, now: number): Promise<CredentialRow | null>;
   removeWebSession(sessionHash: string): Promise<void>;
   /** `idempotency`: its answer must not hold the token itself. */
-  addToken(scope: Scope, token: { id: string; user: string; label: string; hint: string; hash: string; createdAt: number; expiresAt: number }, idempotency?: IdempotencyEntry): Promise<TokenRow>;
+  addToken(
+    scope: Scope,
+    token: {
+      id: string;
+      user: string;
+      label: string;
+      hint: string;
+      hash: string;
+      createdAt: number;
+      expiresAt: number;
+    },
+    idempotency?: IdempotencyEntry,
+  ): Promise<TokenRow>;
   tokens(scope: Scope): Promise<TokenRow[]>;
   revokeToken(scope: Scope, id: string, now: number): Promise<boolean>;
   useToken(hash: string, now: number): Promise<CredentialRow | null>;
@@ -197,7 +243,18 @@ export interface Store {
   pools(scope: Scope): Promise<PoolRow[]>;
   poolByName(scope: Scope, name: string): Promise<PoolRow | null>;
   /** `idempotency`: its answer must not hold the secret. */
-  addEnrollment(scope: Scope, enrollment: { id: EnrollmentId; pool: PoolId; name: string | null; secretHash: string; createdAt: number; expiresAt: number }, idempotency?: IdempotencyEntry): Promise<EnrollmentRow>;
+  addEnrollment(
+    scope: Scope,
+    enrollment: {
+      id: EnrollmentId;
+      pool: PoolId;
+      name: string | null;
+      secretHash: string;
+      createdAt: number;
+      expiresAt: number;
+    },
+    idempotency?: IdempotencyEntry,
+  ): Promise<EnrollmentRow>;
   enrollments(scope: Scope, query: PageQuery): Promise<Page<EnrollmentRow>>;
   enrollment(scope: Scope, id: EnrollmentId): Promise<EnrollmentRow | null>;
   withdrawEnrollment(scope: Scope, id: EnrollmentId, now: number): Promise<boolean>;
@@ -206,7 +263,18 @@ export interface Store {
    * secret with the same public key again is the same join (its READY was lost on the way): it answers the same replica, also
    * past the hour, while that is not revoked or deleted. With another key it is refused ENROLMENT_USED.
    */
-  redeemEnrollment(input: { id: string; secretHash: string; publicKey: string; fingerprint: string; nameHint: string | null; remoteAddress: string | null; now: number }): Promise<{ replica: ReplicaRow } | { refused: "ENROLMENT_UNKNOWN" | "ENROLMENT_USED" | "ENROLMENT_EXPIRED" | "ENROLMENT_REVOKED" }>;
+  redeemEnrollment(input: {
+    id: string;
+    secretHash: string;
+    publicKey: string;
+    fingerprint: string;
+    nameHint: string | null;
+    remoteAddress: string | null;
+    now: number;
+  }): Promise<
+    | { replica: ReplicaRow }
+    | { refused: "ENROLMENT_UNKNOWN" | "ENROLMENT_USED" | "ENROLMENT_EXPIRED" | "ENROLMENT_REVOKED" }
+  >;
   replicas(scope: Scope): Promise<ReplicaRow[]>;
   replica(scope: Scope, id: ReplicaId): Promise<ReplicaRow | null>;
   /** For the handshake, where the key is the only credential. */
@@ -218,37 +286,93 @@ export interface Store {
 
   // presence
   /** Newest epoch wins; answers the new one. */
-  openSession(replica: ReplicaId, session: { id: SessionId; process: string; instance: string; journal: string; remoteAddress: string | null; now: number }): Promise<{ epoch: number; journalChanged: boolean }>;
+  openSession(
+    replica: ReplicaId,
+    session: {
+      id: SessionId;
+      process: string;
+      instance: string;
+      journal: string;
+      remoteAddress: string | null;
+      now: number;
+    },
+  ): Promise<{ epoch: number; journalChanged: boolean }>;
   closeSession(replica: ReplicaId, session: SessionId, now: number): Promise<void>;
   /** At start: sessions that a process which is gone left open are over. `process` is the one that lives. */
   releaseSessions(process: string, now: number): Promise<number>;
   /** A change is numbered only when what the agent says of itself changed, not for its host's figures. */
-  seen(updates: { workspace: WorkspaceId; replica: ReplicaId; session: SessionId; at: number; status: AgentStatus | null }[]): Promise<void>;
-  addAlarm(workspace: WorkspaceId, replica: ReplicaId, alarm: { at: number; code: string; message: string }): Promise<void>;
+  seen(
+    updates: {
+      workspace: WorkspaceId;
+      replica: ReplicaId;
+      session: SessionId;
+      at: number;
+      status: AgentStatus | null;
+    }[],
+  ): Promise<void>;
+  addAlarm(
+    workspace: WorkspaceId,
+    replica: ReplicaId,
+    alarm: { at: number; code: string; message: string },
+  ): Promise<void>;
 
   // commands
   /** Command, its run if it has one, event and change in one transaction; with an idempotency key also the answer. */
   createCommand(
     scope: Scope,
-    command: { id: CommandId; pool: PoolId; kind: string; resource: string; intent: string; body: Body; notBefore: number; expires: number; createdAt: number; run?: Omit<RunRow, "workspace" | "command"> },
+    command: {
+      id: CommandId;
+      pool: PoolId;
+      kind: string;
+      resource: string;
+      intent: string;
+      body: Body;
+      notBefore: number;
+      expires: number;
+      createdAt: number;
+      run?: Omit<RunRow, "workspace" | "command">;
+    },
     idempotency?: { key: string; method: string; route: string; requestDigest: string; answer: IdempotentAnswer },
   ): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }>;
   /** Looks up a key before the work. Throws IDEMPOTENCY_MISMATCH for another request digest. */
-  idempotent(scope: Scope, key: { key: string; method: string; route: string; requestDigest: string }, now: number): Promise<IdempotentAnswer | null>;
+  idempotent(
+    scope: Scope,
+    key: { key: string; method: string; route: string; requestDigest: string },
+    now: number,
+  ): Promise<IdempotentAnswer | null>;
   command(scope: Scope, id: CommandId): Promise<CommandRow | null>;
-  commands(scope: Scope, query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId }): Promise<Page<CommandRow>>;
+  commands(
+    scope: Scope,
+    query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId },
+  ): Promise<Page<CommandRow>>;
   /** Queued, not expired, due; oldest first. Of one resource only the oldest. */
   offerable(workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]>;
   /** The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. Null = it is not queued any more: offer it to nobody. */
-  nextDispatch(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number } | null>;
+  nextDispatch(
+    workspace: WorkspaceId,
+    command: CommandId,
+    replica: ReplicaId,
+    floor: number,
+  ): Promise<{ sequence: number; attempt: number } | null>;
   /** `count` numbers for offers of commands that are not stored (interactive ones); answers the first. */
   reserveDispatches(workspace: WorkspaceId, replica: ReplicaId, floor: number, count: number): Promise<number>;
   /**
    * The agent has journaled it. No change when that was known. Answers the state that holds: a command that ended while
    * the offer was on its way (cancelled, expired) stays ended, and the agent must be told to stop it.
    */
-  markAccepted(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, now: number): Promise<CommandState | null>;
-  markRefused(workspace: WorkspaceId, command: CommandId, replica: ReplicaId, error: ErrorBody, now: number): Promise<void>;
+  markAccepted(
+    workspace: WorkspaceId,
+    command: CommandId,
+    replica: ReplicaId,
+    now: number,
+  ): Promise<CommandState | null>;
+  markRefused(
+    workspace: WorkspaceId,
+    command: CommandId,
+    replica: ReplicaId,
+    error: ErrorBody,
+    now: number,
+  ): Promise<void>;
   /** A queued command that nobody accepted. False when it was not queued any more. */
   cancelQueued(scope: Scope, command: CommandId, now: number): Promise<boolean>;
   /** An operator's word that an accepted or running command will never answer. False when it has ended or is queued. */
@@ -260,14 +384,28 @@ export interface Store {
    * a hole is not applied, the agent repeats it. `lowestHeld`: the agent no longer has reports below this number, so a
    * cloud that was restored from a backup need not wait for them.
    */
-  commitReports(workspace: WorkspaceId, replica: ReplicaId, journal: string, reports: Report[], now: number, lowestHeld?: number): Promise<{ committedThrough: number }>;
+  commitReports(
+    workspace: WorkspaceId,
+    replica: ReplicaId,
+    journal: string,
+    reports: Report[],
+    now: number,
+    lowestHeld?: number,
+  ): Promise<{ committedThrough: number }>;
 
   // runs
   run(scope: Scope, id: RunId): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] } | null>;
-  runs(scope: Scope, query: PageQuery & { state?: CommandState; pipeline?: string }): Promise<Page<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }>>;
+  runs(
+    scope: Scope,
+    query: PageQuery & { state?: CommandState; pipeline?: string },
+  ): Promise<Page<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }>>;
 
   // changes
-  changesAfter(workspace: WorkspaceId, n: number, limit: number): Promise<{ items: ChangeRow[]; oldest: number; newest: number }>;
+  changesAfter(
+    workspace: WorkspaceId,
+    n: number,
+    limit: number,
+  ): Promise<{ items: ChangeRow[]; oldest: number; newest: number }>;
   /** Called after the commit that made them, in order of n. Returns the unsubscription. */
   onChange(listener: (workspace: WorkspaceId, changes: ChangeRow[]) => void): () => void;
 

@@ -6,9 +6,29 @@ export interface Tables {
   cloud_keys: { kid: string; purpose: string; public_key: string; created_at: number };
   organisations: { organisation_id: string; name: string; created_at: number };
   workspaces: { workspace_id: string; organisation_id: string; name: string; created_at: number };
-  users: { workspace_id: string; user_id: string; name: string; role: string; password_hash: string | null; created_at: number };
-  signins: { workspace_id: string; secret_hash: string; user_id: string; expires_at: number; redeemed_at: number | null };
-  web_sessions: { workspace_id: string; session_hash: string; user_id: string; created_at: number; used_at: number; expires_at: number };
+  users: {
+    workspace_id: string;
+    user_id: string;
+    name: string;
+    role: string;
+    password_hash: string | null;
+    created_at: number;
+  };
+  signins: {
+    workspace_id: string;
+    secret_hash: string;
+    user_id: string;
+    expires_at: number;
+    redeemed_at: number | null;
+  };
+  web_sessions: {
+    workspace_id: string;
+    session_hash: string;
+    user_id: string;
+    created_at: number;
+    used_at: number;
+    expires_at: number;
+  };
   api_tokens: {
     workspace_id: string;
     token_id: string;
@@ -57,7 +77,15 @@ export interface Tables {
     withdrawn_at: number | null;
     replica_id: string | null;
   };
-  enrollment_refusals: { workspace_id: string; enrollment_id: string; refusal_no: number; at: number; code: string; message: string; remote_address: string | null };
+  enrollment_refusals: {
+    workspace_id: string;
+    enrollment_id: string;
+    refusal_no: number;
+    at: number;
+    code: string;
+    message: string;
+    remote_address: string | null;
+  };
   commands: {
     workspace_id: string;
     command_id: string;
@@ -83,8 +111,26 @@ export interface Tables {
     result: string | null;
   };
   offers: { workspace_id: string; command_id: string; attempt: number; replica_id: string; sequence: number };
-  command_events: { workspace_id: string; command_id: string; event_no: number; at: number; type: string; replica_id: string | null; applied: number; detail: string | null };
-  runs: { workspace_id: string; run_id: string; command_id: string; pool_id: string; pipeline: string; spec: string; params: string; created_at: number };
+  command_events: {
+    workspace_id: string;
+    command_id: string;
+    event_no: number;
+    at: number;
+    type: string;
+    replica_id: string | null;
+    applied: number;
+    detail: string | null;
+  };
+  runs: {
+    workspace_id: string;
+    run_id: string;
+    command_id: string;
+    pool_id: string;
+    pipeline: string;
+    spec: string;
+    params: string;
+    created_at: number;
+  };
   attempts: {
     workspace_id: string;
     run_id: string;
@@ -99,7 +145,14 @@ export interface Tables {
     log_seq: number;
     adopted: number;
   };
-  journals: { workspace_id: string; replica_id: string; journal_id: string; committed_through: number; ignored: number; first_seen_at: number };
+  journals: {
+    workspace_id: string;
+    replica_id: string;
+    journal_id: string;
+    committed_through: number;
+    ignored: number;
+    first_seen_at: number;
+  };
   idempotency_keys: {
     workspace_id: string;
     actor_id: string;

@@ -43,13 +43,27 @@ async function tlsOf(config: CloudConfig, now: number): Promise<ServerTls | null
   if (config.tls.kind === "none") return null;
   if (config.tls.kind === "own") return ownTls(join(config.data, "tls"), config.hosts, now);
   try {
-    return { cert: readFileSync(config.tls.cert, "utf8"), key: readFileSync(config.tls.key, "utf8"), caFingerprint: null, caFile: null };
+    return {
+      cert: readFileSync(config.tls.cert, "utf8"),
+      key: readFileSync(config.tls.key, "utf8"),
+      caFingerprint: null,
+      caFile: null,
+    };
   } catch (cause) {
-    throw new ConnectorError("CONFIG_INVALID", `The certificate ${config.tls.cert} or its key ${config.tls.key} cannot be read.`, { fix: "Check both paths and the rights.", cause });
+    throw new ConnectorError(
+      "CONFIG_INVALID",
+      `The certificate ${config.tls.cert} or its key ${config.tls.key} cannot be read.`,
+      { fix: "Check both paths and the rights.", cause },
+    );
   }
 }
 
-export async function startCloud(config: CloudConfig, version: string, log: Logger, onFatal: (error: ConnectorError) => void): Promise<RunningCloud> {
+export async function startCloud(
+  config: CloudConfig,
+  version: string,
+  log: Logger,
+  onFatal: (error: ConnectorError) => void,
+): Promise<RunningCloud> {
   const clock = systemClock;
   // Undone from the last to the first when the start fails, and when it stops.
   const undo: (() => unknown)[] = [];
@@ -90,13 +104,40 @@ export async function startCloud(config: CloudConfig, version: string, log: Logg
       observe(event) {
         switch (event.type) {
           case "refused":
-            return log.warn({ code: event.error.code, replica: event.replica, from: event.remoteAddress, why: event.error.message }, "link refused");
+            return log.warn(
+              { code: event.error.code, replica: event.replica, from: event.remoteAddress, why: event.error.message },
+              "link refused",
+            );
           case "enrolled":
-            return log.info({ replica: event.replica.id, name: event.replica.names.replica, pool: event.replica.names.pool, from: event.remoteAddress }, "agent enrolled");
+            return log.info(
+              {
+                replica: event.replica.id,
+                name: event.replica.names.replica,
+                pool: event.replica.names.pool,
+                from: event.remoteAddress,
+              },
+              "agent enrolled",
+            );
           case "online":
-            return log.info({ replica: event.session.replica, session: event.session.id, epoch: event.session.epoch, from: event.session.remoteAddress }, "agent connected");
+            return log.info(
+              {
+                replica: event.session.replica,
+                session: event.session.id,
+                epoch: event.session.epoch,
+                from: event.session.remoteAddress,
+              },
+              "agent connected",
+            );
           case "offline":
-            return log.info({ replica: event.session.replica, session: event.session.id, code: event.reason.code, why: event.reason.message }, "agent disconnected");
+            return log.info(
+              {
+                replica: event.session.replica,
+                session: event.session.id,
+                code: event.reason.code,
+                why: event.reason.message,
+              },
+              "agent disconnected",
+            );
           case "failed":
             return log.error({ err: event.error.cause ?? event.error }, event.error.message);
         }
@@ -110,7 +151,15 @@ export async function startCloud(config: CloudConfig, version: string, log: Logg
         this.set(gateway.sessions.all().length);
       },
     });
-    const dispatch = makeDispatch({ store, sessions: gateway.sessions, clock, signer: command.signer, incarnation, log, registry });
+    const dispatch = makeDispatch({
+      store,
+      sessions: gateway.sessions,
+      clock,
+      signer: command.signer,
+      incarnation,
+      log,
+      registry,
+    });
     dispatch.start();
     undo.push(() => dispatch.stop());
 
@@ -134,11 +183,19 @@ export async function startCloud(config: CloudConfig, version: string, log: Logg
       routes: [
         sessionRoutes({ store, authenticator, clock, version, secureCookies }),
         tokenRoutes({ store, clock }),
-        enrollmentRoutes({ store, clock, trust: { identityFingerprint: identity.fingerprint, caFingerprint: tls?.caFingerprint ?? null }, publicUrl: () => url }),
+        enrollmentRoutes({
+          store,
+          clock,
+          trust: { identityFingerprint: identity.fingerprint, caFingerprint: tls?.caFingerprint ?? null },
+          publicUrl: () => url,
+        }),
         agentRoutes({
           store,
           clock,
-          links: { ofReplica: (workspace, replica) => gateway.sessions.ofReplica(workspace, replica), revoke: (replica) => gateway.revoke(replica) },
+          links: {
+            ofReplica: (workspace, replica) => gateway.sessions.ofReplica(workspace, replica),
+            revoke: (replica) => gateway.revoke(replica),
+          },
         }),
         artifactRoutes({ store, dispatch }),
         runRoutes({ store, dispatch }),

@@ -20,8 +20,15 @@ export function lockData(folder: string): { release(): void } {
   } catch (cause) {
     database?.close();
     if ((cause as { errcode?: number }).errcode === SQLITE_BUSY) {
-      throw new ConnectorError("CONFIG_INVALID", `Another control plane uses the data directory ${folder}.`, { fix: "Stop that one first, or give this one a directory of its own by --data.", cause });
+      throw new ConnectorError("CONFIG_INVALID", `Another control plane uses the data directory ${folder}.`, {
+        fix: "Stop that one first, or give this one a directory of its own by --data.",
+        cause,
+      });
     }
-    throw new ConnectorError("CONFIG_INVALID", `The data directory ${folder} cannot be used (${(cause as NodeJS.ErrnoException).code ?? "unknown fault"}).`, { fix: "Name a directory that this user owns and can write, by --data.", cause });
+    throw new ConnectorError(
+      "CONFIG_INVALID",
+      `The data directory ${folder} cannot be used (${(cause as NodeJS.ErrnoException).code ?? "unknown fault"}).`,
+      { fix: "Name a directory that this user owns and can write, by --data.", cause },
+    );
   }
 }

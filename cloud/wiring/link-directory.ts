@@ -30,19 +30,35 @@ export function linkDirectory(store: Store, clock: Clock, process: string): Link
     async redeemEnrollment(request) {
       const fingerprint = createHash("sha256").update(Buffer.from(request.publicKey, "base64url")).digest("base64url");
       const answer = await store.redeemEnrollment({ ...request, fingerprint, now: clock.now() });
-      if ("refused" in answer) throw new ConnectorError(answer.refused, REFUSALS[answer.refused], { fix: "Make a new one on the page Add agent." });
+      if ("refused" in answer)
+        throw new ConnectorError(answer.refused, REFUSALS[answer.refused], {
+          fix: "Make a new one on the page Add agent.",
+        });
       return toLink(answer.replica);
     },
     async opened(session) {
       const now = clock.now();
-      const { epoch, journalChanged } = await store.openSession(session.replica, { id: session.id, process, instance: session.instance, journal: session.journal, remoteAddress: session.remoteAddress, now });
+      const { epoch, journalChanged } = await store.openSession(session.replica, {
+        id: session.id,
+        process,
+        instance: session.instance,
+        journal: session.journal,
+        remoteAddress: session.remoteAddress,
+        now,
+      });
       if (journalChanged) {
-        await store.addAlarm(session.workspace, session.replica, { at: now, code: "JOURNAL_CHANGED", message: "The agent came back with another journal: its state directory was emptied or replaced. What it had accepted may be forgotten." });
+        await store.addAlarm(session.workspace, session.replica, {
+          at: now,
+          code: "JOURNAL_CHANGED",
+          message:
+            "The agent came back with another journal: its state directory was emptied or replaced. What it had accepted may be forgotten.",
+        });
       }
       return { epoch };
     },
     closed: (session) => store.closeSession(session.replica, session.id, clock.now()),
     seen: (updates) => store.seen(updates.map((update) => ({ ...update, at: clock.now() }))),
-    alarm: (workspace, replica, error) => store.addAlarm(workspace, replica, { at: clock.now(), code: error.code, message: error.message }),
+    alarm: (workspace, replica, error) =>
+      store.addAlarm(workspace, replica, { at: clock.now(), code: error.code, message: error.message }),
   };
 }

@@ -7,8 +7,15 @@ const plain = (value: unknown): string => (typeof value === "string" ? value : J
 
 /** One JSON line of pino's as a person reads it. */
 export function prettyLine(line: string): string {
-  const { level, time, msg, err, ...rest } = JSON.parse(line) as { level: number; time: number; msg?: string; err?: { message?: string; stack?: string } } & Record<string, unknown>;
-  const fields = Object.entries(rest).flatMap(([name, value]) => (HIDDEN.has(name) || value === undefined ? [] : [`${name}=${plain(value)}`]));
+  const { level, time, msg, err, ...rest } = JSON.parse(line) as {
+    level: number;
+    time: number;
+    msg?: string;
+    err?: { message?: string; stack?: string };
+  } & Record<string, unknown>;
+  const fields = Object.entries(rest).flatMap(([name, value]) =>
+    HIDDEN.has(name) || value === undefined ? [] : [`${name}=${plain(value)}`],
+  );
   const head = `${new Date(time).toISOString().slice(11, 23)} ${LEVELS[level] ?? level} ${msg ?? ""}`;
   // Control bytes of a peer's text must not reach the terminal.
   const text = `${head}${fields.length > 0 ? `  ${fields.join(" ")}` : ""}${err === undefined ? "" : `\n${err.stack ?? err.message ?? ""}`}`;

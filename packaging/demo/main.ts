@@ -94,7 +94,9 @@ async function keepRunning(): Promise<void> {
         else act(key.name ?? "").catch((error: unknown) => say(`  ${String(error)}`));
       });
     } else {
-      createInterface(process.stdin).on("line", (line) => (line.trim() === "q" ? resolve() : void act(line.trim()).catch((error: unknown) => say(`  ${String(error)}`))));
+      createInterface(process.stdin).on("line", (line) =>
+        line.trim() === "q" ? resolve() : void act(line.trim()).catch((error: unknown) => say(`  ${String(error)}`)),
+      );
     }
   });
   process.stdin.on("error", () => {}); // the terminal went away: SIGHUP says so
@@ -107,7 +109,9 @@ try {
   await remove();
   process.exit(code);
 } catch (error) {
-  process.stderr.write(`\ndemo: ${error instanceof Error ? error.message : String(error)}\n--- cloud, last lines\n${stack.tail("cloud")}\n--- agent, last lines\n${stack.tail("agent")}\n`);
+  process.stderr.write(
+    `\ndemo: ${error instanceof Error ? error.message : String(error)}\n--- cloud, last lines\n${stack.tail("cloud")}\n--- agent, last lines\n${stack.tail("agent")}\n`,
+  );
   await remove();
   process.exit(1);
 }

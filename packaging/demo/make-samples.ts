@@ -4,7 +4,11 @@ import { join } from "node:path";
 import { Picture, shade } from "./sample/code/digits/png.ts";
 
 const sample = join(import.meta.dirname, "sample");
-const rows = readFileSync(join(sample, "data/digits.csv"), "utf8").trimEnd().split("\n").slice(1).map((line) => line.split(",").map(Number));
+const rows = readFileSync(join(sample, "data/digits.csv"), "utf8")
+  .trimEnd()
+  .split("\n")
+  .slice(1)
+  .map((line) => line.split(",").map(Number));
 
 // twelve examples of each digit, one digit a row
 const cell = 56;
@@ -15,7 +19,14 @@ for (let digit = 0; digit <= 9; digit++) {
     .filter((row) => row.at(-1) === digit)
     .slice(0, 12)
     .forEach((row, at) => {
-      for (let i = 0; i < 64; i++) picture.box(54 + at * cell + (i % 8) * 6, 14 + digit * cell + Math.floor(i / 8) * 6, 6, 6, shade(row[i]! / 16, [23, 37, 84]));
+      for (let i = 0; i < 64; i++)
+        picture.box(
+          54 + at * cell + (i % 8) * 6,
+          14 + digit * cell + Math.floor(i / 8) * 6,
+          6,
+          6,
+          shade(row[i]! / 16, [23, 37, 84]),
+        );
     });
 }
 writeFileSync(join(sample, "images/digits.png"), picture.png());
@@ -23,7 +34,8 @@ writeFileSync(join(sample, "images/digits.png"), picture.png());
 // what an import of that file would log
 const lines: string[] = [];
 const began = Date.UTC(2026, 9, 5, 6, 30);
-const say = (offsetMs: number, level: string, words: string) => lines.push(`${new Date(began + offsetMs).toISOString()} ${level.padEnd(5)} import ${words}`);
+const say = (offsetMs: number, level: string, words: string) =>
+  lines.push(`${new Date(began + offsetMs).toISOString()} ${level.padEnd(5)} import ${words}`);
 say(0, "INFO", "opened data/digits.csv");
 rows.forEach((row, index) => {
   const ink = row.slice(0, 64).reduce((sum, value) => sum + value, 0);
@@ -32,5 +44,10 @@ rows.forEach((row, index) => {
 });
 say(40 + rows.length * 3, "INFO", `imported ${rows.length} images`);
 writeFileSync(join(sample, "logs/import.log"), `${lines.join("\n")}\n`);
-const perDigit = Object.fromEntries(Array.from({ length: 10 }, (_, digit) => [digit, rows.filter((row) => row.at(-1) === digit).length]));
-writeFileSync(join(sample, "reports/summary.json"), `${JSON.stringify({ dataset: "digits", images: rows.length, pixels: 64, levels: 17, perDigit, licence: "CC-BY-4.0" }, null, 2)}\n`);
+const perDigit = Object.fromEntries(
+  Array.from({ length: 10 }, (_, digit) => [digit, rows.filter((row) => row.at(-1) === digit).length]),
+);
+writeFileSync(
+  join(sample, "reports/summary.json"),
+  `${JSON.stringify({ dataset: "digits", images: rows.length, pixels: 64, levels: 17, perDigit, licence: "CC-BY-4.0" }, null, 2)}\n`,
+);

@@ -24,12 +24,18 @@ const freePort = (): Promise<number> =>
     server.on("error", reject);
     server.listen(0, "127.0.0.1", () => {
       const address = server.address();
-      server.close(() => (address !== null && typeof address === "object" ? resolve(address.port) : reject(new Error("no free port"))));
+      server.close(() =>
+        address !== null && typeof address === "object" ? resolve(address.port) : reject(new Error("no free port")),
+      );
     });
   });
 
 /** Calls `probe` until it answers something, at most `withinMs`. The error names what was waited for. */
-export async function until<T>(what: string, withinMs: number, probe: () => Promise<T | undefined | null | false>): Promise<T> {
+export async function until<T>(
+  what: string,
+  withinMs: number,
+  probe: () => Promise<T | undefined | null | false>,
+): Promise<T> {
   const end = performance.now() + withinMs;
   let last: unknown;
   do {
@@ -41,7 +47,9 @@ export async function until<T>(what: string, withinMs: number, probe: () => Prom
     }
     await new Promise((resolve) => setTimeout(resolve, 100));
   } while (performance.now() < end);
-  throw new Error(`waited ${Math.round(withinMs / 1000)} s in vain for ${what}${last instanceof Error ? `: ${last.message}` : ""}`);
+  throw new Error(
+    `waited ${Math.round(withinMs / 1000)} s in vain for ${what}${last instanceof Error ? `: ${last.message}` : ""}`,
+  );
 }
 
 export class Stack {
@@ -57,7 +65,11 @@ export class Stack {
     if (this.#removed) throw new Error("the demo is being removed");
     const log = createWriteStream(join(this.folder, `${name}.log`), { flags: "a" });
     // a group of its own: Ctrl+C reaches this program alone, which then stops the others in order
-    const child = spawn(process.execPath, [join(root, bin), ...args], { env: cleanEnv(env), detached: true, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(process.execPath, [join(root, bin), ...args], {
+      env: cleanEnv(env),
+      detached: true,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });
     child.on("error", (error) => log.write(`${error.message}\n`));
@@ -67,7 +79,11 @@ export class Stack {
   /** Last lines of a program's log, for an error message. */
   tail(name: "cloud" | "agent"): string {
     try {
-      return readFileSync(join(this.folder, `${name}.log`), "utf8").trimEnd().split("\n").slice(-15).join("\n");
+      return readFileSync(join(this.folder, `${name}.log`), "utf8")
+        .trimEnd()
+        .split("\n")
+        .slice(-15)
+        .join("\n");
     } catch {
       return "(no log)";
     }
@@ -75,9 +91,16 @@ export class Stack {
 
   async startCloud(): Promise<void> {
     this.url = `http://127.0.0.1:${await freePort()}`;
-    this.#cloud = this.#start("cloud", "cloud/bin/sallyport-cloud.mjs", ["run", "--data", join(this.folder, "cloud"), "--listen", new URL(this.url).host]);
+    this.#cloud = this.#start("cloud", "cloud/bin/sallyport-cloud.mjs", [
+      "run",
+      "--data",
+      join(this.folder, "cloud"),
+      "--listen",
+      new URL(this.url).host,
+    ]);
     await until("the control plane to answer", 20_000, async () => {
-      if (this.#cloud?.exitCode !== null) throw new Error(`it ended with exit code ${this.#cloud?.exitCode}:\n${this.tail("cloud")}`);
+      if (this.#cloud?.exitCode !== null)
+        throw new Error(`it ended with exit code ${this.#cloud?.exitCode}:\n${this.tail("cloud")}`);
       return (await fetch(`${this.url}/readyz`)).ok;
     });
     this.api = new Api(this.url);
@@ -90,12 +113,25 @@ export class Stack {
 
   /** A further one, as `sallyport-cloud admin reset` gives it to whoever has the control plane's disk. */
   async newSignInUrl(): Promise<string> {
-    const child = spawn(process.execPath, [join(root, "cloud/bin/sallyport-cloud.mjs"), "admin", "reset", "--data", join(this.folder, "cloud"), "--url", this.url], { env: cleanEnv(), stdio: ["ignore", "pipe", "inherit"] });
+    const child = spawn(
+      process.execPath,
+      [
+        join(root, "cloud/bin/sallyport-cloud.mjs"),
+        "admin",
+        "reset",
+        "--data",
+        join(this.folder, "cloud"),
+        "--url",
+        this.url,
+      ],
+      { env: cleanEnv(), stdio: ["ignore", "pipe", "inherit"] },
+    );
     let out = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text));
     const code = await new Promise<number | null>((resolve) => child.on("close", resolve));
     const found = /https?:\/\/\S+\/signin#\S+/.exec(out)?.[0];
-    if (code !== 0 || found === undefined) throw new Error(`sallyport-cloud admin reset ended with exit code ${code} and no sign-in URL`);
+    if (code !== 0 || found === undefined)
+      throw new Error(`sallyport-cloud admin reset ended with exit code ${code} and no sign-in URL`);
     return found;
   }
 
@@ -166,7 +202,17 @@ policy:
     await this.#stop(this.#agent);
     await this.#stop(this.#cloud);
     // what runs a step outlives the agent by design; here nothing may stay
-    const child = spawn(process.execPath, [join(root, "agent/bin/sallyport-agent.mjs"), "stop", "--all", "--config", join(this.folder, "private/agent.yaml")], { env: cleanEnv(), stdio: "ignore" });
+    const child = spawn(
+      process.execPath,
+      [
+        join(root, "agent/bin/sallyport-agent.mjs"),
+        "stop",
+        "--all",
+        "--config",
+        join(this.folder, "private/agent.yaml"),
+      ],
+      { env: cleanEnv(), stdio: "ignore" },
+    );
     await new Promise((resolve) => child.on("close", resolve).on("error", resolve));
     rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
   }

@@ -44,18 +44,26 @@ export class Story {
   }
 
   async #agent(): Promise<{ id: string; name: string; state: string; stateReason: string }> {
-    const { items } = await this.#api.get<{ items: { id: string; name: string; state: string; stateReason: string }[] }>("/v1/agents");
+    const { items } = await this.#api.get<{
+      items: { id: string; name: string; state: string; stateReason: string }[];
+    }>("/v1/agents");
     must(items.length === 1, `one agent is expected, ${items.length} are listed`);
     return items[0]!;
   }
 
   /** Enrols the agent with the line that the page offers, and sees it connect. */
   async connect(): Promise<string> {
-    const enrollment = await this.#api.post<{ id: string; secret: string }>("/v1/enrollments", { pool: "demo" }, { "idempotency-key": randomUUID() });
+    const enrollment = await this.#api.post<{ id: string; secret: string }>(
+      "/v1/enrollments",
+      { pool: "demo" },
+      { "idempotency-key": randomUUID() },
+    );
     this.stack.startAgent(enrollment.secret);
     const agent = await until("the agent to connect", 20_000, async () => {
       must(this.stack.agentRuns, `the agent ended:\n${this.stack.tail("agent")}`);
-      const { items } = await this.#api.get<{ items: { name: string; state: string; version: string | null; status: unknown }[] }>("/v1/agents");
+      const { items } = await this.#api.get<{
+        items: { name: string; state: string; version: string | null; status: unknown }[];
+      }>("/v1/agents");
       return items.find((a) => a.state === "connected" && a.status !== null);
     });
     return `${agent.name}, version ${agent.version}`;
@@ -64,7 +72,8 @@ export class Story {
   async browse(): Promise<string> {
     const top = await this.#api.get<{ entries: ArtifactEntry[] }>(`${files}/artifacts?path=`);
     const names = top.entries.map((e) => e.name);
-    for (const name of ["README.md", "code", "data", "images", "logs", "pipelines", "reports"]) must(names.includes(name), `${name} is missing from the list: ${names.join(", ")}`);
+    for (const name of ["README.md", "code", "data", "images", "logs", "pipelines", "reports"])
+      must(names.includes(name), `${name} is missing from the list: ${names.join(", ")}`);
     const data = await this.#api.get<{ entries: ArtifactEntry[] }>(`${files}/artifacts?${query("data")}`);
     return `${names.length} entries at the top, ${data.entries.length} in data/`;
   }
@@ -86,7 +95,10 @@ export class Story {
     const markdown = await this.#preview("README.md", "markdown");
     must(markdown.text.startsWith("# The sample store"), "the Markdown has another title");
     const log = await this.#preview("logs/import.log", "log");
-    must(log.lines.some((line) => line.text.includes("imported 1797 images")), "the log lacks its last line");
+    must(
+      log.lines.some((line) => line.text.includes("imported 1797 images")),
+      "the log lacks its last line",
+    );
     return `picture ${image.width} x ${image.height}, table ${table.columns.length} x ${table.totalRows ?? "many"}, JSON, Markdown, log of ${log.lines.length} lines`;
   }
 
@@ -143,14 +155,25 @@ export class Story {
 
   async results(): Promise<string> {
     const [metrics, plot, model] = ["metrics.json", "plot.png", "model.onnx"].map((name) => this.#shown.get(name));
-    must(metrics !== undefined && plot !== undefined && model !== undefined, `the run left ${[...this.#shown.keys()].join(", ")}`);
+    must(
+      metrics !== undefined && plot !== undefined && model !== undefined,
+      `the run left ${[...this.#shown.keys()].join(", ")}`,
+    );
     const json = await this.#preview(metrics.path, "json");
     const accuracy = (json.value as { accuracy: number }).accuracy;
     must(accuracy > 0.95, `the accuracy is ${accuracy}, which is not above 0.95`);
     const image = await this.#preview(plot.path, "image");
-    must(sha256(Buffer.from(image.data, "base64")) === plot.digest, "the plot has another digest than the run reported");
-    const stat = await this.#api.get<{ sizeBytes: number; digest: string }>(`${files}/stat?${query(model.path)}&digest=true`);
-    must(stat.digest === model.digest && stat.sizeBytes === model.sizeBytes, `the model is ${stat.digest}, the run reported ${model.digest}`);
+    must(
+      sha256(Buffer.from(image.data, "base64")) === plot.digest,
+      "the plot has another digest than the run reported",
+    );
+    const stat = await this.#api.get<{ sizeBytes: number; digest: string }>(
+      `${files}/stat?${query(model.path)}&digest=true`,
+    );
+    must(
+      stat.digest === model.digest && stat.sizeBytes === model.sizeBytes,
+      `the model is ${stat.digest}, the run reported ${model.digest}`,
+    );
     return `accuracy ${accuracy.toFixed(4)}; plot ${image.width} x ${image.height}; model ${kib(stat.sizeBytes)}, ${stat.digest}`;
   }
 
@@ -167,9 +190,18 @@ export class Story {
       () => null,
       (error: unknown) => error,
     );
-    must(refused instanceof ApiFailure && refused.code === "AGENT_OFFLINE", `a look at the store gave ${String(refused)}, not AGENT_OFFLINE`);
-    const run = await this.#startSpec(JSON.parse(readFileSync(join(this.stack.store, "pipelines/digits.pipeline.json"), "utf8")) as PipelineInput, { epochs: 3 });
-    must(run.state === "queued" && run.waiting?.code === "AGENT_OFFLINE", `a run is ${run.state}, waiting for ${run.waiting?.code}`);
+    must(
+      refused instanceof ApiFailure && refused.code === "AGENT_OFFLINE",
+      `a look at the store gave ${String(refused)}, not AGENT_OFFLINE`,
+    );
+    const run = await this.#startSpec(
+      JSON.parse(readFileSync(join(this.stack.store, "pipelines/digits.pipeline.json"), "utf8")) as PipelineInput,
+      { epochs: 3 },
+    );
+    must(
+      run.state === "queued" && run.waiting?.code === "AGENT_OFFLINE",
+      `a run is ${run.state}, waiting for ${run.waiting?.code}`,
+    );
     this.#waitingRun = run.id;
     return `${agent.state} after ${(tookMs / 1000).toFixed(1)} s; a look fails at once with AGENT_OFFLINE, a run waits: "${run.waiting.text}"`;
   }

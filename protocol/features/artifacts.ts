@@ -29,7 +29,11 @@ export const artifactList = defineCommand({
   idempotent: true,
   timeoutMs: 30_000,
   content: "none",
-  input: z.strictObject({ ...target, cursor: z.string().max(4096).optional(), limit: z.int().min(1).max(1000).default(200) }),
+  input: z.strictObject({
+    ...target,
+    cursor: z.string().max(4096).optional(),
+    limit: z.int().min(1).max(1000).default(200),
+  }),
   output: z.object({ entries: z.array(artifactEntrySchema), nextCursor: z.string().nullable() }),
 });
 
@@ -70,7 +74,12 @@ export const previewSchema = z.discriminatedUnion("type", [
     /** base64. Empty on the link, where the bytes follow the result as they are. */
     data: z.string(),
   }),
-  z.object({ type: z.literal("log"), lines: z.array(z.object({ n: z.int().positive(), text: z.string() })), totalLines: z.int().nonnegative().nullable(), truncated: z.boolean() }),
+  z.object({
+    type: z.literal("log"),
+    lines: z.array(z.object({ n: z.int().positive(), text: z.string() })),
+    totalLines: z.int().nonnegative().nullable(),
+    truncated: z.boolean(),
+  }),
   /** Nothing can be shown: `reason` says why in a sentence (binary, too large, unknown type). */
   z.object({ type: z.literal("none"), reason: z.string() }),
 ]);

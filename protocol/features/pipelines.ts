@@ -22,13 +22,19 @@ export const stepSchema = z.strictObject({
   /** Steps that must have succeeded first, beside those whose outputs are inputs here. */
   needs: z.array(nameSchema).max(64).default([]),
   /** Placed as files or trees before the start. */
-  inputs: z.record(nameSchema, z.union([z.strictObject({ step: nameSchema, output: nameSchema }), artifactRefSchema])).default({}),
+  inputs: z
+    .record(nameSchema, z.union([z.strictObject({ step: nameSchema, output: nameSchema }), artifactRefSchema]))
+    .default({}),
   /** A file or a folder that the step leaves behind; stored with its digest at the end. */
   outputs: z.record(nameSchema, z.strictObject({ mediaType: z.string().max(128).optional() })).default({}),
   /** Environment variable -> name of a secret that the policy lets a step have. */
   secrets: z.record(z.string().regex(/^[A-Z_][A-Z0-9_]{0,127}$/), z.string().min(1).max(256)).default({}),
   env: z.record(z.string().regex(/^[A-Z_][A-Z0-9_]{0,127}$/), z.string().max(8192)).default({}),
-  timeoutMs: z.int().min(1000).max(7 * 24 * 3600_000).default(3600_000),
+  timeoutMs: z
+    .int()
+    .min(1000)
+    .max(7 * 24 * 3600_000)
+    .default(3600_000),
   /** Further attempts after a failure. */
   retries: z.int().min(0).max(10).default(0),
 });
@@ -38,7 +44,12 @@ export const pipelineSchema = z.strictObject({
   name: nameSchema,
   description: z.string().max(2000).default(""),
   engine: z.enum(["process"]).default("process"),
-  params: z.record(nameSchema, z.strictObject({ default: paramValueSchema.optional(), description: z.string().max(500).default("") })).default({}),
+  params: z
+    .record(
+      nameSchema,
+      z.strictObject({ default: paramValueSchema.optional(), description: z.string().max(500).default("") }),
+    )
+    .default({}),
   /** Where outputs go: `<prefix>/<run id>/<step>/<output>` in this store. */
   outputs: z.strictObject({ store: nameSchema, prefix: artifactPathSchema.default("runs") }),
   steps: z.array(stepSchema).min(1).max(500),
@@ -58,7 +69,10 @@ export function predecessors(step: Step): string[] {
  */
 export function planPipeline(pipeline: Pipeline, params: Record<string, ParamValue> = {}): Step[] {
   const invalid = (message: string, details: Record<string, unknown>) =>
-    new ConnectorError("PIPELINE_INVALID", `Pipeline ${pipeline.name}: ${message}`, { fix: "Mend the pipeline and start it again.", details });
+    new ConnectorError("PIPELINE_INVALID", `Pipeline ${pipeline.name}: ${message}`, {
+      fix: "Mend the pipeline and start it again.",
+      details,
+    });
   const byName = new Map<string, Step>();
   for (const step of pipeline.steps) {
     if (byName.has(step.name)) throw invalid(`two steps are named ${step.name}.`, { step: step.name });
@@ -66,11 +80,15 @@ export function planPipeline(pipeline: Pipeline, params: Record<string, ParamVal
   }
   for (const step of pipeline.steps) {
     for (const need of predecessors(step)) {
-      if (!byName.has(need)) throw invalid(`step ${step.name} needs ${need}, which is not a step of it.`, { step: step.name, needs: need });
+      if (!byName.has(need))
+        throw invalid(`step ${step.name} needs ${need}, which is not a step of it.`, { step: step.name, needs: need });
     }
     for (const [name, ref] of Object.entries(step.inputs)) {
       if ("step" in ref && !Object.hasOwn(byName.get(ref.step)!.outputs, ref.output)) {
-        throw invalid(`input ${name} of step ${step.name} is output ${ref.output} of ${ref.step}, which has none of that name.`, { step: step.name, input: name });
+        throw invalid(
+          `input ${name} of step ${step.name} is output ${ref.output} of ${ref.step}, which has none of that name.`,
+          { step: step.name, input: name },
+        );
       }
     }
   }
@@ -78,7 +96,8 @@ export function planPipeline(pipeline: Pipeline, params: Record<string, ParamVal
     if (!Object.hasOwn(pipeline.params, name)) throw invalid(`it has no parameter ${name}.`, { param: name });
   }
   for (const [name, param] of Object.entries(pipeline.params)) {
-    if (param.default === undefined && !Object.hasOwn(params, name)) throw invalid(`parameter ${name} has no default and no value was given.`, { param: name });
+    if (param.default === undefined && !Object.hasOwn(params, name))
+      throw invalid(`parameter ${name} has no default and no value was given.`, { param: name });
   }
   const order: Step[] = [];
   const state = new Map<string, "open" | "done">();
@@ -99,7 +118,12 @@ export function planPipeline(pipeline: Pipeline, params: Record<string, ParamVal
 
 /** Parameters with defaults filled in. Call after `planPipeline`. */
 export const effectiveParams = (pipeline: Pipeline, params: Record<string, ParamValue>): Record<string, ParamValue> =>
-  Object.fromEntries(Object.entries(pipeline.params).map(([name, p]) => [name, Object.hasOwn(params, name) ? params[name]! : p.default!]));
+  Object.fromEntries(
+    Object.entries(pipeline.params).map(([name, p]) => [
+      name,
+      Object.hasOwn(params, name) ? params[name]! : p.default!,
+    ]),
+  );
 
 export const pipelineRun = defineCommand({
   kind: "pipeline.run",
@@ -107,7 +131,11 @@ export const pipelineRun = defineCommand({
   idempotent: true,
   timeoutMs: 30_000,
   content: "none",
-  input: z.strictObject({ run: runIdSchema, pipeline: pipelineSchema, params: z.record(nameSchema, paramValueSchema).default({}) }),
+  input: z.strictObject({
+    run: runIdSchema,
+    pipeline: pipelineSchema,
+    params: z.record(nameSchema, paramValueSchema).default({}),
+  }),
   output: z.object({ run: runIdSchema, steps: z.int().nonnegative() }),
 });
 
@@ -143,5 +171,11 @@ export const runLogs = defineCommand({
     tail: z.int().positive().max(100_000).optional(),
   }),
   /** NDJSON of `logRecordSchema` follows. */
-  output: z.object({ run: runIdSchema, step: nameSchema, attempt: z.int().positive(), lastSeq: z.int().nonnegative(), ended: z.boolean() }),
+  output: z.object({
+    run: runIdSchema,
+    step: nameSchema,
+    attempt: z.int().positive(),
+    lastSeq: z.int().nonnegative(),
+    ended: z.boolean(),
+  }),
 });

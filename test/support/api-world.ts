@@ -1,7 +1,17 @@
 // The control plane's API in this process, over real sockets and the real store, with agents that are the test's own
 // (fake-agent.ts). For what lies between HTTP and the link; the whole system is stack.ts.
 import { generateKeyPairSync, createHash } from "node:crypto";
-import { ConnectorError, artifactPathSchema, jsonBody, keySigner, newId, ndjsonLine, systemClock, type PoolId, type ReplicaId } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  artifactPathSchema,
+  jsonBody,
+  keySigner,
+  newId,
+  ndjsonLine,
+  systemClock,
+  type PoolId,
+  type ReplicaId,
+} from "@sallyport/protocol";
 import { pino } from "pino";
 import { Registry } from "prom-client";
 import { Authenticator, newApiToken } from "../../cloud/auth/index.ts";
@@ -30,7 +40,10 @@ export interface ApiWorld {
   replica(name: string): Promise<FakeAgent>;
 }
 
-export async function apiWorld(t: Teardown, more: (deps: { store: Store; dispatch: Dispatch; sessions: SessionRegistry }) => RoutePlugin[] = () => []): Promise<ApiWorld> {
+export async function apiWorld(
+  t: Teardown,
+  more: (deps: { store: Store; dispatch: Dispatch; sessions: SessionRegistry }) => RoutePlugin[] = () => [],
+): Promise<ApiWorld> {
   const key = generateKeyPairSync("ed25519");
   const keys = new Map([["test", key.publicKey]]);
   const store = await openSqliteStore({ dir: tempDir(t, "store") });
@@ -40,7 +53,14 @@ export async function apiWorld(t: Teardown, more: (deps: { store: Store; dispatc
   const sessions = new SessionRegistry(systemClock);
   const lines: string[] = [];
   const log = pino({ level: "info" }, { write: (line: string) => void lines.push(line) });
-  const dispatch = makeDispatch({ store, sessions, clock: systemClock, signer: keySigner("test", key.privateKey), incarnation: await store.incarnation(), log });
+  const dispatch = makeDispatch({
+    store,
+    sessions,
+    clock: systemClock,
+    signer: keySigner("test", key.privateKey),
+    incarnation: await store.incarnation(),
+    log,
+  });
   dispatch.start();
   const server = await makeApiServer({
     store,
@@ -54,11 +74,24 @@ export async function apiWorld(t: Teardown, more: (deps: { store: Store; dispatc
     hosts: [],
     pageFolder: "/nonexistent",
     ready: () => true,
-    routes: [artifactRoutes({ store, dispatch }), commandRoutes({ store, dispatch }), runRoutes({ store, dispatch }), ...more({ store, dispatch, sessions })],
+    routes: [
+      artifactRoutes({ store, dispatch }),
+      commandRoutes({ store, dispatch }),
+      runRoutes({ store, dispatch }),
+      ...more({ store, dispatch, sessions }),
+    ],
   });
   const port = await server.listen("127.0.0.1", 0);
   const made = newApiToken();
-  await store.addToken(scope, { id: "tok_test", user: admin.id, label: "test", hint: made.hint, hash: made.hash, createdAt: Date.now(), expiresAt: Date.now() + 3600_000 });
+  await store.addToken(scope, {
+    id: "tok_test",
+    user: admin.id,
+    label: "test",
+    hint: made.hint,
+    hash: made.hash,
+    createdAt: Date.now(),
+    expiresAt: Date.now() + 3600_000,
+  });
   const url = `http://127.0.0.1:${port}`;
   const api = new TestApi(url);
   api.token = made.token;
@@ -80,11 +113,30 @@ export async function apiWorld(t: Teardown, more: (deps: { store: Store; dispatc
     api,
     log: lines,
     async replica(name) {
-      const enrollment = await store.addEnrollment(scope, { id: newId("enrollment"), pool: pool.id, name, secretHash: name, createdAt: Date.now(), expiresAt: Date.now() + 60_000 });
+      const enrollment = await store.addEnrollment(scope, {
+        id: newId("enrollment"),
+        pool: pool.id,
+        name,
+        secretHash: name,
+        createdAt: Date.now(),
+        expiresAt: Date.now() + 60_000,
+      });
       const publicKey = generateKeyPairSync("ed25519").publicKey.export({ format: "jwk" }).x!;
-      const redeemed = await store.redeemEnrollment({ id: enrollment.id, secretHash: name, publicKey, fingerprint: name, nameHint: null, remoteAddress: null, now: Date.now() });
+      const redeemed = await store.redeemEnrollment({
+        id: enrollment.id,
+        secretHash: name,
+        publicKey,
+        fingerprint: name,
+        nameHint: null,
+        remoteAddress: null,
+        now: Date.now(),
+      });
       if ("refused" in redeemed) throw new Error(redeemed.refused);
-      const agent = new FakeAgent(sessions, { workspace: scope.workspace, pool: pool.id, replica: redeemed.replica.id as ReplicaId }, keys);
+      const agent = new FakeAgent(
+        sessions,
+        { workspace: scope.workspace, pool: pool.id, replica: redeemed.replica.id as ReplicaId },
+        keys,
+      );
       agents.push(agent);
       return agent;
     },
@@ -98,24 +150,58 @@ export interface Held {
 }
 
 /** Gives an agent a store in memory. `read` may cut: it is called before each chunk leaves. */
-export function serveLake(agent: FakeAgent, files: Map<string, Held>, options: { chunkBytes?: number; read?: (sentBytes: number) => Promise<void> | void } = {}): void {
+export function serveLake(
+  agent: FakeAgent,
+  files: Map<string, Held>,
+  options: { chunkBytes?: number; read?: (sentBytes: number) => Promise<void> | void } = {},
+): void {
   const { chunkBytes = 16 * 1024 } = options;
   const modifiedAt = Date.UTC(2026, 1, 3);
   const find = (path: string): Held => {
     artifactPathSchema.parse(path);
-    if (path.split("/").some((part) => part === "" || part === "." || part === "..")) throw new ConnectorError("PATH_INVALID", `The path ${path} has a segment that is not allowed.`, { fix: "Use a plain relative path." });
+    if (path.split("/").some((part) => part === "" || part === "." || part === ".."))
+      throw new ConnectorError("PATH_INVALID", `The path ${path} has a segment that is not allowed.`, {
+        fix: "Use a plain relative path.",
+      });
     const held = files.get(path);
-    if (held === undefined) throw new ConnectorError("ARTIFACT_NOT_FOUND", `Nothing is at ${path} in store lake.`, { fix: "List the store." });
+    if (held === undefined)
+      throw new ConnectorError("ARTIFACT_NOT_FOUND", `Nothing is at ${path} in store lake.`, {
+        fix: "List the store.",
+      });
     return held;
   };
   const matches = (held: Held | undefined, ifMatch: string | undefined) => {
-    if (ifMatch !== undefined && held?.version !== ifMatch) throw new ConnectorError("PRECONDITION_FAILED", "Another version is there.");
+    if (ifMatch !== undefined && held?.version !== ifMatch)
+      throw new ConnectorError("PRECONDITION_FAILED", "Another version is there.");
   };
-  const entry = (path: string, held: Held) => ({ name: path.split("/").at(-1)!, path, kind: "file", sizeBytes: held.bytes.length, modifiedAt, version: held.version, mediaType: held.mediaType });
-  type Input = { path: string; range?: { start: number; end?: number }; suffixBytes?: number; ifMatch?: string; ifNoneMatch?: string; digest?: string | boolean; sizeBytes?: number | null; mediaType?: string };
-  const on = (kind: string, handle: (input: Input, stream: Parameters<typeof answer>[0]) => Promise<void> | void) => agent.handlers.set(kind, ({ input, stream }) => handle(input, stream));
+  const entry = (path: string, held: Held) => ({
+    name: path.split("/").at(-1)!,
+    path,
+    kind: "file",
+    sizeBytes: held.bytes.length,
+    modifiedAt,
+    version: held.version,
+    mediaType: held.mediaType,
+  });
+  type Input = {
+    path: string;
+    range?: { start: number; end?: number };
+    suffixBytes?: number;
+    ifMatch?: string;
+    ifNoneMatch?: string;
+    digest?: string | boolean;
+    sizeBytes?: number | null;
+    mediaType?: string;
+  };
+  const on = (kind: string, handle: (input: Input, stream: Parameters<typeof answer>[0]) => Promise<void> | void) =>
+    agent.handlers.set(kind, ({ input, stream }) => handle(input, stream));
 
-  on("artifact.list", ({ path }, stream) => answer(stream, { entries: [...files].filter(([name]) => name.startsWith(path)).map(([name, held]) => entry(name, held)), nextCursor: null }));
+  on("artifact.list", ({ path }, stream) =>
+    answer(stream, {
+      entries: [...files].filter(([name]) => name.startsWith(path)).map(([name, held]) => entry(name, held)),
+      nextCursor: null,
+    }),
+  );
   on("artifact.stat", ({ path }, stream) => answer(stream, { ...entry(path, find(path)), digest: null }));
   on("artifact.read", async ({ path, range, suffixBytes, ifMatch }, stream) => {
     const held = find(path);
@@ -124,7 +210,17 @@ export function serveLake(agent: FakeAgent, files: Map<string, Held>, options: {
     const start = suffixBytes !== undefined ? Math.max(0, total - suffixBytes) : (range?.start ?? 0);
     if (start > total) throw new ConnectorError("RANGE_INVALID", `The range begins beyond the ${total} bytes.`);
     const bytes = held.bytes.subarray(start, range?.end === undefined ? total : Math.min(total, range.end + 1));
-    stream.respond({ type: "result", body: jsonBody({ start, lengthBytes: bytes.length, totalBytes: total, version: held.version, mediaType: held.mediaType, modifiedAt }) });
+    stream.respond({
+      type: "result",
+      body: jsonBody({
+        start,
+        lengthBytes: bytes.length,
+        totalBytes: total,
+        version: held.version,
+        mediaType: held.mediaType,
+        modifiedAt,
+      }),
+    });
     for (let at = 0; at < bytes.length; at += chunkBytes) {
       await options.read?.(start + at);
       await stream.write(Buffer.from(bytes.subarray(at, at + chunkBytes)));
@@ -132,15 +228,18 @@ export function serveLake(agent: FakeAgent, files: Map<string, Held>, options: {
     await stream.end();
   });
   on("artifact.write", async ({ path, ifMatch, ifNoneMatch, digest, sizeBytes, mediaType }, stream) => {
-    if (path.includes("forbidden")) throw new ConnectorError("POLICY_DENIED", "The policy grants no write there.", { fix: "Ask the customer." });
+    if (path.includes("forbidden"))
+      throw new ConnectorError("POLICY_DENIED", "The policy grants no write there.", { fix: "Ask the customer." });
     if (ifNoneMatch === "*" && files.has(path)) throw new ConnectorError("ARTIFACT_EXISTS", `${path} exists.`);
     matches(files.get(path), ifMatch);
     const chunks: Buffer[] = [];
     for await (const chunk of stream.bytes) chunks.push(chunk);
     const bytes = Buffer.concat(chunks);
     const actual = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
-    if (digest !== undefined && digest !== actual) throw new ConnectorError("DIGEST_MISMATCH", "The bytes have another digest.");
-    if (sizeBytes !== null && sizeBytes !== bytes.length) throw new ConnectorError("DIGEST_MISMATCH", "The bytes have another length.");
+    if (digest !== undefined && digest !== actual)
+      throw new ConnectorError("DIGEST_MISMATCH", "The bytes have another digest.");
+    if (sizeBytes !== null && sizeBytes !== bytes.length)
+      throw new ConnectorError("DIGEST_MISMATCH", "The bytes have another length.");
     const version = `v${actual.slice(7, 15)} "x"`;
     files.set(path, { bytes, version, mediaType: mediaType ?? "application/octet-stream" });
     answer(stream, { path, sizeBytes: bytes.length, version, digest: actual });
@@ -153,4 +252,5 @@ export function serveLake(agent: FakeAgent, files: Map<string, Held>, options: {
 }
 
 /** NDJSON records of a `run.logs` answer. */
-export const logLine = (seq: number, text: string): Buffer => ndjsonLine({ seq, ts: 1, stream: "stdout", body: { encoding: "utf8", enc: "none", kid: null, data: text } });
+export const logLine = (seq: number, text: string): Buffer =>
+  ndjsonLine({ seq, ts: 1, stream: "stdout", body: { encoding: "utf8", enc: "none", kid: null, data: text } });

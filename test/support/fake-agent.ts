@@ -49,8 +49,10 @@ export interface Command {
 /** Interactive: answers, and writes content if any. Throw a ConnectorError to refuse. */
 export type Handler = (command: Command) => Promise<void> | void;
 
-export const answer = (stream: LinkStream, result: unknown, options?: { end?: boolean }): void => stream.respond({ type: "result", body: jsonBody(result) }, options ?? { end: true });
-export const accept = (stream: LinkStream, known = false): void => stream.respond({ type: "accepted", known }, { end: true });
+export const answer = (stream: LinkStream, result: unknown, options?: { end?: boolean }): void =>
+  stream.respond({ type: "result", body: jsonBody(result) }, options ?? { end: true });
+export const accept = (stream: LinkStream, known = false): void =>
+  stream.respond({ type: "accepted", known }, { end: true });
 
 export interface FakeIdentity {
   workspace: WorkspaceId;
@@ -106,10 +108,32 @@ export class FakeAgent {
     this.#cut = cut;
     const epoch = ++this.#epoch;
     const id = newId("session");
-    const common = { id, clock: systemClock, windows: DEFAULT_WINDOWS, peerWindows: DEFAULT_WINDOWS, maxStreams: DEFAULT_MAX_STREAMS, peerMaxStreams: DEFAULT_MAX_STREAMS, checksums: true };
-    const ends = [far, near].map((socket) => ({ transport: webSocketTransport(socket, (socket as unknown as { _socket: import("node:net").Socket })._socket), writer: new FrameWriter(null), reader: new FrameReader(null) }));
-    const cloud = new Mux({ ...common, ...ends[0]!, side: "cloud", onStream: (stream) => this.#sessions.accept(stream, session) });
-    const agent = new Mux({ ...common, ...ends[1]!, side: "agent", onStream: (stream) => void this.#serve(stream, session) });
+    const common = {
+      id,
+      clock: systemClock,
+      windows: DEFAULT_WINDOWS,
+      peerWindows: DEFAULT_WINDOWS,
+      maxStreams: DEFAULT_MAX_STREAMS,
+      peerMaxStreams: DEFAULT_MAX_STREAMS,
+      checksums: true,
+    };
+    const ends = [far, near].map((socket) => ({
+      transport: webSocketTransport(socket, (socket as unknown as { _socket: import("node:net").Socket })._socket),
+      writer: new FrameWriter(null),
+      reader: new FrameReader(null),
+    }));
+    const cloud = new Mux({
+      ...common,
+      ...ends[0]!,
+      side: "cloud",
+      onStream: (stream) => this.#sessions.accept(stream, session),
+    });
+    const agent = new Mux({
+      ...common,
+      ...ends[1]!,
+      side: "agent",
+      onStream: (stream) => void this.#serve(stream, session),
+    });
     const { workspace, pool, replica } = this.#identity;
     const status = () => this.status;
     const session: CloudSession = {
@@ -149,15 +173,22 @@ export class FakeAgent {
   async #serve(stream: LinkStream, session: CloudSession): Promise<void> {
     try {
       const open = commandOpenSchema.parse(stream.head);
-      if (!verifySignature(this.#keys, DOMAIN.dispatch, Buffer.from(open.dispatch.text), open.dispatch.signature)) this.faults.push("signature");
+      if (!verifySignature(this.#keys, DOMAIN.dispatch, Buffer.from(open.dispatch.text), open.dispatch.signature))
+        this.faults.push("signature");
       const dispatch = dispatchSchema.parse(JSON.parse(open.dispatch.text));
       const intent = intentSchema.parse(JSON.parse(open.intent.text));
       if (sha256(open.intent.text) !== dispatch.intentDigest) this.faults.push("intent digest");
       if (sha256(bodyBytes(open.body)) !== intent.bodyDigest) this.faults.push("body digest");
-      if (dispatch.session !== session.id || dispatch.replica !== session.replica || dispatch.epoch !== session.epoch) this.faults.push("addressee");
+      if (dispatch.session !== session.id || dispatch.replica !== session.replica || dispatch.epoch !== session.epoch)
+        this.faults.push("addressee");
       const last = this.seen.at(-1)?.sequence ?? 0;
       if (dispatch.sequence <= last) this.faults.push(`number ${dispatch.sequence} after ${last}`);
-      this.seen.push({ kind: intent.kind, sequence: dispatch.sequence, command: intent.command, attempt: dispatch.attempt });
+      this.seen.push({
+        kind: intent.kind,
+        sequence: dispatch.sequence,
+        command: intent.command,
+        attempt: dispatch.attempt,
+      });
       const handler = this.handlers.get(intent.kind);
       if (handler === undefined) throw new ConnectorError("KIND_UNKNOWN", `The agent knows no ${intent.kind}.`);
       await handler({ intent, dispatch, input: readJsonBody(open.body) as never, stream });
@@ -170,7 +201,10 @@ export class FakeAgent {
   async report(reports: { command: string; body: ReportBody }[]): Promise<void> {
     const stream = this.mux!.open({ type: "reports", journal: this.journal }, { lane: "interactive" });
     await stream.answer;
-    for (const { command, body } of reports) await stream.write(ndjsonLine({ journal: this.journal, sequence: ++this.#reports, at: Date.now(), command, body: jsonBody(body) }));
+    for (const { command, body } of reports)
+      await stream.write(
+        ndjsonLine({ journal: this.journal, sequence: ++this.#reports, at: Date.now(), command, body: jsonBody(body) }),
+      );
     for await (const line of readNdjson(stream.bytes)) {
       if ((line as { committedThrough: number }).committedThrough >= this.#reports) break;
     }

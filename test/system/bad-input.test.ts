@@ -20,7 +20,10 @@ t.test("bad input has a code, a cause and a fix", { skip: needs("s3"), timeout: 
   mkdirSync(join(store, "closed"));
   writeFileSync(join(store, "open/a.txt"), "hello");
   writeFileSync(join(store, "closed/b.txt"), "hidden");
-  writeFileSync(join(store, "open/step.mjs"), "const [mode] = process.argv.slice(2);\nif (mode === 'fail') { console.error('no such column: price'); process.exit(3); }\nif (mode === 'hang') setInterval(() => {}, 1000);\n");
+  writeFileSync(
+    join(store, "open/step.mjs"),
+    "const [mode] = process.argv.slice(2);\nif (mode === 'fail') { console.error('no such column: price'); process.exit(3); }\nif (mode === 'hang') setInterval(() => {}, 1000);\n",
+  );
   const secrets = tempDir(t, "secrets");
   writeFileSync(join(secrets, "wrong"), "this-is-not-the-key");
   const otherCa = makeAuthority(tempDir(t, "other-ca")).caFile;
@@ -53,7 +56,13 @@ policy:
       ["unknown pool", `/v1/pools/nowhere/stores/box/artifacts?path=`, 404, "NOT_FOUND", /nowhere/],
       ["dot segments", `${stores}/box/stat?path=open/../closed/b.txt`, 400, "PATH_INVALID", /\.\./],
       ["encoded dot segments", `${stores}/box/stat?path=open%2F%2e%2e%2Fclosed%2Fb.txt`, 400, "PATH_INVALID", /\.\./],
-      ["doubly encoded dot segments", `${stores}/box/stat?path=open%252F%252e%252e%252Fclosed`, 400, "PATH_INVALID", /%2/i],
+      [
+        "doubly encoded dot segments",
+        `${stores}/box/stat?path=open%252F%252e%252e%252Fclosed`,
+        400,
+        "PATH_INVALID",
+        /%2/i,
+      ],
       ["NUL", `${stores}/box/stat?path=open%00a`, 400, "PATH_INVALID", /path|segment/i],
       ["missing file", `${stores}/box/stat?path=open/none.txt`, 404, "ARTIFACT_NOT_FOUND", /open\/none\.txt/],
       ["not granted", `${stores}/box/preview?path=closed/b.txt`, 403, "POLICY_DENIED", /closed\/b\.txt/],
@@ -67,12 +76,23 @@ policy:
       const problem = await cloud.api.problem(path);
       t.match({ status: problem.status, code: problem.code }, { status, code }, what);
       t.match(problem.contentType, /application\/problem\+json/, `${what}: problem+json`);
-      t.match(`${problem.detail} ${JSON.stringify(problem.errors ?? "")}`, names, `${what}: names it: ${problem.detail}`);
+      t.match(
+        `${problem.detail} ${JSON.stringify(problem.errors ?? "")}`,
+        names,
+        `${what}: names it: ${problem.detail}`,
+      );
       t.ok(problem.requestId.length > 0, `${what}: request id`);
       t.notMatch(problem.detail, /at .*\.ts:\d+|node_modules/, `${what}: no stack`);
     }
-    const denied = await cloud.api.problem(`${stores}/box/content?path=open/new.txt`, { method: "PUT", body: Buffer.from("x") });
-    t.match(denied, { code: "POLICY_DENIED", fix: /policy/ }, "a kind that the policy does not allow names the rule and the fix");
+    const denied = await cloud.api.problem(`${stores}/box/content?path=open/new.txt`, {
+      method: "PUT",
+      body: Buffer.from("x"),
+    });
+    t.match(
+      denied,
+      { code: "POLICY_DENIED", fix: /policy/ },
+      "a kind that the policy does not allow names the rule and the fix",
+    );
     const unknownField = await cloud.api.problem("/v1/enrollments", { json: { pool: "lab", colour: "red" } });
     t.match(unknownField, { code: "INPUT_INVALID", status: 422 });
     t.match(JSON.stringify(unknownField.errors), /colour/);
@@ -81,7 +101,10 @@ policy:
   });
 
   const start = (steps: object[]) =>
-    cloud.api.json<{ id: string }>("/v1/runs", { headers: { "idempotency-key": randomUUID() }, json: { pool: "lab", pipeline: { name: "p", outputs: { store: "box" }, steps } } });
+    cloud.api.json<{ id: string }>("/v1/runs", {
+      headers: { "idempotency-key": randomUUID() },
+      json: { pool: "lab", pipeline: { name: "p", outputs: { store: "box" }, steps } },
+    });
   const ended = (id: string) =>
     waitFor("the run to end", async () => {
       const run = await cloud.api.json<RunDetail>(`/v1/runs/${id}`);
@@ -91,23 +114,53 @@ policy:
 
   await t.test("pipelines", async (t) => {
     const cycle = await cloud.api.problem("/v1/runs", {
-      json: { pool: "lab", pipeline: { name: "p", outputs: { store: "box" }, steps: [{ name: "a", program: "node", needs: ["b"] }, { name: "b", program: "node", needs: ["a"] }] } },
+      json: {
+        pool: "lab",
+        pipeline: {
+          name: "p",
+          outputs: { store: "box" },
+          steps: [
+            { name: "a", program: "node", needs: ["b"] },
+            { name: "b", program: "node", needs: ["a"] },
+          ],
+        },
+      },
     });
     t.match(cycle, { code: "PIPELINE_INVALID", detail: /a -> b -> a/ });
 
-    const failed = await ended((await start([{ name: "a", program: "node", args: ["${inputs.code}", "fail"], inputs }])).id);
-    t.match(failed, { state: "failed", error: { code: "STEP_FAILED", message: /a.*3|3.*a/ }, attempts: [{ exitCode: 3, state: "failed" }] });
-    const slow = await ended((await start([{ name: "a", program: "node", args: ["${inputs.code}", "hang"], inputs, timeoutMs: 1000 }])).id);
+    const failed = await ended(
+      (await start([{ name: "a", program: "node", args: ["${inputs.code}", "fail"], inputs }])).id,
+    );
+    t.match(failed, {
+      state: "failed",
+      error: { code: "STEP_FAILED", message: /a.*3|3.*a/ },
+      attempts: [{ exitCode: 3, state: "failed" }],
+    });
+    const slow = await ended(
+      (await start([{ name: "a", program: "node", args: ["${inputs.code}", "hang"], inputs, timeoutMs: 1000 }])).id,
+    );
     t.match(slow, { state: "failed", error: { code: "STEP_TIMED_OUT" } });
-    const missing = await ended((await start([{ name: "a", program: "node", args: ["${inputs.code}", "ok"], inputs, outputs: { model: {} } }])).id);
+    const missing = await ended(
+      (await start([{ name: "a", program: "node", args: ["${inputs.code}", "ok"], inputs, outputs: { model: {} } }]))
+        .id,
+    );
     t.match(missing, { state: "failed", error: { code: "STEP_OUTPUT_MISSING", message: /model/ } });
     const program = await ended((await start([{ name: "a", program: "bash" }])).id);
-    t.match(program, { state: "failed", error: { code: /POLICY_DENIED|PROGRAM_UNKNOWN/, message: /bash/ } }, "a refused command is the run's failure, and says why");
+    t.match(
+      program,
+      { state: "failed", error: { code: /POLICY_DENIED|PROGRAM_UNKNOWN/, message: /bash/ } },
+      "a refused command is the run's failure, and says why",
+    );
   });
 
   const home = tempDir(t, "home");
   const cli = (args: string[], input?: string) =>
-    runProgram(t, { name: "sallyport", args: [entryFile("cloud/cli/main"), ...args], env: { HOME: home, XDG_CONFIG_HOME: join(home, "config") }, ...(input === undefined ? {} : { input }) });
+    runProgram(t, {
+      name: "sallyport",
+      args: [entryFile("cloud/cli/main"), ...args],
+      env: { HOME: home, XDG_CONFIG_HOME: join(home, "config") },
+      ...(input === undefined ? {} : { input }),
+    });
 
   await t.test("at the command line", async (t) => {
     const early = await cli(["agent", "ls"]);
@@ -144,8 +197,14 @@ policy:
     t.match(look, { code: "AGENT_OFFLINE", status: 503, fix: /.+/ });
     t.ok(performance.now() - began < 2_000, "an interactive command fails at once");
     t.equal((await cli(["artifact", "ls", "lab/box"])).code, 7);
-    const run = await cloud.api.json<RunDetail>(`/v1/runs/${(await start([{ name: "a", program: "node", args: ["${inputs.code}", "ok"], inputs }])).id}`);
-    t.match(run, { state: "queued", waiting: { code: "AGENT_OFFLINE", text: /lab/, fix: /.+/ } }, "a durable one waits and says why");
+    const run = await cloud.api.json<RunDetail>(
+      `/v1/runs/${(await start([{ name: "a", program: "node", args: ["${inputs.code}", "ok"], inputs }])).id}`,
+    );
+    t.match(
+      run,
+      { state: "queued", waiting: { code: "AGENT_OFFLINE", text: /lab/, fix: /.+/ } },
+      "a durable one waits and says why",
+    );
     agent.start();
     t.equal((await ended(run.id)).state, "succeeded", "and is done when the agent is back");
   });

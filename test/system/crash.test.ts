@@ -55,9 +55,15 @@ policy:
     });
     const run = await cloud.api.json<{ id: string; command: string }>("/v1/runs", {
       headers: { "idempotency-key": randomUUID() },
-      json: { pool: "lab", pipeline: { name: "slow", outputs: { store: "box" }, steps: [step("one", []), step("two", ["one"])] } },
+      json: {
+        pool: "lab",
+        pipeline: { name: "slow", outputs: { store: "box" }, steps: [step("one", []), step("two", ["one"])] },
+      },
     });
-    await waitFor("the first step to be running", () => existsSync(effects) && readFileSync(effects, "utf8").includes("began"));
+    await waitFor(
+      "the first step to be running",
+      () => existsSync(effects) && readFileSync(effects, "utf8").includes("began"),
+    );
 
     if (victim !== "cloud") await agent.program.killHard();
     if (victim !== "agent") await cloud.program.killHard();
@@ -82,12 +88,25 @@ policy:
     );
     t.equal(ended.state, "succeeded", ended.error?.message ?? "");
     t.equal(readFileSync(effects, "utf8").trim().split("\n").length, 2, "each step began once");
-    t.same(ended.attempts.map((attempt) => [attempt.step, attempt.attempt, attempt.state]), [["one", 1, "succeeded"], ["two", 1, "succeeded"]]);
+    t.same(
+      ended.attempts.map((attempt) => [attempt.step, attempt.attempt, attempt.state]),
+      [
+        ["one", 1, "succeeded"],
+        ["two", 1, "succeeded"],
+      ],
+    );
     for (const name of ["one", "two"]) {
       const records: LogRecord[] = [];
-      for await (const record of readNdjson(await cloud.api.open(`/v1/runs/${run.id}/steps/${name}/logs?limit=10000`))) records.push(record as LogRecord);
-      const lines = records.flatMap((record) => ("gap" in record ? ["GAP"] : record.stream === "stdout" ? [record.body.data.trimEnd()] : []));
-      t.same(lines, Array.from({ length: LINES }, (_, n) => `line ${n + 1}`), `every line of ${name} is there once, in order`);
+      for await (const record of readNdjson(await cloud.api.open(`/v1/runs/${run.id}/steps/${name}/logs?limit=10000`)))
+        records.push(record as LogRecord);
+      const lines = records.flatMap((record) =>
+        "gap" in record ? ["GAP"] : record.stream === "stdout" ? [record.body.data.trimEnd()] : [],
+      );
+      t.same(
+        lines,
+        Array.from({ length: LINES }, (_, n) => `line ${n + 1}`),
+        `every line of ${name} is there once, in order`,
+      );
     }
   });
 }

@@ -13,7 +13,10 @@ t.test("an enrolment secret joins one agent, once", { timeout: 120_000 }, async 
   const made = await cloud.enroll("lab");
   t.match(made.secret, /^spe_/);
   t.ok(made.expiresAt - made.createdAt === 3_600_000, "an hour");
-  t.ok(made.commands.some((command) => command.text.includes(made.secret)), "the line to copy holds it");
+  t.ok(
+    made.commands.some((command) => command.text.includes(made.secret)),
+    "the line to copy holds it",
+  );
   const enrollment = () => cloud.api.json<Enrollment>(`/v1/enrollments/${made.id}`);
 
   const agent = new TestAgent(t, cloud, { config });
@@ -21,7 +24,11 @@ t.test("an enrolment secret joins one agent, once", { timeout: 120_000 }, async 
   const connected = await cloud.connected();
   t.equal(connected.pool.name, "lab");
   t.match(await enrollment(), { state: "used", agent: connected.id });
-  t.notMatch(readFileSync(join(agent.state, "identity.json"), "utf8"), made.secret.split(".")[1], "the secret is not kept");
+  t.notMatch(
+    readFileSync(join(agent.state, "identity.json"), "utf8"),
+    made.secret.split(".")[1],
+    "the secret is not kept",
+  );
 
   await t.test("used: refused, and both sides say so", async (t) => {
     const second = new TestAgent(t, cloud, { config });
@@ -55,19 +62,30 @@ t.test("an enrolment secret joins one agent, once", { timeout: 120_000 }, async 
 
   await t.test("a restart needs the state folder only, on both sides", async (t) => {
     await agent.program.stop();
-    await waitFor("disconnected", async () => (await cloud.agent(connected.name)).state === "disconnected", { timeoutMs: 15_000 });
+    await waitFor("disconnected", async () => (await cloud.agent(connected.name)).state === "disconnected", {
+      timeoutMs: 15_000,
+    });
     agent.start();
     await cloud.connected(connected.name);
     await cloud.program.stop();
     await cloud.start();
-    const back = await waitFor("the agent to find the restarted control plane", () => cloud.connected(connected.name), { timeoutMs: 30_000 });
+    const back = await waitFor("the agent to find the restarted control plane", () => cloud.connected(connected.name), {
+      timeoutMs: 30_000,
+    });
     t.equal(back.id, connected.id);
   });
 
   await t.test("rename, revoke, delete", async (t) => {
-    const renamed = await cloud.api.json<{ name: string }>(`/v1/agents/${connected.id}`, { method: "PATCH", json: { name: "gpu-1" } });
+    const renamed = await cloud.api.json<{ name: string }>(`/v1/agents/${connected.id}`, {
+      method: "PATCH",
+      json: { name: "gpu-1" },
+    });
     t.equal(renamed.name, "gpu-1");
-    t.equal((await cloud.api.problem(`/v1/agents/${connected.id}`, { method: "DELETE" })).code, "CONFLICT", "a connected agent is not deleted");
+    t.equal(
+      (await cloud.api.problem(`/v1/agents/${connected.id}`, { method: "DELETE" })).code,
+      "CONFLICT",
+      "a connected agent is not deleted",
+    );
     const start = performance.now();
     await cloud.api.json(`/v1/agents/${connected.id}/revoke`, { method: "POST", json: {} });
     await agent.program.waitForOutput(/IDENTITY_REVOKED/, { timeoutMs: 10_000 });

@@ -204,23 +204,25 @@ policy:
       await agent.program.stop();
       await cloud.program.stop();
       const scanner = new CanaryScanner(canaries, "what the agent sent");
-    let sentBytes = 0;
-    await proxy.sent((bytes) => {
-      sentBytes += bytes.length;
-      scanner.write(bytes);
-    });
-    t.ok(sentBytes > 3_000_000, `${sentBytes} bytes of plaintext that the agent sent were searched`);
-    const hits = [
-      ...scanner.hits,
-      ...[cloud.dir, agent.dir].flatMap((folder) => scanDirectory(folder, canaries)),
-      ...[...cloud.programs, ...agent.programs].flatMap((program) => scanBytes(program.output, canaries, `output of ${program.name}`)),
-    ];
-    t.same(hits, []);
+      let sentBytes = 0;
+      await proxy.sent((bytes) => {
+        sentBytes += bytes.length;
+        scanner.write(bytes);
+      });
+      t.ok(sentBytes > 3_000_000, `${sentBytes} bytes of plaintext that the agent sent were searched`);
+      const hits = [
+        ...scanner.hits,
+        ...[cloud.dir, agent.dir].flatMap((folder) => scanDirectory(folder, canaries)),
+        ...[...cloud.programs, ...agent.programs].flatMap((program) =>
+          scanBytes(program.output, canaries, `output of ${program.name}`),
+        ),
+      ];
+      t.same(hits, []);
       t.ok(statSync(agent.state).isDirectory() && readdirSync(agent.state).length > 0, "there was something to search");
 
       // the search itself is able to find: the same scanner, over a planted secret
-    const found = scanBytes(`xx${Buffer.from(vault.token).toString("base64")}`, canaries, "planted");
-    t.not(found.length, 0, "a planted secret is found");
+      const found = scanBytes(`xx${Buffer.from(vault.token).toString("base64")}`, canaries, "planted");
+      t.not(found.length, 0, "a planted secret is found");
     });
   },
 );

@@ -77,8 +77,15 @@ policy:
       await shot(`artifact-${file.slice(file.lastIndexOf("/") + 1)}-light`);
       t.pass(file);
     }
-    const [download] = await Promise.all([page.waitForEvent("download"), page.click('[aria-label^="Download"], a:has-text("Download")')]);
-    t.same(readFileSync(await download.path()), readFileSync(join(store, "logs/import.log")), "the download is the file");
+    const [download] = await Promise.all([
+      page.waitForEvent("download"),
+      page.click('[aria-label^="Download"], a:has-text("Download")'),
+    ]);
+    t.same(
+      readFileSync(await download.path()),
+      readFileSync(join(store, "logs/import.log")),
+      "the download is the file",
+    );
   });
 
   let runUrl = "";
@@ -104,7 +111,10 @@ policy:
 
   await t.test("every page in the dark, and narrow", async (t) => {
     const storage = await page.context().storageState();
-    for (const [suffix, options] of [["dark", { dark: true }], ["narrow", { width: 900 }]] as const) {
+    for (const [suffix, options] of [
+      ["dark", { dark: true }],
+      ["narrow", { width: 900 }],
+    ] as const) {
       const other = await browser.open(cloud.url, options);
       await other.page.context().addCookies(storage.cookies);
       for (const [name, path, expected] of [
@@ -121,7 +131,9 @@ policy:
         await other.page.goto(`${cloud.url}${path}`);
         await other.page.waitForSelector(expected);
         await shot(`${name}-${suffix}`, other);
-        const overflow = await other.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth + 1");
+        const overflow = await other.page.evaluate(
+          "document.documentElement.scrollWidth > document.documentElement.clientWidth + 1",
+        );
         t.equal(overflow, false, `${name}, ${suffix}: nothing sticks out`);
       }
       t.same(other.faults, [], suffix);

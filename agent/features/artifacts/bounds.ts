@@ -10,7 +10,8 @@ const MAX_DEPTH = 48;
 
 export function boundPreview(preview: Preview, maxRows: number): Preview {
   let bounded = boundRows(preview, Math.max(1, maxRows));
-  while (bounded.type !== "none" && bounded.type !== "image" && Buffer.byteLength(JSON.stringify(bounded)) > MAX_BYTES) bounded = halve(bounded);
+  while (bounded.type !== "none" && bounded.type !== "image" && Buffer.byteLength(JSON.stringify(bounded)) > MAX_BYTES)
+    bounded = halve(bounded);
   return bounded;
 }
 
@@ -27,9 +28,13 @@ function boundRows(preview: Preview, maxRows: number): Preview {
       return cut.any ? { ...preview, value, text: JSON.stringify(value, null, 2), truncated: true } : preview;
     }
     case "log":
-      return preview.lines.length > maxRows ? { ...preview, lines: preview.lines.slice(0, maxRows), truncated: true } : preview;
+      return preview.lines.length > maxRows
+        ? { ...preview, lines: preview.lines.slice(0, maxRows), truncated: true }
+        : preview;
     case "table":
-      return preview.rows.length > maxRows ? { ...preview, rows: preview.rows.slice(0, maxRows), truncated: true } : preview;
+      return preview.rows.length > maxRows
+        ? { ...preview, rows: preview.rows.slice(0, maxRows), truncated: true }
+        : preview;
     case "image":
     case "none":
       return preview;
@@ -57,7 +62,11 @@ function boundValue(value: unknown, maxRows: number, depth: number, cut: { any: 
   if (entries.length > maxRows) cut.any = true;
   if (Array.isArray(value)) return value.slice(0, maxRows).map((item) => boundValue(item, maxRows, depth + 1, cut));
   // fromEntries defines own properties, so a key such as __proto__ stays data.
-  return Object.fromEntries((entries as [string, unknown][]).slice(0, maxRows).map(([key, item]) => [key, boundValue(item, maxRows, depth + 1, cut)]));
+  return Object.fromEntries(
+    (entries as [string, unknown][])
+      .slice(0, maxRows)
+      .map(([key, item]) => [key, boundValue(item, maxRows, depth + 1, cut)]),
+  );
 }
 
 const half = (text: string): string => text.slice(0, Math.floor(text.length / 2)).toWellFormed();
@@ -77,6 +86,11 @@ function halve(preview: Exclude<Preview, { type: "none" | "image" }>): Preview {
     case "table":
       return preview.rows.length > 1
         ? { ...preview, rows: preview.rows.slice(0, Math.floor(preview.rows.length / 2)), truncated: true }
-        : { ...preview, columns: preview.columns.slice(0, Math.floor(preview.columns.length / 2)), rows: preview.rows.map((row) => row.slice(0, Math.floor(preview.columns.length / 2))), truncated: true };
+        : {
+            ...preview,
+            columns: preview.columns.slice(0, Math.floor(preview.columns.length / 2)),
+            rows: preview.rows.map((row) => row.slice(0, Math.floor(preview.columns.length / 2))),
+            truncated: true,
+          };
   }
 }

@@ -26,9 +26,10 @@ const SIZES: Record<string, (head: Buffer) => Size | null> = {
   "image/gif": (head) => ({ width: head.readUInt16LE(6), height: head.readUInt16LE(8) }),
   "image/jpeg": (head) => {
     // segments until the frame header (SOF0 to SOF15, without DHT, JPG and DAC)
-    for (let at = 2; head.readUInt8(at) === 0xff; ) {
+    for (let at = 2; head.readUInt8(at) === 0xff;) {
       const marker = head.readUInt8(at + 1);
-      if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) return { height: head.readUInt16BE(at + 5), width: head.readUInt16BE(at + 7) };
+      if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker))
+        return { height: head.readUInt16BE(at + 5), width: head.readUInt16BE(at + 7) };
       at += 2 + head.readUInt16BE(at + 2);
     }
     return null;

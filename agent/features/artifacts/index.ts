@@ -31,30 +31,48 @@ type Access = "list" | "read" | "write" | "delete";
 
 export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
   /** What every command asks before any I/O. Pure: called at acceptance and again when the work begins. */
-  const ask = (policy: PolicyGuard, access: Access, target: { store: string; path: string }, release?: "metadata" | "preview" | "raw"): string => {
+  const ask = (
+    policy: PolicyGuard,
+    access: Access,
+    target: { store: string; path: string },
+    release?: "metadata" | "preview" | "raw",
+  ): string => {
     const path = deps.parsePath(target.path);
     // Said before the policy's no, which would hide a misspelt name. Nothing is given away: status lists the stores.
     if (!deps.stores.ids.includes(target.store)) {
-      throw new ConnectorError("STORE_UNKNOWN", `The agent has no store ${JSON.stringify(target.store)}; ${deps.stores.ids.length === 0 ? "none is configured" : `it has ${deps.stores.ids.join(", ")}`}.`, {
-        fix: "Name one of these, or add the store to the agent's configuration.",
-      });
+      throw new ConnectorError(
+        "STORE_UNKNOWN",
+        `The agent has no store ${JSON.stringify(target.store)}; ${deps.stores.ids.length === 0 ? "none is configured" : `it has ${deps.stores.ids.join(", ")}`}.`,
+        {
+          fix: "Name one of these, or add the store to the agent's configuration.",
+        },
+      );
     }
     policy.require({ kind: "store", access, store: target.store, path });
     if (release !== undefined) policy.require({ kind: "release", what: release, store: target.store, path });
     return path;
   };
   /** A link in a store is another name: the place it leads to is asked about as well, or the policy would be of names. */
-  const reach = (policy: PolicyGuard, access: Access, target: { store: string; path: string }, release?: "metadata" | "preview" | "raw") => ({
+  const reach = (
+    policy: PolicyGuard,
+    access: Access,
+    target: { store: string; path: string },
+    release?: "metadata" | "preview" | "raw",
+  ) => ({
     reached: (realPath: string): void => {
       try {
         ask(policy, access, { store: target.store, path: realPath }, release);
       } catch (caught) {
         const { code, details } = toConnectorError(caught);
         // Where it leads is not said: that name may be none that may leave.
-        throw new ConnectorError(code === "POLICY_DENIED" ? code : "PATH_INVALID", `${JSON.stringify(target.path)} in store ${target.store} is reached by a link from a place that the agent's policy does not let it ${access}.`, {
-          fix: "Ask for something that lies where the policy allows it, or ask whoever runs the agent.",
-          ...(details?.["rule"] === undefined ? {} : { details: { rule: details["rule"] } }),
-        });
+        throw new ConnectorError(
+          code === "POLICY_DENIED" ? code : "PATH_INVALID",
+          `${JSON.stringify(target.path)} in store ${target.store} is reached by a link from a place that the agent's policy does not let it ${access}.`,
+          {
+            fix: "Ask for something that lies where the policy allows it, or ask whoever runs the agent.",
+            ...(details?.["rule"] === undefined ? {} : { details: { rule: details["rule"] } }),
+          },
+        );
       }
     },
   });
@@ -67,7 +85,12 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "list", input, "metadata");
       const store = await deps.stores.get(input.store);
-      const { entries, nextCursor } = await store.list(path, { limit: input.limit, signal, ...reach(policy, "list", input, "metadata"), ...(input.cursor === undefined ? {} : { cursor: input.cursor }) });
+      const { entries, nextCursor } = await store.list(path, {
+        limit: input.limit,
+        signal,
+        ...reach(policy, "list", input, "metadata"),
+        ...(input.cursor === undefined ? {} : { cursor: input.cursor }),
+      });
       // what may not be read is not there
       return { result: { entries: entries.filter((entry) => mayShow(policy, input.store, entry)), nextCursor } };
     },
@@ -92,7 +115,11 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
         label: store.label,
         list: (at, options) => store.list(at, options),
         stat: (at, options) => store.stat(at, options),
-        read: async (at, options) => await store.read(ask(policy, "read", { store: input.store, path: at }), { ...options, ...reach(policy, "read", { store: input.store, path: at }) }),
+        read: async (at, options) =>
+          await store.read(ask(policy, "read", { store: input.store, path: at }), {
+            ...options,
+            ...reach(policy, "read", { store: input.store, path: at }),
+          }),
         write: (at, bytes, options) => store.write(at, bytes, options),
         delete: (at, options) => store.delete(at, options),
       };
@@ -102,7 +129,10 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
 
   const digestOf = async (store: ArtifactStore, entry: ArtifactEntry, signal: AbortSignal): Promise<Digest> => {
     if (entry.kind === "tree") return treeDigest((await deps.makeManifest(store, entry.path, signal)).entries);
-    const opened = await store.read(entry.path, { signal, ...(entry.version === null ? {} : { ifMatch: entry.version }) });
+    const opened = await store.read(entry.path, {
+      signal,
+      ...(entry.version === null ? {} : { ifMatch: entry.version }),
+    });
     const hash = createHash("sha256");
     for await (const chunk of opened.bytes) hash.update(chunk);
     return `sha256:${hash.digest("hex")}`;
@@ -117,13 +147,24 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
       const reached = reach(policy, "read", input, "preview");
       const entry = await store.stat(path, { signal, ...reached });
       if (entry.kind === "tree") {
-        throw new ConnectorError("NOT_A_FILE", `${path === "" ? "The root" : path} of store ${input.store} is a folder; a preview is made of a file.`, { fix: "List it and pick a file." });
+        throw new ConnectorError(
+          "NOT_A_FILE",
+          `${path === "" ? "The root" : path} of store ${input.store} is a folder; a preview is made of a file.`,
+          { fix: "List it and pick a file." },
+        );
       }
       const sizeBytes = entry.sizeBytes ?? 0;
       const type = previewType(path, entry.mediaType);
       const wanted = Math.min(sizeBytes, previewReadBytes(type, sizeBytes));
       const head = wanted === 0 ? Buffer.alloc(0) : await readHead(store, entry, wanted, { signal, ...reached });
-      const made = makePreview({ path, type, head, sizeBytes, mediaType: entry.mediaType, rows: Math.min(input.rows, policy.previewRows) });
+      const made = makePreview({
+        path,
+        type,
+        head,
+        sizeBytes,
+        mediaType: entry.mediaType,
+        rows: Math.min(input.rows, policy.previewRows),
+      });
       return {
         result: {
           path,
@@ -145,13 +186,19 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "read", input, "raw");
       if (input.range !== undefined && input.suffixBytes !== undefined) {
-        throw new ConnectorError("INPUT_INVALID", "A read has a range or a suffix, not both.", { fix: "Send one of range and suffixBytes." });
+        throw new ConnectorError("INPUT_INVALID", "A read has a range or a suffix, not both.", {
+          fix: "Send one of range and suffixBytes.",
+        });
       }
       const store = await deps.stores.get(input.store);
       const opened = await store.read(path, {
         signal,
         ...reach(policy, "read", input, "raw"),
-        ...(input.range === undefined ? {} : { range: { start: input.range.start, ...(input.range.end === undefined ? {} : { end: input.range.end }) } }),
+        ...(input.range === undefined
+          ? {}
+          : {
+              range: { start: input.range.start, ...(input.range.end === undefined ? {} : { end: input.range.end }) },
+            }),
         ...(input.suffixBytes === undefined ? {} : { suffixBytes: input.suffixBytes }),
         ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
       });
@@ -169,7 +216,9 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal, upload }) {
       const path = ask(policy, "write", input);
       if (input.ifMatch !== undefined && input.ifNoneMatch !== undefined) {
-        throw new ConnectorError("INPUT_INVALID", "A write is If-Match or If-None-Match, not both.", { fix: "Send one of the two." });
+        throw new ConnectorError("INPUT_INVALID", "A write is If-Match or If-None-Match, not both.", {
+          fix: "Send one of the two.",
+        });
       }
       const store = await deps.stores.get(input.store);
       const written = await store.write(path, counted(upload, input.sizeBytes, policy), {
@@ -191,7 +240,11 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "delete", input);
       const store = await deps.stores.get(input.store);
-      await store.delete(path, { signal, ...reach(policy, "delete", input), ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }) });
+      await store.delete(path, {
+        signal,
+        ...reach(policy, "delete", input),
+        ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
+      });
       return { result: { path, deleted: true as const } };
     },
   });
@@ -199,8 +252,17 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
   return [list, stat, preview, read, write, remove] as unknown as AnyCommandKind[];
 }
 
-async function readHead(store: ArtifactStore, entry: ArtifactEntry, wanted: number, options: Reach & { signal: AbortSignal }): Promise<Buffer> {
-  const opened = await store.read(entry.path, { range: { start: 0, end: wanted - 1 }, ...options, ...(entry.version === null ? {} : { ifMatch: entry.version }) });
+async function readHead(
+  store: ArtifactStore,
+  entry: ArtifactEntry,
+  wanted: number,
+  options: Reach & { signal: AbortSignal },
+): Promise<Buffer> {
+  const opened = await store.read(entry.path, {
+    range: { start: 0, end: wanted - 1 },
+    ...options,
+    ...(entry.version === null ? {} : { ifMatch: entry.version }),
+  });
   const chunks: Buffer[] = [];
   for await (const chunk of opened.bytes) chunks.push(chunk);
   return Buffer.concat(chunks);
@@ -211,7 +273,11 @@ async function* once(bytes: Buffer): AsyncGenerator<Buffer> {
 }
 
 /** The upload as it comes, cut off with an error when it is not what was announced or more than the policy lets in. */
-async function* counted(upload: AsyncIterable<Buffer>, sizeBytes: number | null, policy: PolicyGuard): AsyncGenerator<Buffer> {
+async function* counted(
+  upload: AsyncIterable<Buffer>,
+  sizeBytes: number | null,
+  policy: PolicyGuard,
+): AsyncGenerator<Buffer> {
   let bytes = 0;
   for await (const chunk of upload) {
     bytes += chunk.length;
@@ -223,4 +289,7 @@ async function* counted(upload: AsyncIterable<Buffer>, sizeBytes: number | null,
 }
 
 const wrongLength = (expected: number, came: number, words: string) =>
-  new ConnectorError("INPUT_INVALID", `The upload was announced with ${expected} bytes and ${words}.`, { fix: "Send the whole content with its right length.", details: { expected, came } });
+  new ConnectorError("INPUT_INVALID", `The upload was announced with ${expected} bytes and ${words}.`, {
+    fix: "Send the whole content with its right length.",
+    details: { expected, came },
+  });

@@ -23,10 +23,50 @@ const READ_BYTES: Record<PreviewType, number> = {
 const TABLE_BUDGET = 300_000;
 
 const TEXT_LANGUAGES: Record<string, string> = {
-  py: "python", ts: "typescript", tsx: "typescript", js: "javascript", mjs: "javascript", cjs: "javascript", sh: "shell", bash: "shell",
-  yaml: "yaml", yml: "yaml", toml: "toml", ini: "ini", cfg: "ini", sql: "sql", go: "go", rs: "rust", java: "java", c: "c", h: "c", cc: "cpp", cpp: "cpp", hpp: "cpp",
-  html: "html", htm: "html", xml: "xml", css: "css", r: "r", jl: "julia", scala: "scala", kt: "kotlin", dockerfile: "dockerfile", makefile: "makefile", tex: "latex",
-  ipynb: "json", jsonl: "json", ndjson: "json", txt: "text", text: "text", env: "text", properties: "text", gitignore: "text", lock: "text", diff: "diff", patch: "diff",
+  py: "python",
+  ts: "typescript",
+  tsx: "typescript",
+  js: "javascript",
+  mjs: "javascript",
+  cjs: "javascript",
+  sh: "shell",
+  bash: "shell",
+  yaml: "yaml",
+  yml: "yaml",
+  toml: "toml",
+  ini: "ini",
+  cfg: "ini",
+  sql: "sql",
+  go: "go",
+  rs: "rust",
+  java: "java",
+  c: "c",
+  h: "c",
+  cc: "cpp",
+  cpp: "cpp",
+  hpp: "cpp",
+  html: "html",
+  htm: "html",
+  xml: "xml",
+  css: "css",
+  r: "r",
+  jl: "julia",
+  scala: "scala",
+  kt: "kotlin",
+  dockerfile: "dockerfile",
+  makefile: "makefile",
+  tex: "latex",
+  ipynb: "json",
+  jsonl: "json",
+  ndjson: "json",
+  txt: "text",
+  text: "text",
+  env: "text",
+  properties: "text",
+  gitignore: "text",
+  lock: "text",
+  diff: "diff",
+  patch: "diff",
 };
 
 const extension = (path: string): string => {
@@ -78,14 +118,22 @@ export interface MadePreview {
 export function makePreview(source: PreviewSource): MadePreview {
   const { head, sizeBytes } = source;
   const complete = head.length >= sizeBytes;
-  const plain = (preview: Preview, mediaType: string): MadePreview => ({ preview, mediaType: source.mediaType ?? mediaType, content: null });
+  const plain = (preview: Preview, mediaType: string): MadePreview => ({
+    preview,
+    mediaType: source.mediaType ?? mediaType,
+    content: null,
+  });
   const nothing = (reason: string): MadePreview => plain({ type: "none", reason }, "application/octet-stream");
 
   if (source.type === "image") return makeImage(source, nothing);
   if (sizeBytes === 0) return plain({ type: "text", language: null, text: "", truncated: false }, "text/plain");
   const text = decodeText(head, complete);
   if (text === null) {
-    return nothing(source.type === "none" ? "It is binary, and no viewer knows this type." : `It is named like ${source.type} and holds bytes that are no UTF-8 text.`);
+    return nothing(
+      source.type === "none"
+        ? "It is binary, and no viewer knows this type."
+        : `It is named like ${source.type} and holds bytes that are no UTF-8 text.`,
+    );
   }
   switch (source.type) {
     case "json":
@@ -93,30 +141,53 @@ export function makePreview(source: PreviewSource): MadePreview {
     case "markdown":
       return plain({ type: "markdown", text, truncated: !complete }, "text/markdown");
     case "table": {
-      const table = parseTable(text, { separator: extension(source.path) === "tsv" ? "\t" : null, complete, rows: source.rows, budget: TABLE_BUDGET });
-      return table === null ? plain({ type: "text", language: null, text, truncated: !complete }, "text/csv") : plain({ type: "table", ...table }, "text/csv");
+      const table = parseTable(text, {
+        separator: extension(source.path) === "tsv" ? "\t" : null,
+        complete,
+        rows: source.rows,
+        budget: TABLE_BUDGET,
+      });
+      return table === null
+        ? plain({ type: "text", language: null, text, truncated: !complete }, "text/csv")
+        : plain({ type: "table", ...table }, "text/csv");
     }
     case "log":
       return plain(makeLog(text, complete, source.rows), "text/plain");
     default: {
       const language = TEXT_LANGUAGES[extension(source.path)] ?? null;
-      return plain({ type: "text", language: language === "text" ? null : language, text, truncated: !complete }, "text/plain");
+      return plain(
+        { type: "text", language: language === "text" ? null : language, text, truncated: !complete },
+        "text/plain",
+      );
     }
   }
 }
 
 function makeImage({ head, sizeBytes, path }: PreviewSource, nothing: (reason: string) => MadePreview): MadePreview {
   const mediaType = extension(path) === "svg" ? (looksLikeSvg(head) ? "image/svg+xml" : null) : sniffImage(head);
-  if (mediaType === null) return nothing("It is named like an image and is not one that a browser shows (PNG, JPEG, GIF, WebP, SVG).");
+  if (mediaType === null)
+    return nothing("It is named like an image and is not one that a browser shows (PNG, JPEG, GIF, WebP, SVG).");
   const size = imageSize(head, mediaType);
   if (head.length < sizeBytes) {
     const pixels = size === null ? "" : ` of ${size.width} x ${size.height} pixels`;
-    return { ...nothing(`It is an image${pixels} of ${(sizeBytes / 1024 ** 2).toFixed(1)} MiB; previews end at ${READ_BYTES.image / 1024 ** 2} MiB. Download it to see it.`), mediaType };
+    return {
+      ...nothing(
+        `It is an image${pixels} of ${(sizeBytes / 1024 ** 2).toFixed(1)} MiB; previews end at ${READ_BYTES.image / 1024 ** 2} MiB. Download it to see it.`,
+      ),
+      mediaType,
+    };
   }
-  return { preview: { type: "image", mediaType, width: size?.width ?? null, height: size?.height ?? null, data: "" }, mediaType, content: head };
+  return {
+    preview: { type: "image", mediaType, width: size?.width ?? null, height: size?.height ?? null, data: "" },
+    mediaType,
+    content: head,
+  };
 }
 
-const looksLikeSvg = (head: Buffer): boolean => /^\uFEFF?\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]/i.test(head.subarray(0, 4096).toString("utf8"));
+const looksLikeSvg = (head: Buffer): boolean =>
+  /^\uFEFF?\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]/i.test(
+    head.subarray(0, 4096).toString("utf8"),
+  );
 
 /** Null when the bytes are no text: invalid UTF-8 or control bytes. A character cut at the end is left out. */
 function decodeText(head: Buffer, complete: boolean): string | null {
@@ -139,8 +210,9 @@ function makeJson(text: string, complete: boolean): Preview {
 }
 
 /** Colour codes and other escape sequences of terminals (CSI, OSC, single ones), and control characters but tab. */
-// oxlint-disable-next-line no-control-regex -- they are what is looked for
-const ESCAPES = /\u001B(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001B]*(?:\u0007|\u001B\\)?|[@-_])|[\u0000-\u0008\u000B-\u001F\u007F]/g;
+const ESCAPES =
+  // oxlint-disable-next-line no-control-regex -- they are what is looked for
+  /\u001B(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001B]*(?:\u0007|\u001B\\)?|[@-_])|[\u0000-\u0008\u000B-\u001F\u007F]/g;
 
 function makeLog(text: string, complete: boolean, rows: number): Preview {
   const all = text.split("\n");

@@ -14,11 +14,19 @@ const MAX_COLUMNS = 500;
 const MAX_CELL = 2000;
 
 /** Null when the text is no table: an unclosed quote, or rows of very different lengths. */
-export function parseTable(text: string, options: { separator: string | null; complete: boolean; rows: number; budget: number }): Table | null {
+export function parseTable(
+  text: string,
+  options: { separator: string | null; complete: boolean; rows: number; budget: number },
+): Table | null {
   const separator = options.separator ?? guessSeparator(text);
   const records = parseRecords(text.replace(/^\uFEFF/, ""), separator, options.complete);
   const head = records?.[0];
-  if (records === null || head === undefined || (head.length === 1 && records.length > 1 && records.some((r) => r.length > 2))) return null;
+  if (
+    records === null ||
+    head === undefined ||
+    (head.length === 1 && records.length > 1 && records.some((r) => r.length > 2))
+  )
+    return null;
   const width = Math.min(head.length, MAX_COLUMNS);
   const body = records.slice(1);
 
@@ -30,10 +38,13 @@ export function parseTable(text: string, options: { separator: string | null; co
     budget -= record.reduce((sum, cell) => sum + Math.min(cell.length, MAX_CELL) + 3, 0);
     rows.push(row);
   }
-  const columns = head.slice(0, width).map((name, column) => ({ name: name.slice(0, 200), kind: kindOf(rows.map((row) => row[column] ?? null)) }));
+  const columns = head
+    .slice(0, width)
+    .map((name, column) => ({ name: name.slice(0, 200), kind: kindOf(rows.map((row) => row[column] ?? null)) }));
   // a column that is not all numbers is text: "007" must not become 7 because its neighbours are numbers
   for (const [column, { kind }] of columns.entries()) {
-    if (kind === "text" || kind === "mixed") for (const [index, row] of rows.entries()) row[column] = asText(body[index]?.[column] ?? "");
+    if (kind === "text" || kind === "mixed")
+      for (const [index, row] of rows.entries()) row[column] = asText(body[index]?.[column] ?? "");
   }
   return {
     columns,
@@ -100,7 +111,8 @@ function toCell(text: string): Cell {
   return asText(text);
 }
 
-const asText = (text: string): string | null => (text === "" ? null : text.length > MAX_CELL ? `${text.slice(0, MAX_CELL)}…` : text);
+const asText = (text: string): string | null =>
+  text === "" ? null : text.length > MAX_CELL ? `${text.slice(0, MAX_CELL)}…` : text;
 
 function kindOf(cells: Cell[]): Table["columns"][number]["kind"] {
   const kinds = new Set(cells.filter((cell) => cell !== null).map((cell) => typeof cell));

@@ -46,7 +46,8 @@ const ago = (ms: number): string => {
 export function agentView(row: ReplicaRow, live: LiveSession | null, clock: Clock): AgentView {
   const now = clock.now();
   const liveSilenceMs = live === null ? null : clock.monotonic() - live.lastSeenMs();
-  const lastSeenAt = liveSilenceMs === null ? row.lastSeenAt : Math.max(row.lastSeenAt ?? 0, Math.round(now - liveSilenceMs));
+  const lastSeenAt =
+    liveSilenceMs === null ? row.lastSeenAt : Math.max(row.lastSeenAt ?? 0, Math.round(now - liveSilenceMs));
   const connected = row.revokedAt === null && liveSilenceMs !== null && liveSilenceMs < LINK_DEAD_MS;
   const status = live?.status() ?? row.status;
   const { state, stateReason } = judge(row, connected, status, lastSeenAt, now);
@@ -70,18 +71,40 @@ export function agentView(row: ReplicaRow, live: LiveSession | null, clock: Cloc
   };
 }
 
-function judge(row: ReplicaRow, connected: boolean, status: AgentStatus | null, lastSeenAt: number | null, now: number): { state: AgentState; stateReason: string } {
-  if (row.revokedAt !== null) return { state: "revoked", stateReason: `Revoked ${ago(now - row.revokedAt)} ago: its key is not accepted any more.` };
+function judge(
+  row: ReplicaRow,
+  connected: boolean,
+  status: AgentStatus | null,
+  lastSeenAt: number | null,
+  now: number,
+): { state: AgentState; stateReason: string } {
+  if (row.revokedAt !== null)
+    return {
+      state: "revoked",
+      stateReason: `Revoked ${ago(now - row.revokedAt)} ago: its key is not accepted any more.`,
+    };
   if (connected) {
     const since = row.connectedAt === null ? "" : ` for ${ago(now - row.connectedAt)}`;
-    if (status?.draining === true) return { state: "draining", stateReason: "It is stopping: it finishes what runs and takes nothing new." };
-    if (status !== null && status.paused !== null) return { state: "paused", stateReason: `Its owner paused it${status.paused.reason === "" ? "" : `: ${status.paused.reason}`}. What runs goes on; nothing new begins.` };
+    if (status?.draining === true)
+      return { state: "draining", stateReason: "It is stopping: it finishes what runs and takes nothing new." };
+    if (status !== null && status.paused !== null)
+      return {
+        state: "paused",
+        stateReason: `Its owner paused it${status.paused.reason === "" ? "" : `: ${status.paused.reason}`}. What runs goes on; nothing new begins.`,
+      };
     return { state: "connected", stateReason: `Connected${since}.` };
   }
   if (lastSeenAt === null) return { state: "waiting", stateReason: "It has joined and has not connected yet." };
   const silence = now - lastSeenAt;
-  if (silence < LOST_MS) return { state: "disconnected", stateReason: `No sign of life for ${ago(silence)}. It dials again by itself; what runs there goes on.` };
-  return { state: "lost", stateReason: `No sign of life for ${ago(silence)}. What runs there may go on; it is shown as unknown until the agent is back.` };
+  if (silence < LOST_MS)
+    return {
+      state: "disconnected",
+      stateReason: `No sign of life for ${ago(silence)}. It dials again by itself; what runs there goes on.`,
+    };
+  return {
+    state: "lost",
+    stateReason: `No sign of life for ${ago(silence)}. What runs there may go on; it is shown as unknown until the agent is back.`,
+  };
 }
 
 export interface PoolView {
@@ -96,12 +119,17 @@ export interface PoolView {
 
 /** `agents`: the pool's. What connected ones say counts; when none is, what the newest said before. */
 export function poolView(row: PoolRow, agents: readonly AgentView[]): PoolView {
-  const online = agents.filter((agent) => agent.state === "connected" || agent.state === "paused" || agent.state === "draining");
-  const remembered = agents.filter((agent) => agent.state !== "revoked" && agent.status !== null).sort((a, b) => (b.statusAt ?? 0) - (a.statusAt ?? 0));
+  const online = agents.filter(
+    (agent) => agent.state === "connected" || agent.state === "paused" || agent.state === "draining",
+  );
+  const remembered = agents
+    .filter((agent) => agent.state !== "revoked" && agent.status !== null)
+    .sort((a, b) => (b.statusAt ?? 0) - (a.statusAt ?? 0));
   const speakers = online.length > 0 ? online : remembered.slice(0, 1);
   const statuses = speakers.flatMap((agent) => (agent.status === null ? [] : [agent.status]));
   const stores = new Map<string, AgentStatus["stores"][number]>();
-  for (const store of statuses.flatMap((status) => status.stores)) if (!stores.has(store.id)) stores.set(store.id, store);
+  for (const store of statuses.flatMap((status) => status.stores))
+    if (!stores.has(store.id)) stores.set(store.id, store);
   return {
     id: row.id,
     name: row.name,

@@ -37,8 +37,15 @@ export function safeMediaType(mediaType: string | null): string {
 
 /** Always an attachment. Control and direction characters, quotes and separators of the name are replaced. */
 export function contentDisposition(path: string): string {
-  const name = (path.split("/").at(-1) ?? "").toWellFormed().replace(/[\p{Cc}\p{Cf}\u2028\u2029"\\/]/gu, "_").slice(0, 200) || "artifact";
+  const name =
+    (path.split("/").at(-1) ?? "")
+      .toWellFormed()
+      .replace(/[\p{Cc}\p{Cf}\u2028\u2029"\\/]/gu, "_")
+      .slice(0, 200) || "artifact";
   const ascii = name.replace(/[^ -~]|[%;]/gu, "_");
-  const encoded = encodeURIComponent(name.toWellFormed()).replace(/['()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+  const encoded = encodeURIComponent(name.toWellFormed()).replace(
+    /['()*]/g,
+    (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`,
+  );
   return `attachment; filename="${ascii}"; filename*=UTF-8''${encoded}`;
 }

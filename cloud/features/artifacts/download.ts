@@ -23,14 +23,33 @@ export interface Download {
 const RESUME_MS = 60_000;
 const PAUSE_MS = { first: 50, most: 2_000 };
 /** The link's failures, and an agent on its way out or back: the next session may give the rest. */
-const RESUMABLE: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED", "AGENT_OFFLINE", "AGENT_DRAINING", "STREAM_REFUSED"]);
+const RESUMABLE: ReadonlySet<ErrorCode> = new Set([
+  "LINK_LOST",
+  "GOING_AWAY",
+  "SESSION_SUPERSEDED",
+  "AGENT_OFFLINE",
+  "AGENT_DRAINING",
+  "STREAM_REFUSED",
+]);
 /** Before the first answer: only a link that broke while it was on its way. An offline agent is said at once. */
 const RETRIED: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED"]);
 
-export async function openDownload(dispatch: Dispatch, scope: Scope, pool: PoolRef, request: DownloadRequest, signal: AbortSignal): Promise<Download> {
+export async function openDownload(
+  dispatch: Dispatch,
+  scope: Scope,
+  pool: PoolRef,
+  request: DownloadRequest,
+  signal: AbortSignal,
+): Promise<Download> {
   const { clock } = dispatch;
   const read = (more: Partial<DownloadRequest>) =>
-    dispatch.relay(scope, pool, artifactRead, { store: request.store, path: request.path, ...more }, { resource: `artifact:${request.store}/${request.path}`, signal });
+    dispatch.relay(
+      scope,
+      pool,
+      artifactRead,
+      { store: request.store, path: request.path, ...more },
+      { resource: `artifact:${request.store}/${request.path}`, signal },
+    );
   const { store: _store, path: _path, ...wanted } = request;
 
   /** Asks until it is answered, or for `RESUME_MS` after `failure`. */
@@ -39,7 +58,8 @@ export async function openDownload(dispatch: Dispatch, scope: Scope, pool: PoolR
     let last = failure;
     for (let pauseMs = PAUSE_MS.first; ; pauseMs = Math.min(pauseMs * 2, PAUSE_MS.most)) {
       const leftMs = deadline - clock.monotonic();
-      if (leftMs <= 0 || (await dispatch.sessions.waitForPool(scope.workspace, pool.id, leftMs, signal)) === null) throw last;
+      if (leftMs <= 0 || (await dispatch.sessions.waitForPool(scope.workspace, pool.id, leftMs, signal)) === null)
+        throw last;
       try {
         return await ask();
       } catch (error) {
@@ -64,12 +84,18 @@ export async function openDownload(dispatch: Dispatch, scope: Scope, pool: PoolR
     for (;;) {
       try {
         for await (const chunk of content) {
-          if (sentBytes + chunk.length > totalBytes) throw new ConnectorError("PROTOCOL_ERROR", `The agent sent more than the ${totalBytes} bytes that it had announced.`);
+          if (sentBytes + chunk.length > totalBytes)
+            throw new ConnectorError(
+              "PROTOCOL_ERROR",
+              `The agent sent more than the ${totalBytes} bytes that it had announced.`,
+            );
           sentBytes += chunk.length;
           yield chunk;
         }
         if (sentBytes === totalBytes) return;
-        throw new ConnectorError("STORE_FAILED", `The content ended after ${sentBytes} of ${totalBytes} bytes.`, { fix: "Try again; if it repeats, the object may be damaged." });
+        throw new ConnectorError("STORE_FAILED", `The content ended after ${sentBytes} of ${totalBytes} bytes.`, {
+          fix: "Try again; if it repeats, the object may be damaged.",
+        });
       } catch (error) {
         if (sentBytes === totalBytes) return;
         const failure = toConnectorError(error);
@@ -79,7 +105,9 @@ export async function openDownload(dispatch: Dispatch, scope: Scope, pool: PoolR
           const next = await read({ range: { start: from, end: head.start + totalBytes - 1 }, ifMatch: head.version });
           const { start, lengthBytes, version } = next.result;
           if (version !== head.version || start !== from || lengthBytes !== totalBytes - sentBytes) {
-            throw new ConnectorError("PRECONDITION_FAILED", `${request.path} changed while it was read.`, { fix: "Read it again from the beginning." });
+            throw new ConnectorError("PRECONDITION_FAILED", `${request.path} changed while it was read.`, {
+              fix: "Read it again from the beginning.",
+            });
           }
           return next.content!;
         });

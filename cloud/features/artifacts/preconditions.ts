@@ -33,9 +33,12 @@ export function parseTags(header: string | undefined): Tags | null {
   if (header === undefined) return null;
   if (header.trim() === "*") return "*";
   const tags = { strong: [] as string[], weak: [] as string[] };
-  for (const [, weak, tag = ""] of header.matchAll(/(W\/)?("[^"]*")/g)) (weak === undefined ? tags.strong : tags.weak).push(tag);
+  for (const [, weak, tag = ""] of header.matchAll(/(W\/)?("[^"]*")/g))
+    (weak === undefined ? tags.strong : tags.weak).push(tag);
   if (tags.strong.length === 0 && tags.weak.length === 0) {
-    throw new ConnectorError("INPUT_INVALID", "The precondition header holds no entity tag.", { fix: 'Send the ETag as it came, in double quotes, or "*".' });
+    throw new ConnectorError("INPUT_INVALID", "The precondition header holds no entity tag.", {
+      fix: 'Send the ETag as it came, in double quotes, or "*".',
+    });
   }
   return tags;
 }
@@ -49,7 +52,9 @@ export function reprDigest(header: string | undefined): string | undefined {
   const match = /(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):/.exec(header);
   const bytes = match === null ? null : Buffer.from(match[1]!, "base64");
   if (bytes?.length !== 32) {
-    throw new ConnectorError("INPUT_INVALID", "The Repr-Digest header holds no sha-256 digest.", { fix: "Write it as: Repr-Digest: sha-256=:<base64 of the 32 bytes>:" });
+    throw new ConnectorError("INPUT_INVALID", "The Repr-Digest header holds no sha-256 digest.", {
+      fix: "Write it as: Repr-Digest: sha-256=:<base64 of the 32 bytes>:",
+    });
   }
   return `sha256:${bytes.toString("hex")}`;
 }

@@ -28,15 +28,30 @@ export interface LogRequest {
 /** An agent that was updated or lost its network is back within this, or the reader is told. */
 const RESUME_MS = 60_000;
 const PAUSE_MS = { first: 100, most: 2_000 };
-const RESUMABLE: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED", "AGENT_OFFLINE", "AGENT_DRAINING", "STREAM_REFUSED"]);
+const RESUMABLE: ReadonlySet<ErrorCode> = new Set([
+  "LINK_LOST",
+  "GOING_AWAY",
+  "SESSION_SUPERSEDED",
+  "AGENT_OFFLINE",
+  "AGENT_DRAINING",
+  "STREAM_REFUSED",
+]);
 
 /** Before the first answer: only a link that broke while it was on its way. An offline agent is said at once. */
 const RETRIED: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED"]);
 
 /** Resolves when the agent has answered; the records then come as they are read. AGENT_OFFLINE is said at once. */
-export async function followLogs(dispatch: Dispatch, scope: Scope, pool: PoolRef, replica: ReplicaId, request: LogRequest, signal: AbortSignal): Promise<AsyncIterable<LogRecord>> {
+export async function followLogs(
+  dispatch: Dispatch,
+  scope: Scope,
+  pool: PoolRef,
+  replica: ReplicaId,
+  request: LogRequest,
+  signal: AbortSignal,
+): Promise<AsyncIterable<LogRecord>> {
   const { clock } = dispatch;
-  const ask = (input: LogRequest) => dispatch.relay(scope, pool, runLogs, input, { resource: `run:${request.run}`, replica, signal });
+  const ask = (input: LogRequest) =>
+    dispatch.relay(scope, pool, runLogs, input, { resource: `run:${request.run}`, replica, signal });
 
   /** Asks the one replica that has the log until it answers, or for `RESUME_MS` after `failure`. */
   async function again(failure: ConnectorError, input: LogRequest): ReturnType<typeof ask> {
@@ -69,7 +84,8 @@ export async function followLogs(dispatch: Dispatch, scope: Scope, pool: PoolRef
       try {
         for await (const line of readNdjson(answer.content!)) {
           const record = logRecordSchema.safeParse(line);
-          if (!record.success) throw new ConnectorError("PROTOCOL_ERROR", "The agent sent a log record that is not of the agreed shape.");
+          if (!record.success)
+            throw new ConnectorError("PROTOCOL_ERROR", "The agent sent a log record that is not of the agreed shape.");
           after = Math.max(after, lastSeq(record.data));
           count++;
           yield record.data;
@@ -80,7 +96,13 @@ export async function followLogs(dispatch: Dispatch, scope: Scope, pool: PoolRef
         const limit = request.follow ? request.limit : request.limit - count;
         if (limit <= 0) return;
         // Nothing came of a tail yet: it is asked for again as it was.
-        answer = await again(toConnectorError(error), { ...rest, attempt, after, limit, ...(count === 0 && tail !== undefined ? { tail } : {}) });
+        answer = await again(toConnectorError(error), {
+          ...rest,
+          attempt,
+          after,
+          limit,
+          ...(count === 0 && tail !== undefined ? { tail } : {}),
+        });
         dispatch.metrics.resumed("logs");
       }
     }

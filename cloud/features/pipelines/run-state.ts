@@ -23,4 +23,5 @@ export function runStateOf(command: CommandRow, unknown: boolean): RunState {
 }
 
 /** Steps that succeeded, whichever attempt did. */
-export const stepsDone = (attempts: AttemptRow[]): number => new Set(attempts.filter((one) => one.state === "succeeded").map((one) => one.step)).size;
+export const stepsDone = (attempts: AttemptRow[]): number =>
+  new Set(attempts.filter((one) => one.state === "succeeded").map((one) => one.step)).size;

@@ -1,5 +1,14 @@
 // A new run: the pipeline is checked here too, so that a mistake is told at once and not when an agent comes.
-import { effectiveParams, newId, pipelineRun, planPipeline, type CommandId, type ParamValue, type Pipeline, type RunId } from "@sallyport/protocol";
+import {
+  effectiveParams,
+  newId,
+  pipelineRun,
+  planPipeline,
+  type CommandId,
+  type ParamValue,
+  type Pipeline,
+  type RunId,
+} from "@sallyport/protocol";
 import type { Dispatch, PoolRef, SubmitKey } from "../../dispatch/index.ts";
 import type { CommandRow, IdempotentAnswer, RunRow, Scope } from "../../store/store.ts";
 
@@ -22,7 +31,13 @@ export async function startRun(
 ): Promise<{ id: RunId; command: CommandRow; replayed: IdempotentAnswer | null }> {
   planPipeline(wanted.pipeline, wanted.params);
   const id = newId("run", dispatch.clock.now());
-  const run = { id, pool: wanted.pool.id, pipeline: wanted.pipeline.name, spec: wanted.pipeline, params: effectiveParams(wanted.pipeline, wanted.params) };
+  const run = {
+    id,
+    pool: wanted.pool.id,
+    pipeline: wanted.pipeline.name,
+    spec: wanted.pipeline,
+    params: effectiveParams(wanted.pipeline, wanted.params),
+  };
   const submitted = await dispatch.submit(
     scope,
     {
@@ -34,7 +49,13 @@ export async function startRun(
       command: wanted.command,
       run,
     },
-    key === null ? undefined : { ...key, answer: (command) => answer({ workspace: scope.workspace, command: command.id, createdAt: command.createdAt, ...run }, command) },
+    key === null
+      ? undefined
+      : {
+          ...key,
+          answer: (command) =>
+            answer({ workspace: scope.workspace, command: command.id, createdAt: command.createdAt, ...run }, command),
+        },
   );
   return { id: submitted.command.run ?? id, ...submitted };
 }

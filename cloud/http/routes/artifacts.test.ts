@@ -9,7 +9,11 @@ import type { Problem } from "../api.ts";
 
 const base = "/v1/pools/vpc/stores/lake";
 const content = (path: string) => `${base}/content?path=${encodeURIComponent(path)}`;
-const file = (bytes: string | Buffer, mediaType = "text/plain", version = 'a"b c%'): Held => ({ bytes: Buffer.from(bytes), version, mediaType });
+const file = (bytes: string | Buffer, mediaType = "text/plain", version = 'a"b c%'): Held => ({
+  bytes: Buffer.from(bytes),
+  version,
+  mediaType,
+});
 const ETAG = '"a%22b%20c%25"';
 
 let world: ApiWorld;
@@ -25,7 +29,8 @@ t.before(async () => {
   files.set("empty", file(""));
 });
 
-const get = (path: string, headers: Record<string, string> = {}, method = "GET") => world.api.call(path, { headers, method });
+const get = (path: string, headers: Record<string, string> = {}, method = "GET") =>
+  world.api.call(path, { headers, method });
 const problem = (body: Buffer) => JSON.parse(body.toString()) as Problem;
 
 t.test("offline: at once, with who was last seen", async (t) => {
@@ -79,13 +84,36 @@ t.test("ranges and preconditions", async (t) => {
 });
 
 t.test("nothing that can script is served as such", async (t) => {
-  for (const mediaType of ["text/html", "TEXT/HTML; charset=x", "image/svg+xml", "application/xml", "text/javascript", "application/xhtml+xml", "application/pdf", "text/css", "weird", ""]) {
+  for (const mediaType of [
+    "text/html",
+    "TEXT/HTML; charset=x",
+    "image/svg+xml",
+    "application/xml",
+    "text/javascript",
+    "application/xhtml+xml",
+    "application/pdf",
+    "text/css",
+    "weird",
+    "",
+  ]) {
     files.set("page", file("<script>alert(1)</script>", mediaType));
     const { headers } = await get(content("page"));
-    t.match(headers, { "content-type": "application/octet-stream", "x-content-type-options": "nosniff", "content-security-policy": "sandbox; default-src 'none'", "content-disposition": /^attachment; / }, mediaType);
+    t.match(
+      headers,
+      {
+        "content-type": "application/octet-stream",
+        "x-content-type-options": "nosniff",
+        "content-security-policy": "sandbox; default-src 'none'",
+        "content-disposition": /^attachment; /,
+      },
+      mediaType,
+    );
   }
   files.set('dir/n"a\r\nme\u202egpj.ü', file("x"));
-  t.equal((await get(content('dir/n"a\r\nme\u202egpj.ü'))).headers["content-disposition"], `attachment; filename="n_a__me_gpj._"; filename*=UTF-8''n_a__me_gpj.%C3%BC`);
+  t.equal(
+    (await get(content('dir/n"a\r\nme\u202egpj.ü'))).headers["content-disposition"],
+    `attachment; filename="n_a__me_gpj._"; filename*=UTF-8''n_a__me_gpj.%C3%BC`,
+  );
 });
 
 t.test("paths that climb are refused by name, however they are written", async (t) => {
@@ -101,8 +129,13 @@ t.test("paths that climb are refused by name, however they are written", async (
 t.test("uploads: conditional, with digest, refused early without losing the answer", async (t) => {
   const bytes = randomBytes(3 * 1024 * 1024 + 7);
   const digest = createHash("sha256").update(bytes).digest();
-  const put = (path: string, headers: Record<string, string>, body: Buffer | AsyncIterable<Uint8Array> = bytes) => world.api.call(content(path), { method: "PUT", headers, body });
-  const made = await put("up/x.bin", { "if-none-match": "*", "repr-digest": `sha-256=:${digest.toString("base64")}:`, "content-type": "application/json" });
+  const put = (path: string, headers: Record<string, string>, body: Buffer | AsyncIterable<Uint8Array> = bytes) =>
+    world.api.call(content(path), { method: "PUT", headers, body });
+  const made = await put("up/x.bin", {
+    "if-none-match": "*",
+    "repr-digest": `sha-256=:${digest.toString("base64")}:`,
+    "content-type": "application/json",
+  });
   t.equal(made.status, 201);
   t.match(made.json(), { path: "up/x.bin", sizeBytes: bytes.length, digest: `sha256:${digest.toString("hex")}` });
   t.ok(files.get("up/x.bin")!.bytes.equals(bytes));
@@ -110,14 +143,32 @@ t.test("uploads: conditional, with digest, refused early without losing the answ
   t.equal((await put("up/x.bin", { "if-match": '"other"' })).status, 412);
   t.equal((await put("up/x.bin", { "if-match": made.headers.etag! }, Buffer.from("new"))).status, 200);
   t.equal((await put("up/none", { "if-match": "*" }, Buffer.from("new"))).status, 412);
-  t.equal((await put("up/x.bin", { "repr-digest": `sha-256=:${digest.toString("base64")}:` }, Buffer.from("other"))).status, 422);
+  t.equal(
+    (await put("up/x.bin", { "repr-digest": `sha-256=:${digest.toString("base64")}:` }, Buffer.from("other"))).status,
+    422,
+  );
   t.equal((await put("up/empty", {}, Buffer.alloc(0))).status, 200);
-  t.equal((await put("up/stream", {}, (async function* () { yield Buffer.from("by "); yield Buffer.from("parts"); })())).status, 200);
+  t.equal(
+    (
+      await put(
+        "up/stream",
+        {},
+        (async function* () {
+          yield Buffer.from("by ");
+          yield Buffer.from("parts");
+        })(),
+      )
+    ).status,
+    200,
+  );
   t.equal(files.get("up/stream")!.bytes.toString(), "by parts");
   const denied = await put("forbidden/x", {});
   t.equal(denied.status, 403);
   t.match(denied.json(), { code: "POLICY_DENIED", fix: "Ask the customer." });
-  t.equal((await world.api.call(content("up/stream"), { method: "DELETE", headers: { "if-match": '"old"' } })).status, 412);
+  t.equal(
+    (await world.api.call(content("up/stream"), { method: "DELETE", headers: { "if-match": '"old"' } })).status,
+    412,
+  );
   t.equal((await world.api.call(content("up/stream"), { method: "DELETE" })).status, 204);
   t.equal((await world.api.call(content("up/stream"), { method: "DELETE" })).status, 404);
 });
@@ -144,18 +195,23 @@ t.test("a cut read goes on inside the same response and gives exactly the bytes"
   const bytes = randomBytes(700_001);
   files.set("big", file(bytes, "application/octet-stream"));
   await fc.assert(
-    fc.asyncProperty(fc.array(fc.nat(bytes.length), { minLength: 1, maxLength: 4 }), fc.nat(1000), fc.boolean(), async (cuts, offset, slowly) => {
-      const at = cuts.toSorted((a, b) => a - b);
-      beforeChunk = async (sent) => {
-        if (at[0] === undefined || sent < at[0]) return;
-        at.shift();
-        await agent.cut();
-        if (slowly) setTimeout(() => void agent.connect(), 20);
-        else await agent.connect();
-      };
-      const answer = await get(content("big"), offset === 0 ? {} : { range: `bytes=${offset}-` });
-      t.ok(answer.body.equals(bytes.subarray(offset)));
-    }),
+    fc.asyncProperty(
+      fc.array(fc.nat(bytes.length), { minLength: 1, maxLength: 4 }),
+      fc.nat(1000),
+      fc.boolean(),
+      async (cuts, offset, slowly) => {
+        const at = cuts.toSorted((a, b) => a - b);
+        beforeChunk = async (sent) => {
+          if (at[0] === undefined || sent < at[0]) return;
+          at.shift();
+          await agent.cut();
+          if (slowly) setTimeout(() => void agent.connect(), 20);
+          else await agent.connect();
+        };
+        const answer = await get(content("big"), offset === 0 ? {} : { range: `bytes=${offset}-` });
+        t.ok(answer.body.equals(bytes.subarray(offset)));
+      },
+    ),
     { numRuns: 25 },
   );
   beforeChunk = () => {};
@@ -181,7 +237,9 @@ t.test("a client that leaves stops the agent's reading", async (t) => {
   const stopped = Promise.withResolvers<ConnectorError>();
   const handler = agent.handlers.get("artifact.read")!;
   agent.handlers.set("artifact.read", (command) => {
-    command.stream.signal.addEventListener("abort", () => stopped.resolve(command.stream.signal.reason as ConnectorError));
+    command.stream.signal.addEventListener("abort", () =>
+      stopped.resolve(command.stream.signal.reason as ConnectorError),
+    );
     return handler(command);
   });
   const response = await world.api.open(content("big"));

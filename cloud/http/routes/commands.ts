@@ -30,39 +30,50 @@ export function commandView({ row, waiting, unknown }: CommandView): Command {
   };
 }
 
-export const agentOf = (row: CommandView["row"]): { id: string; name: string } | null => (row.replica === null ? null : { id: row.replica, name: row.replicaName ?? row.replica });
+export const agentOf = (row: CommandView["row"]): { id: string; name: string } | null =>
+  row.replica === null ? null : { id: row.replica, name: row.replicaName ?? row.replica };
 
-export const commandRoutes = (deps: { store: Store; dispatch: Dispatch }): RoutePlugin => async (app) => {
-  const { store, dispatch } = deps;
+export const commandRoutes =
+  (deps: { store: Store; dispatch: Dispatch }): RoutePlugin =>
+  async (app) => {
+    const { store, dispatch } = deps;
 
-  app.get(
-    "/v1/commands",
-    {
-      schema: {
-        querystring: pageQuerySchema.extend({ state: z.enum(COMMAND_STATES).optional(), kind: z.string().max(64).optional(), pool: nameSchema.optional() }),
-        response: { 200: page(commandSchema) },
+    app.get(
+      "/v1/commands",
+      {
+        schema: {
+          querystring: pageQuerySchema.extend({
+            state: z.enum(COMMAND_STATES).optional(),
+            kind: z.string().max(64).optional(),
+            pool: nameSchema.optional(),
+          }),
+          response: { 200: page(commandSchema) },
+        },
       },
-    },
-    async (request) => {
-      const scope = app.scope(request);
-      const { pool: poolName, state, kind, limit, cursor } = request.query;
-      const pool = poolName === undefined ? undefined : await store.poolByName(scope, poolName);
-      if (pool === null) throw notFound(`pool named ${poolName}`);
-      const found = await store.commands(scope, {
-        limit,
-        ...(cursor === undefined ? {} : { cursor }),
-        ...(state === undefined ? {} : { state }),
-        ...(kind === undefined ? {} : { kind }),
-        ...(pool === undefined ? {} : { pool: pool.id }),
-      });
-      return { items: (await dispatch.view(scope, found.items)).map(commandView), nextCursor: found.nextCursor };
-    },
-  );
+      async (request) => {
+        const scope = app.scope(request);
+        const { pool: poolName, state, kind, limit, cursor } = request.query;
+        const pool = poolName === undefined ? undefined : await store.poolByName(scope, poolName);
+        if (pool === null) throw notFound(`pool named ${poolName}`);
+        const found = await store.commands(scope, {
+          limit,
+          ...(cursor === undefined ? {} : { cursor }),
+          ...(state === undefined ? {} : { state }),
+          ...(kind === undefined ? {} : { kind }),
+          ...(pool === undefined ? {} : { pool: pool.id }),
+        });
+        return { items: (await dispatch.view(scope, found.items)).map(commandView), nextCursor: found.nextCursor };
+      },
+    );
 
-  app.get("/v1/commands/:id", { schema: { params: idParams(commandIdSchema), response: { 200: commandSchema } } }, async (request) => {
-    const scope = app.scope(request);
-    const row = await store.command(scope, request.params.id);
-    if (row === null) throw notFound(`command ${request.params.id}`);
-    return commandView((await dispatch.view(scope, [row]))[0]!);
-  });
-};
+    app.get(
+      "/v1/commands/:id",
+      { schema: { params: idParams(commandIdSchema), response: { 200: commandSchema } } },
+      async (request) => {
+        const scope = app.scope(request);
+        const row = await store.command(scope, request.params.id);
+        if (row === null) throw notFound(`command ${request.params.id}`);
+        return commandView((await dispatch.view(scope, [row]))[0]!);
+      },
+    );
+  };

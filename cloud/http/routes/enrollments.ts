@@ -1,9 +1,24 @@
 // Enrolments: a single-use secret that lets one agent join a pool, shown once with the lines that use it.
-import { ConnectorError, enrollmentIdSchema, formatEnrolmentSecret, hashEnrolmentSecret, newEnrolmentSecretBytes, newId, type Clock } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  enrollmentIdSchema,
+  formatEnrolmentSecret,
+  hashEnrolmentSecret,
+  newEnrolmentSecretBytes,
+  newId,
+  type Clock,
+} from "@sallyport/protocol";
 import { z } from "zod";
 import { enrolmentCommands } from "../../features/agents/index.ts";
 import type { EnrollmentRow, Store } from "../../store/index.ts";
-import { enrollmentSchema, madeEnrollmentSchema, newEnrollmentSchema, page, pageQuerySchema, type Enrollment } from "../api.ts";
+import {
+  enrollmentSchema,
+  madeEnrollmentSchema,
+  newEnrollmentSchema,
+  page,
+  pageQuerySchema,
+  type Enrollment,
+} from "../api.ts";
 import { madeOnce, notFound, type RoutePlugin } from "../routes.ts";
 
 const ENROLMENT_LIFETIME_MS = 3600_000;
@@ -27,7 +42,14 @@ export const enrollmentRoutes =
       id: row.id,
       pool: { id: row.pool, name: row.poolName },
       name: row.name,
-      state: row.usedAt !== null ? "used" : row.withdrawnAt !== null ? "withdrawn" : row.expiresAt <= clock.now() ? "expired" : "waiting",
+      state:
+        row.usedAt !== null
+          ? "used"
+          : row.withdrawnAt !== null
+            ? "withdrawn"
+            : row.expiresAt <= clock.now()
+              ? "expired"
+              : "waiting",
       createdAt: row.createdAt,
       expiresAt: row.expiresAt,
       usedAt: row.usedAt,
@@ -35,42 +57,89 @@ export const enrollmentRoutes =
       refusals: row.refusals,
     });
 
-    app.get("/v1/enrollments", { schema: { tags: ["enrollments"], summary: "Enrolments, newest first", querystring: pageQuerySchema, response: { 200: page(enrollmentSchema) } } }, async (request) => {
-      const found = await store.enrollments(app.scope(request), request.query);
-      return { items: found.items.map(view), nextCursor: found.nextCursor };
-    });
+    app.get(
+      "/v1/enrollments",
+      {
+        schema: {
+          tags: ["enrollments"],
+          summary: "Enrolments, newest first",
+          querystring: pageQuerySchema,
+          response: { 200: page(enrollmentSchema) },
+        },
+      },
+      async (request) => {
+        const found = await store.enrollments(app.scope(request), request.query);
+        return { items: found.items.map(view), nextCursor: found.nextCursor };
+      },
+    );
 
-    app.get("/v1/enrollments/:id", { schema: { tags: ["enrollments"], summary: "One enrolment", params, response: { 200: enrollmentSchema } } }, async (request) => {
-      const row = await store.enrollment(app.scope(request), request.params.id);
-      if (row === null) throw notFound("enrolment of that id");
-      return view(row);
-    });
+    app.get(
+      "/v1/enrollments/:id",
+      { schema: { tags: ["enrollments"], summary: "One enrolment", params, response: { 200: enrollmentSchema } } },
+      async (request) => {
+        const row = await store.enrollment(app.scope(request), request.params.id);
+        if (row === null) throw notFound("enrolment of that id");
+        return view(row);
+      },
+    );
 
-    app.post("/v1/enrollments", { schema: { tags: ["enrollments"], summary: "Make a single-use enrolment secret", body: newEnrollmentSchema, response: { 201: madeEnrollmentSchema } } }, async (request, reply) => {
-      const scope = app.scope(request);
-      const { key, earlier } = await app.idempotent(request);
-      if (earlier !== null) throw madeOnce("enrolment secret", earlier);
-      const now = clock.now();
-      const id = newId("enrollment", now);
-      const secretBytes = newEnrolmentSecretBytes();
-      const pool = await store.ensurePool(scope, request.body.pool, now);
-      const row = await store.addEnrollment(
-        scope,
-        { id, pool: pool.id, name: request.body.name ?? null, secretHash: hashEnrolmentSecret(secretBytes), createdAt: now, expiresAt: now + ENROLMENT_LIFETIME_MS },
-        key === null ? undefined : { ...key, answer: { status: 409, body: { id } } },
-      );
-      const secret = formatEnrolmentSecret({ id, secret: secretBytes, ...trust });
-      const url = publicUrl();
-      return reply.code(201).send({ ...view(row), secret, url, commands: enrolmentCommands(url, secret) });
-    });
+    app.post(
+      "/v1/enrollments",
+      {
+        schema: {
+          tags: ["enrollments"],
+          summary: "Make a single-use enrolment secret",
+          body: newEnrollmentSchema,
+          response: { 201: madeEnrollmentSchema },
+        },
+      },
+      async (request, reply) => {
+        const scope = app.scope(request);
+        const { key, earlier } = await app.idempotent(request);
+        if (earlier !== null) throw madeOnce("enrolment secret", earlier);
+        const now = clock.now();
+        const id = newId("enrollment", now);
+        const secretBytes = newEnrolmentSecretBytes();
+        const pool = await store.ensurePool(scope, request.body.pool, now);
+        const row = await store.addEnrollment(
+          scope,
+          {
+            id,
+            pool: pool.id,
+            name: request.body.name ?? null,
+            secretHash: hashEnrolmentSecret(secretBytes),
+            createdAt: now,
+            expiresAt: now + ENROLMENT_LIFETIME_MS,
+          },
+          key === null ? undefined : { ...key, answer: { status: 409, body: { id } } },
+        );
+        const secret = formatEnrolmentSecret({ id, secret: secretBytes, ...trust });
+        const url = publicUrl();
+        return reply.code(201).send({ ...view(row), secret, url, commands: enrolmentCommands(url, secret) });
+      },
+    );
 
-    app.delete("/v1/enrollments/:id", { schema: { tags: ["enrollments"], summary: "Withdraw an enrolment that was not used", params, response: { 204: z.null() } } }, async (request, reply) => {
-      const scope = app.scope(request);
-      const row = await store.enrollment(scope, request.params.id);
-      if (row === null) throw notFound("enrolment of that id");
-      if (!(await store.withdrawEnrollment(scope, request.params.id, clock.now())) && row.withdrawnAt === null) {
-        throw new ConnectorError("CONFLICT", "This enrolment was used already.", { fix: "Revoke the agent that joined with it.", details: { agent: row.replica } });
-      }
-      return reply.code(204).send(null);
-    });
+    app.delete(
+      "/v1/enrollments/:id",
+      {
+        schema: {
+          tags: ["enrollments"],
+          summary: "Withdraw an enrolment that was not used",
+          params,
+          response: { 204: z.null() },
+        },
+      },
+      async (request, reply) => {
+        const scope = app.scope(request);
+        const row = await store.enrollment(scope, request.params.id);
+        if (row === null) throw notFound("enrolment of that id");
+        if (!(await store.withdrawEnrollment(scope, request.params.id, clock.now())) && row.withdrawnAt === null) {
+          throw new ConnectorError("CONFLICT", "This enrolment was used already.", {
+            fix: "Revoke the agent that joined with it.",
+            details: { agent: row.replica },
+          });
+        }
+        return reply.code(204).send(null);
+      },
+    );
   };

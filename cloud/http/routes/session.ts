@@ -43,7 +43,15 @@ export const sessionRoutes =
 
     app.post(
       "/v1/session",
-      { config: { public: true }, schema: { tags: ["session"], summary: "Sign in with a one-time link's secret or a password", body: signInSchema, response: { 200: meSchema } } },
+      {
+        config: { public: true },
+        schema: {
+          tags: ["session"],
+          summary: "Sign in with a one-time link's secret or a password",
+          body: signInSchema,
+          response: { 200: meSchema },
+        },
+      },
       async (request, reply) => {
         const { body } = request;
         const byAddress = `address ${request.ip}`;
@@ -53,7 +61,11 @@ export const sessionRoutes =
           attempts.count(byAddress);
           const user = await authenticator.redeemSignIn(body.signin);
           if (user === null) {
-            throw new ConnectorError("UNAUTHENTICATED", "This sign-in link is unknown, was used already, or is older than 15 minutes.", { fix: "Run `sallyport-cloud admin reset` on the control plane's host for a new one." });
+            throw new ConnectorError(
+              "UNAUTHENTICATED",
+              "This sign-in link is unknown, was used already, or is older than 15 minutes.",
+              { fix: "Run `sallyport-cloud admin reset` on the control plane's host for a new one." },
+            );
           }
           attempts.forget(byAddress);
           if (old !== null) await store.removeWebSession(hashSecret(old));
@@ -63,7 +75,9 @@ export const sessionRoutes =
         attempts.count(byAddress, byName);
         const user = await store.userByName(body.name);
         if (!(await verifyPassword(body.password, user?.passwordHash ?? null)) || user === null) {
-          throw new ConnectorError("UNAUTHENTICATED", "Name or password is wrong.", { fix: "Try again, or run `sallyport-cloud admin reset` on the control plane's host for a sign-in link." });
+          throw new ConnectorError("UNAUTHENTICATED", "Name or password is wrong.", {
+            fix: "Try again, or run `sallyport-cloud admin reset` on the control plane's host for a sign-in link.",
+          });
         }
         attempts.forget(byAddress, byName);
         if (old !== null) await store.removeWebSession(hashSecret(old));
@@ -71,26 +85,57 @@ export const sessionRoutes =
       },
     );
 
-    app.delete("/v1/session", { schema: { tags: ["session"], summary: "Sign out", response: { 204: z.null() } } }, async (request, reply) => {
-      const { credential } = app.principal(request);
-      if (credential.kind === "session") await store.removeWebSession(credential.hash);
-      void reply.clearCookie(cookieName, cookieOptions);
-      return reply.code(204).send(null);
-    });
+    app.delete(
+      "/v1/session",
+      { schema: { tags: ["session"], summary: "Sign out", response: { 204: z.null() } } },
+      async (request, reply) => {
+        const { credential } = app.principal(request);
+        if (credential.kind === "session") await store.removeWebSession(credential.hash);
+        void reply.clearCookie(cookieName, cookieOptions);
+        return reply.code(204).send(null);
+      },
+    );
 
-    app.get("/v1/me", { schema: { tags: ["session"], summary: "Who is signed in", response: { 200: meSchema } } }, async (request) => {
-      const { user, scope, workspaceName, hasPassword, via } = app.principal(request);
-      return { user, workspace: { id: scope.workspace, name: workspaceName }, via, hasPassword, version };
-    });
+    app.get(
+      "/v1/me",
+      { schema: { tags: ["session"], summary: "Who is signed in", response: { 200: meSchema } } },
+      async (request) => {
+        const { user, scope, workspaceName, hasPassword, via } = app.principal(request);
+        return { user, workspace: { id: scope.workspace, name: workspaceName }, via, hasPassword, version };
+      },
+    );
 
-    app.put("/v1/me/password", { schema: { tags: ["session"], summary: "Set the password; ends other sessions", body: passwordSchema, response: { 200: meSchema } } }, async (request, reply) => {
-      const { scope, user, via, workspaceName } = app.principal(request);
-      // A token ends, and is revoked in the list; a password that it could set would outlive both.
-      if (via === "token") throw new ConnectorError("FORBIDDEN", "A password is set by a person who is signed in, not by an API token.", { fix: "Sign in on the page and set it under Settings." });
-      attempts.count(`password ${user.id}`);
-      const hash = await hashPassword(request.body.password);
-      await store.setPassword(scope, user.id, hash);
-      const row: UserRow = { workspace: scope.workspace, workspaceName, id: user.id, name: user.name, role: user.role, passwordHash: hash };
-      return signIn(reply, row);
-    });
+    app.put(
+      "/v1/me/password",
+      {
+        schema: {
+          tags: ["session"],
+          summary: "Set the password; ends other sessions",
+          body: passwordSchema,
+          response: { 200: meSchema },
+        },
+      },
+      async (request, reply) => {
+        const { scope, user, via, workspaceName } = app.principal(request);
+        // A token ends, and is revoked in the list; a password that it could set would outlive both.
+        if (via === "token")
+          throw new ConnectorError(
+            "FORBIDDEN",
+            "A password is set by a person who is signed in, not by an API token.",
+            { fix: "Sign in on the page and set it under Settings." },
+          );
+        attempts.count(`password ${user.id}`);
+        const hash = await hashPassword(request.body.password);
+        await store.setPassword(scope, user.id, hash);
+        const row: UserRow = {
+          workspace: scope.workspace,
+          workspaceName,
+          id: user.id,
+          name: user.name,
+          role: user.role,
+          passwordHash: hash,
+        };
+        return signIn(reply, row);
+      },
+    );
   };

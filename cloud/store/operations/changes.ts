@@ -9,7 +9,11 @@ const KEPT_CHANGES = 20_000;
 const KEPT_KEYS_MS = 24 * 3600_000;
 
 /** Called by the worker at the end of each operation, in its savepoint. The counter row makes commit order = number order. */
-export async function numberChanges(tx: Tx, workspace: string, touched: { entity: ChangeRow["entity"]; id: string }[]): Promise<ChangeRow[]> {
+export async function numberChanges(
+  tx: Tx,
+  workspace: string,
+  touched: { entity: ChangeRow["entity"]; id: string }[],
+): Promise<ChangeRow[]> {
   const counter = await tx.db
     .updateTable("change_counters")
     .set((eb) => ({ n: eb("n", "+", touched.length) }))
@@ -32,19 +36,51 @@ export async function numberChanges(tx: Tx, workspace: string, touched: { entity
   return rows;
 }
 
-export async function changesAfter(tx: Tx, workspace: WorkspaceId, n: number, limit: number): Promise<{ items: ChangeRow[]; oldest: number; newest: number }> {
-  const counter = await tx.db.selectFrom("change_counters").select("n").where("workspace_id", "=", workspace).executeTakeFirst();
+export async function changesAfter(
+  tx: Tx,
+  workspace: WorkspaceId,
+  n: number,
+  limit: number,
+): Promise<{ items: ChangeRow[]; oldest: number; newest: number }> {
+  const counter = await tx.db
+    .selectFrom("change_counters")
+    .select("n")
+    .where("workspace_id", "=", workspace)
+    .executeTakeFirst();
   const newest = counter?.n ?? 0;
-  const first = await tx.db.selectFrom("changes").select("n").where("workspace_id", "=", workspace).orderBy("n").limit(1).executeTakeFirst();
-  const rows = await tx.db.selectFrom("changes").selectAll().where("workspace_id", "=", workspace).where("n", ">", n).orderBy("n").limit(limit).execute();
+  const first = await tx.db
+    .selectFrom("changes")
+    .select("n")
+    .where("workspace_id", "=", workspace)
+    .orderBy("n")
+    .limit(1)
+    .executeTakeFirst();
+  const rows = await tx.db
+    .selectFrom("changes")
+    .selectAll()
+    .where("workspace_id", "=", workspace)
+    .where("n", ">", n)
+    .orderBy("n")
+    .limit(limit)
+    .execute();
   return {
-    items: rows.map((row) => ({ n: row.n, entity: row.entity as ChangeRow["entity"], id: row.entity_id, version: row.n })),
+    items: rows.map((row) => ({
+      n: row.n,
+      entity: row.entity as ChangeRow["entity"],
+      id: row.entity_id,
+      version: row.n,
+    })),
     oldest: first?.n ?? newest + 1,
     newest,
   };
 }
 
-export async function idempotent(tx: Tx, scope: Scope, key: { key: string; method: string; route: string; requestDigest: string }, now: number): Promise<IdempotentAnswer | null> {
+export async function idempotent(
+  tx: Tx,
+  scope: Scope,
+  key: { key: string; method: string; route: string; requestDigest: string },
+  now: number,
+): Promise<IdempotentAnswer | null> {
   return (await findKey(tx, scope, key, now))?.answer ?? null;
 }
 
@@ -66,12 +102,20 @@ export async function findKey(
     .executeTakeFirst();
   if (row === undefined) return null;
   if (row.request_digest !== key.requestDigest) {
-    throw new ConnectorError("IDEMPOTENCY_MISMATCH", "This Idempotency-Key was sent before with another request.", { fix: "Use a new key for a new request; repeat the very same request to get its answer again." });
+    throw new ConnectorError("IDEMPOTENCY_MISMATCH", "This Idempotency-Key was sent before with another request.", {
+      fix: "Use a new key for a new request; repeat the very same request to get its answer again.",
+    });
   }
   return { answer: { status: row.status, body: JSON.parse(row.body) as unknown }, command: row.command_id };
 }
 
-export async function rememberKey(tx: Tx, scope: Scope, entry: IdempotencyEntry, now: number, command: string | null = null): Promise<void> {
+export async function rememberKey(
+  tx: Tx,
+  scope: Scope,
+  entry: IdempotencyEntry,
+  now: number,
+  command: string | null = null,
+): Promise<void> {
   await tx.db
     .deleteFrom("idempotency_keys")
     .where("workspace_id", "=", scope.workspace)

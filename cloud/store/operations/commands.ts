@@ -1,23 +1,69 @@
 // Commands, their offers and events, reports, and runs. States move forward only; an end never flips.
-import { ConnectorError, readJsonBody, reportBodySchema, type Body, type CommandId, type ErrorBody, type ParamValue, type Pipeline, type PoolId, type ProducedArtifact, type ReplicaId, type Report, type ReportBody, type RunId, type StepState, type WorkspaceId } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  readJsonBody,
+  reportBodySchema,
+  type Body,
+  type CommandId,
+  type ErrorBody,
+  type ParamValue,
+  type Pipeline,
+  type PoolId,
+  type ProducedArtifact,
+  type ReplicaId,
+  type Report,
+  type ReportBody,
+  type RunId,
+  type StepState,
+  type WorkspaceId,
+} from "@sallyport/protocol";
 import { sql } from "kysely";
-import type { AttemptRow, CommandRow, CommandState, IdempotencyEntry, IdempotentAnswer, Page, PageQuery, RunRow, Scope } from "../store.ts";
+import type {
+  AttemptRow,
+  CommandRow,
+  CommandState,
+  IdempotencyEntry,
+  IdempotentAnswer,
+  Page,
+  PageQuery,
+  RunRow,
+  Scope,
+} from "../store.ts";
 import type { Tables } from "../tables.ts";
 import { findKey, rememberKey } from "./changes.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, toJson, ws, type Tx } from "./tx.ts";
 
-const ENDS: ReadonlySet<string> = new Set<CommandState>(["succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"]);
+const ENDS: ReadonlySet<string> = new Set<CommandState>([
+  "succeeded",
+  "failed",
+  "cancelled",
+  "expired",
+  "superseded",
+  "refused",
+  "lost",
+]);
 const STEP_ENDS: ReadonlySet<string> = new Set<StepState>(["succeeded", "failed", "cancelled", "skipped"]);
 
 const commandRows = (tx: Tx, workspace: string) =>
   tx.db
     .selectFrom("commands as c")
-    .innerJoin("pools as p", (join) => join.onRef("p.workspace_id", "=", "c.workspace_id").onRef("p.pool_id", "=", "c.pool_id"))
-    .leftJoin("replicas as r", (join) => join.onRef("r.workspace_id", "=", "c.workspace_id").onRef("r.replica_id", "=", "c.replica_id"))
+    .innerJoin("pools as p", (join) =>
+      join.onRef("p.workspace_id", "=", "c.workspace_id").onRef("p.pool_id", "=", "c.pool_id"),
+    )
+    .leftJoin("replicas as r", (join) =>
+      join.onRef("r.workspace_id", "=", "c.workspace_id").onRef("r.replica_id", "=", "c.replica_id"),
+    )
     .selectAll("c")
     .select(["p.name as pool_name", "r.name as replica_name"])
     .select((eb) =>
-      eb.selectFrom("offers as o").select("o.replica_id").whereRef("o.workspace_id", "=", "c.workspace_id").whereRef("o.command_id", "=", "c.command_id").orderBy("o.attempt", "desc").limit(1).as("offered_to"),
+      eb
+        .selectFrom("offers as o")
+        .select("o.replica_id")
+        .whereRef("o.workspace_id", "=", "c.workspace_id")
+        .whereRef("o.command_id", "=", "c.command_id")
+        .orderBy("o.attempt", "desc")
+        .limit(1)
+        .as("offered_to"),
     )
     .where("c.workspace_id", "=", workspace);
 
@@ -53,7 +99,12 @@ function touch(tx: Tx, row: { workspace_id: string; command_id: string; run_id: 
   if (row.run_id !== null) tx.touch(row.workspace_id, "run", row.run_id);
 }
 
-async function addEvent(tx: Tx, workspace: string, command: string, event: { at: number; type: string; replica?: string | null; applied?: boolean; detail?: unknown }): Promise<void> {
+async function addEvent(
+  tx: Tx,
+  workspace: string,
+  command: string,
+  event: { at: number; type: string; replica?: string | null; applied?: boolean; detail?: unknown },
+): Promise<void> {
   const n = await nextNumber(
     tx.db
       .selectFrom("command_events")
@@ -77,10 +128,21 @@ async function addEvent(tx: Tx, workspace: string, command: string, event: { at:
     .execute();
 }
 
-const bare = (tx: Tx, workspace: string, id: string) => tx.db.selectFrom("commands").selectAll().where("workspace_id", "=", workspace).where("command_id", "=", id).executeTakeFirst();
+const bare = (tx: Tx, workspace: string, id: string) =>
+  tx.db
+    .selectFrom("commands")
+    .selectAll()
+    .where("workspace_id", "=", workspace)
+    .where("command_id", "=", id)
+    .executeTakeFirst();
 
 async function move(tx: Tx, row: Tables["commands"], set: Partial<Tables["commands"]>): Promise<void> {
-  await tx.db.updateTable("commands").set(set).where("workspace_id", "=", row.workspace_id).where("command_id", "=", row.command_id).execute();
+  await tx.db
+    .updateTable("commands")
+    .set(set)
+    .where("workspace_id", "=", row.workspace_id)
+    .where("command_id", "=", row.command_id)
+    .execute();
   touch(tx, row);
 }
 
@@ -88,20 +150,37 @@ async function move(tx: Tx, row: Tables["commands"], set: Partial<Tables["comman
 export async function createCommand(
   tx: Tx,
   scope: Scope,
-  input: { id: CommandId; pool: PoolId; kind: string; resource: string; intent: string; body: Body; notBefore: number; expires: number; createdAt: number; run?: Omit<RunRow, "workspace" | "command"> },
+  input: {
+    id: CommandId;
+    pool: PoolId;
+    kind: string;
+    resource: string;
+    intent: string;
+    body: Body;
+    notBefore: number;
+    expires: number;
+    createdAt: number;
+    run?: Omit<RunRow, "workspace" | "command">;
+  },
   idempotency?: IdempotencyEntry,
 ): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }> {
   if (idempotency !== undefined) {
     const earlier = await findKey(tx, scope, idempotency, input.createdAt);
     if (earlier !== null) {
       const first = earlier.command === null ? null : await command(tx, scope, earlier.command as CommandId);
-      if (first === null) throw new ConnectorError("CONFLICT", "This Idempotency-Key was used for a request that made no command.", { fix: "Use a new key." });
+      if (first === null)
+        throw new ConnectorError("CONFLICT", "This Idempotency-Key was used for a request that made no command.", {
+          fix: "Use a new key.",
+        });
       return { command: first, replayed: earlier.answer };
     }
   }
   const known = await command(tx, scope, input.id);
   if (known !== null) {
-    if (known.intent !== input.intent) throw new ConnectorError("CONFLICT", `Command ${input.id} exists already and asks for something else.`, { fix: "Choose a new command id." });
+    if (known.intent !== input.intent)
+      throw new ConnectorError("CONFLICT", `Command ${input.id} exists already and asks for something else.`, {
+        fix: "Choose a new command id.",
+      });
     return { command: known, replayed: null };
   }
   const run = input.run?.id ?? /^run:(run_[0-9a-f]{32})$/.exec(input.resource)?.[1] ?? null;
@@ -156,20 +235,37 @@ export async function command(tx: Tx, scope: Scope, id: CommandId): Promise<Comm
   return row === undefined ? null : toCommand(row);
 }
 
-export async function commands(tx: Tx, scope: Scope, query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId }): Promise<Page<CommandRow>> {
+export async function commands(
+  tx: Tx,
+  scope: Scope,
+  query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId },
+): Promise<Page<CommandRow>> {
   let select = commandRows(tx, scope.workspace).where(afterCursor("c.created_at", "c.command_id", query.cursor));
   if (query.state !== undefined) select = select.where("c.state", "=", query.state);
   if (query.kind !== undefined) select = select.where("c.kind", "=", query.kind);
   if (query.pool !== undefined) select = select.where("c.pool_id", "=", query.pool);
   if (query.run !== undefined) select = select.where("c.run_id", "=", query.run);
-  const rows = await select.orderBy("c.created_at", "desc").orderBy("c.command_id", "desc").limit(query.limit + 1).execute();
+  const rows = await select
+    .orderBy("c.created_at", "desc")
+    .orderBy("c.command_id", "desc")
+    .limit(query.limit + 1)
+    .execute();
   return pageOf(rows, query, (row) => [row.created_at, row.command_id], toCommand);
 }
 
-export async function offerable(tx: Tx, workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]> {
+export async function offerable(
+  tx: Tx,
+  workspace: WorkspaceId,
+  pool: PoolId,
+  now: number,
+  limit: number,
+): Promise<CommandRow[]> {
   const firstOfResource = tx.db
     .selectFrom("commands")
-    .select(["command_id", sql<number>`row_number() over (partition by resource order by created_at, command_id)`.as("place")])
+    .select([
+      "command_id",
+      sql<number>`row_number() over (partition by resource order by created_at, command_id)`.as("place"),
+    ])
     .where("workspace_id", "=", workspace)
     .where("pool_id", "=", pool)
     .where("state", "=", "queued")
@@ -187,7 +283,13 @@ export async function offerable(tx: Tx, workspace: WorkspaceId, pool: PoolId, no
 }
 
 /** Null when nobody is to have it any more: it was cancelled, or expired, since it was looked up. */
-export async function nextDispatch(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, floor: number): Promise<{ sequence: number; attempt: number } | null> {
+export async function nextDispatch(
+  tx: Tx,
+  workspace: WorkspaceId,
+  id: CommandId,
+  replica: ReplicaId,
+  floor: number,
+): Promise<{ sequence: number; attempt: number } | null> {
   const row = await tx.db
     .updateTable("commands")
     .set((eb) => ({ offers: eb("offers", "+", 1) }))
@@ -198,11 +300,20 @@ export async function nextDispatch(tx: Tx, workspace: WorkspaceId, id: CommandId
     .executeTakeFirst();
   if (row === undefined) return null;
   const sequence = await reserveDispatches(tx, workspace, replica, floor, 1);
-  await tx.db.insertInto("offers").values({ workspace_id: workspace, command_id: id, attempt: row.offers, replica_id: replica, sequence }).execute();
+  await tx.db
+    .insertInto("offers")
+    .values({ workspace_id: workspace, command_id: id, attempt: row.offers, replica_id: replica, sequence })
+    .execute();
   return { sequence, attempt: row.offers };
 }
 
-export async function reserveDispatches(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, floor: number, count: number): Promise<number> {
+export async function reserveDispatches(
+  tx: Tx,
+  workspace: WorkspaceId,
+  replica: ReplicaId,
+  floor: number,
+  count: number,
+): Promise<number> {
   const counter = await tx.db
     .updateTable("dispatch_counters")
     .set({ sequence: sql<number>`case when sequence > ${floor} then sequence else ${floor} end + ${count}` })
@@ -210,15 +321,23 @@ export async function reserveDispatches(tx: Tx, workspace: WorkspaceId, replica:
     .where("replica_id", "=", replica)
     .returning("sequence")
     .executeTakeFirst();
-  if (counter === undefined) throw new ConnectorError("IDENTITY_UNKNOWN", `Replica ${replica} is not of this workspace.`);
+  if (counter === undefined)
+    throw new ConnectorError("IDENTITY_UNKNOWN", `Replica ${replica} is not of this workspace.`);
   return counter.sequence - count + 1;
 }
 
-export async function markAccepted(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, now: number): Promise<CommandState | null> {
+export async function markAccepted(
+  tx: Tx,
+  workspace: WorkspaceId,
+  id: CommandId,
+  replica: ReplicaId,
+  now: number,
+): Promise<CommandState | null> {
   const row = await bare(tx, workspace, id);
   if (row === undefined) return null;
   if (row.state !== "queued") {
-    if (row.replica_id !== replica) await addEvent(tx, workspace, id, { at: now, type: "accepted", replica, applied: false });
+    if (row.replica_id !== replica)
+      await addEvent(tx, workspace, id, { at: now, type: "accepted", replica, applied: false });
     return row.state as CommandState;
   }
   await move(tx, row, { state: "accepted", replica_id: replica, accepted_at: now });
@@ -226,11 +345,19 @@ export async function markAccepted(tx: Tx, workspace: WorkspaceId, id: CommandId
   return "accepted";
 }
 
-export async function markRefused(tx: Tx, workspace: WorkspaceId, id: CommandId, replica: ReplicaId, error: ErrorBody, now: number): Promise<void> {
+export async function markRefused(
+  tx: Tx,
+  workspace: WorkspaceId,
+  id: CommandId,
+  replica: ReplicaId,
+  error: ErrorBody,
+  now: number,
+): Promise<void> {
   const row = await bare(tx, workspace, id);
   if (row === undefined) return;
   const applies = row.state === "queued";
-  if (applies) await move(tx, row, { state: "refused", replica_id: replica, ended_at: now, error: JSON.stringify(error) });
+  if (applies)
+    await move(tx, row, { state: "refused", replica_id: replica, ended_at: now, error: JSON.stringify(error) });
   await addEvent(tx, workspace, id, { at: now, type: "refused", replica, applied: applies, detail: error });
 }
 
@@ -252,13 +379,27 @@ export async function declareLost(tx: Tx, scope: Scope, id: CommandId, now: numb
 }
 
 export async function expireQueued(tx: Tx, now: number): Promise<number> {
-  const rows = await tx.db.selectFrom("commands").selectAll().where("state", "=", "queued").where("expires_at", "<=", now).limit(500).execute();
+  const rows = await tx.db
+    .selectFrom("commands")
+    .selectAll()
+    .where("state", "=", "queued")
+    .where("expires_at", "<=", now)
+    .limit(500)
+    .execute();
   for (const row of rows) {
     // An agent that was offered it and never heard again may have taken it: nothing more than that is known.
     const error: ErrorBody =
       row.offers === 0
-        ? { code: "COMMAND_EXPIRED", message: "No agent of the pool took it before it expired.", fix: "Start it again when an agent of the pool is connected." }
-        : { code: "COMMAND_EXPIRED", message: "It expired before an agent of the pool said that it took it; one was offered it.", fix: "Look at the agent's own record (sallyport-agent ps, audit) before you start it again." };
+        ? {
+            code: "COMMAND_EXPIRED",
+            message: "No agent of the pool took it before it expired.",
+            fix: "Start it again when an agent of the pool is connected.",
+          }
+        : {
+            code: "COMMAND_EXPIRED",
+            message: "It expired before an agent of the pool said that it took it; one was offered it.",
+            fix: "Look at the agent's own record (sallyport-agent ps, audit) before you start it again.",
+          };
     await move(tx, row, { state: "expired", ended_at: now, error: JSON.stringify(error) });
     await addEvent(tx, row.workspace_id, row.command_id, { at: now, type: "expired" });
   }
@@ -266,10 +407,34 @@ export async function expireQueued(tx: Tx, now: number): Promise<number> {
 }
 
 // -- reports
-export async function commitReports(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, journal: string, reports: Report[], now: number, lowestHeld = 1): Promise<{ committedThrough: number }> {
-  const known = await tx.db.selectFrom("journals").selectAll().where("workspace_id", "=", workspace).where("replica_id", "=", replica).where("journal_id", "=", journal).executeTakeFirst();
+export async function commitReports(
+  tx: Tx,
+  workspace: WorkspaceId,
+  replica: ReplicaId,
+  journal: string,
+  reports: Report[],
+  now: number,
+  lowestHeld = 1,
+): Promise<{ committedThrough: number }> {
+  const known = await tx.db
+    .selectFrom("journals")
+    .selectAll()
+    .where("workspace_id", "=", workspace)
+    .where("replica_id", "=", replica)
+    .where("journal_id", "=", journal)
+    .executeTakeFirst();
   if (known === undefined) {
-    await tx.db.insertInto("journals").values({ workspace_id: workspace, replica_id: replica, journal_id: journal, committed_through: 0, ignored: 0, first_seen_at: now }).execute();
+    await tx.db
+      .insertInto("journals")
+      .values({
+        workspace_id: workspace,
+        replica_id: replica,
+        journal_id: journal,
+        committed_through: 0,
+        ignored: 0,
+        first_seen_at: now,
+      })
+      .execute();
   }
   let through = Math.max(known?.committed_through ?? 0, lowestHeld - 1);
   let ignored = known?.ignored ?? 0;
@@ -290,13 +455,25 @@ export async function commitReports(tx: Tx, workspace: WorkspaceId, replica: Rep
 }
 
 /** False when the report is not for a command of this replica, or not understood: it is counted and goes no further. */
-async function applyReport(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, report: Report, now: number): Promise<boolean> {
+async function applyReport(
+  tx: Tx,
+  workspace: WorkspaceId,
+  replica: ReplicaId,
+  report: Report,
+  now: number,
+): Promise<boolean> {
   let row = await bare(tx, workspace, report.command);
   if (row === undefined) return false;
   if (row.replica_id !== replica) {
     // The acceptance itself may have been lost on the way: an offer to this replica that nobody else took is proof enough.
     if (row.replica_id !== null) return false;
-    const offer = await tx.db.selectFrom("offers").select("attempt").where("workspace_id", "=", workspace).where("command_id", "=", report.command).where("replica_id", "=", replica).executeTakeFirst();
+    const offer = await tx.db
+      .selectFrom("offers")
+      .select("attempt")
+      .where("workspace_id", "=", workspace)
+      .where("command_id", "=", report.command)
+      .where("replica_id", "=", replica)
+      .executeTakeFirst();
     if (offer === undefined) return false;
     if (row.state === "queued") {
       await markAccepted(tx, workspace, report.command, replica, now);
@@ -328,24 +505,59 @@ async function applyReport(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, r
         await move(tx, row, { state: "failed", started_at: started, ended_at: at, error: JSON.stringify(body.error) });
         break;
       case "command.cancelled":
-        await move(tx, row, { state: "cancelled", started_at: started, ended_at: at, result: JSON.stringify({ stopped: body.stopped }) });
+        await move(tx, row, {
+          state: "cancelled",
+          started_at: started,
+          ended_at: at,
+          result: JSON.stringify({ stopped: body.stopped }),
+        });
         break;
     }
   }
-  const detail = body.type === "command.failed" ? body.error : body.type === "command.cancelled" ? { stopped: body.stopped } : body.type === "command.succeeded" && !applies ? { result: body.result } : undefined;
-  await addEvent(tx, workspace, report.command, { at: now, type: body.type.slice("command.".length), replica, applied: applies, detail });
+  const detail =
+    body.type === "command.failed"
+      ? body.error
+      : body.type === "command.cancelled"
+        ? { stopped: body.stopped }
+        : body.type === "command.succeeded" && !applies
+          ? { result: body.result }
+          : undefined;
+  await addEvent(tx, workspace, report.command, {
+    at: now,
+    type: body.type.slice("command.".length),
+    replica,
+    applied: applies,
+    detail,
+  });
   if (ended) touch(tx, row);
   return true;
 }
 
-async function applyStep(tx: Tx, row: Tables["commands"], replica: string, body: Extract<ReportBody, { type: "step" }>, at: number): Promise<boolean> {
+async function applyStep(
+  tx: Tx,
+  row: Tables["commands"],
+  replica: string,
+  body: Extract<ReportBody, { type: "step" }>,
+  at: number,
+): Promise<boolean> {
   if (row.run_id !== body.run) return false;
   if (row.state === "lost") {
-    await addEvent(tx, row.workspace_id, row.command_id, { at, type: "step", replica, applied: false, detail: { step: body.step, attempt: body.attempt, state: body.state, exitCode: body.exitCode } });
+    await addEvent(tx, row.workspace_id, row.command_id, {
+      at,
+      type: "step",
+      replica,
+      applied: false,
+      detail: { step: body.step, attempt: body.attempt, state: body.state, exitCode: body.exitCode },
+    });
     touch(tx, row);
     return true;
   }
-  const run = await tx.db.selectFrom("runs").select("command_id").where("workspace_id", "=", row.workspace_id).where("run_id", "=", body.run).executeTakeFirst();
+  const run = await tx.db
+    .selectFrom("runs")
+    .select("command_id")
+    .where("workspace_id", "=", row.workspace_id)
+    .where("run_id", "=", body.run)
+    .executeTakeFirst();
   if (run?.command_id !== row.command_id) return false;
   const before = await tx.db
     .selectFrom("attempts")
@@ -389,11 +601,23 @@ const toRun = (row: Tables["runs"]): RunRow => ({
   createdAt: row.created_at,
 });
 
-async function whole(tx: Tx, scope: Scope, row: Tables["runs"]): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }> {
-  const attempts = await tx.db.selectFrom("attempts").selectAll().where("workspace_id", "=", scope.workspace).where("run_id", "=", row.run_id).execute();
+async function whole(
+  tx: Tx,
+  scope: Scope,
+  row: Tables["runs"],
+): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }> {
+  const attempts = await tx.db
+    .selectFrom("attempts")
+    .selectAll()
+    .where("workspace_id", "=", scope.workspace)
+    .where("run_id", "=", row.run_id)
+    .execute();
   const order = new Map((JSON.parse(row.spec) as Pipeline).steps.map((step, index) => [step.name, index]));
   const place = (step: string) => order.get(step) ?? order.size;
-  attempts.sort((a, b) => place(a.step) - place(b.step) || (a.step < b.step ? -1 : a.step > b.step ? 1 : 0) || a.attempt - b.attempt);
+  attempts.sort(
+    (a, b) =>
+      place(a.step) - place(b.step) || (a.step < b.step ? -1 : a.step > b.step ? 1 : 0) || a.attempt - b.attempt,
+  );
   return {
     run: toRun(row),
     command: (await command(tx, scope, row.command_id as CommandId))!,
@@ -412,22 +636,46 @@ async function whole(tx: Tx, scope: Scope, row: Tables["runs"]): Promise<{ run: 
   };
 }
 
-export async function run(tx: Tx, scope: Scope, id: RunId): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] } | null> {
-  const row = await tx.db.selectFrom("runs").selectAll().where("workspace_id", "=", scope.workspace).where("run_id", "=", id).executeTakeFirst();
+export async function run(
+  tx: Tx,
+  scope: Scope,
+  id: RunId,
+): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] } | null> {
+  const row = await tx.db
+    .selectFrom("runs")
+    .selectAll()
+    .where("workspace_id", "=", scope.workspace)
+    .where("run_id", "=", id)
+    .executeTakeFirst();
   return row === undefined ? null : whole(tx, scope, row);
 }
 
-export async function runs(tx: Tx, scope: Scope, query: PageQuery & { state?: CommandState; pipeline?: string }): Promise<Page<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }>> {
+export async function runs(
+  tx: Tx,
+  scope: Scope,
+  query: PageQuery & { state?: CommandState; pipeline?: string },
+): Promise<Page<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }>> {
   let select = tx.db
     .selectFrom("runs as r")
-    .innerJoin("commands as c", (join) => join.onRef("c.workspace_id", "=", "r.workspace_id").onRef("c.command_id", "=", "r.command_id"))
+    .innerJoin("commands as c", (join) =>
+      join.onRef("c.workspace_id", "=", "r.workspace_id").onRef("c.command_id", "=", "r.command_id"),
+    )
     .selectAll("r")
     .where("r.workspace_id", "=", scope.workspace)
     .where(afterCursor("r.created_at", "r.run_id", query.cursor));
   if (query.state !== undefined) select = select.where("c.state", "=", query.state);
   if (query.pipeline !== undefined) select = select.where("r.pipeline", "=", query.pipeline);
-  const rows = await select.orderBy("r.created_at", "desc").orderBy("r.run_id", "desc").limit(query.limit + 1).execute();
-  const page = pageOf(rows, query, (row) => [row.created_at, row.run_id], (row) => row);
+  const rows = await select
+    .orderBy("r.created_at", "desc")
+    .orderBy("r.run_id", "desc")
+    .limit(query.limit + 1)
+    .execute();
+  const page = pageOf(
+    rows,
+    query,
+    (row) => [row.created_at, row.run_id],
+    (row) => row,
+  );
   const items: { run: RunRow; command: CommandRow; attempts: AttemptRow[] }[] = [];
   for (const row of page.items) items.push(await whole(tx, scope, row));
   return { items, nextCursor: page.nextCursor };

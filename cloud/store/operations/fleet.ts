@@ -1,5 +1,14 @@
 // Pools, enrolments, agent replicas and their presence.
-import { ConnectorError, newId, type AgentStatus, type EnrollmentId, type PoolId, type ReplicaId, type SessionId, type WorkspaceId } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  newId,
+  type AgentStatus,
+  type EnrollmentId,
+  type PoolId,
+  type ReplicaId,
+  type SessionId,
+  type WorkspaceId,
+} from "@sallyport/protocol";
 import type { EnrollmentRow, IdempotencyEntry, Page, PageQuery, PoolRow, ReplicaRow, Scope } from "../store.ts";
 import type { Tables } from "../tables.ts";
 import { rememberKey } from "./changes.ts";
@@ -9,7 +18,11 @@ import { afterCursor, nextNumber, pageOf, parseJson, ws, type Tx } from "./tx.ts
 const KEPT_ALARMS = 50;
 const KEPT_REFUSALS = 20;
 
-const toPool = (row: Tables["pools"]): PoolRow => ({ id: row.pool_id as PoolId, name: row.name, createdAt: row.created_at });
+const toPool = (row: Tables["pools"]): PoolRow => ({
+  id: row.pool_id as PoolId,
+  name: row.name,
+  createdAt: row.created_at,
+});
 
 export async function ensurePool(tx: Tx, scope: Scope, name: string, now: number): Promise<PoolRow> {
   const known = await poolByName(tx, scope, name);
@@ -21,11 +34,18 @@ export async function ensurePool(tx: Tx, scope: Scope, name: string, now: number
 }
 
 export async function pools(tx: Tx, scope: Scope): Promise<PoolRow[]> {
-  return (await tx.db.selectFrom("pools").selectAll().where("workspace_id", "=", scope.workspace).orderBy("name").execute()).map(toPool);
+  return (
+    await tx.db.selectFrom("pools").selectAll().where("workspace_id", "=", scope.workspace).orderBy("name").execute()
+  ).map(toPool);
 }
 
 export async function poolByName(tx: Tx, scope: Scope, name: string): Promise<PoolRow | null> {
-  const row = await tx.db.selectFrom("pools").selectAll().where("workspace_id", "=", scope.workspace).where("name", "=", name).executeTakeFirst();
+  const row = await tx.db
+    .selectFrom("pools")
+    .selectAll()
+    .where("workspace_id", "=", scope.workspace)
+    .where("name", "=", name)
+    .executeTakeFirst();
   return row === undefined ? null : toPool(row);
 }
 
@@ -33,7 +53,14 @@ export async function poolByName(tx: Tx, scope: Scope, name: string): Promise<Po
 export async function addEnrollment(
   tx: Tx,
   scope: Scope,
-  enrollment: { id: EnrollmentId; pool: PoolId; name: string | null; secretHash: string; createdAt: number; expiresAt: number },
+  enrollment: {
+    id: EnrollmentId;
+    pool: PoolId;
+    name: string | null;
+    secretHash: string;
+    createdAt: number;
+    expiresAt: number;
+  },
   idempotency?: IdempotencyEntry,
 ): Promise<EnrollmentRow> {
   if (enrollment.name !== null) await nameIsFree(tx, scope.workspace, enrollment.name);
@@ -59,18 +86,29 @@ export async function addEnrollment(
 
 async function nameIsFree(tx: Tx, workspace: string, name: string, except?: ReplicaId): Promise<void> {
   const taken = await replicaNamed(tx, workspace, name);
-  if (taken !== undefined && taken !== except) throw new ConnectorError("CONFLICT", `An agent of this workspace is named ${name} already.`, { fix: "Choose another name, or rename or delete that agent first." });
+  if (taken !== undefined && taken !== except)
+    throw new ConnectorError("CONFLICT", `An agent of this workspace is named ${name} already.`, {
+      fix: "Choose another name, or rename or delete that agent first.",
+    });
 }
 
 async function replicaNamed(tx: Tx, workspace: string, name: string): Promise<string | undefined> {
-  const row = await tx.db.selectFrom("replicas").select("replica_id").where("workspace_id", "=", workspace).where("name", "=", name).where("deleted_at", "is", null).executeTakeFirst();
+  const row = await tx.db
+    .selectFrom("replicas")
+    .select("replica_id")
+    .where("workspace_id", "=", workspace)
+    .where("name", "=", name)
+    .where("deleted_at", "is", null)
+    .executeTakeFirst();
   return row?.replica_id;
 }
 
 const enrollmentRows = (tx: Tx, workspace: string) =>
   tx.db
     .selectFrom("enrollments as e")
-    .innerJoin("pools as p", (join) => join.onRef("p.workspace_id", "=", "e.workspace_id").onRef("p.pool_id", "=", "e.pool_id"))
+    .innerJoin("pools as p", (join) =>
+      join.onRef("p.workspace_id", "=", "e.workspace_id").onRef("p.pool_id", "=", "e.pool_id"),
+    )
     .selectAll("e")
     .select("p.name as pool_name")
     .where("e.workspace_id", "=", workspace);
@@ -105,7 +143,12 @@ export async function enrollments(tx: Tx, scope: Scope, query: PageQuery): Promi
     .orderBy("e.enrollment_id", "desc")
     .limit(query.limit + 1)
     .execute();
-  const page = pageOf(rows, query, (row) => [row.created_at, row.enrollment_id], (row) => row);
+  const page = pageOf(
+    rows,
+    query,
+    (row) => [row.created_at, row.enrollment_id],
+    (row) => row,
+  );
   const items: EnrollmentRow[] = [];
   for (const row of page.items) items.push(await withRefusals(tx, row));
   return { items, nextCursor: page.nextCursor };
@@ -139,20 +182,38 @@ const REFUSALS: Record<Refusal, string> = {
 
 export async function redeemEnrollment(
   tx: Tx,
-  input: { id: string; secretHash: string; publicKey: string; fingerprint: string; nameHint: string | null; remoteAddress: string | null; now: number },
+  input: {
+    id: string;
+    secretHash: string;
+    publicKey: string;
+    fingerprint: string;
+    nameHint: string | null;
+    remoteAddress: string | null;
+    now: number;
+  },
 ): Promise<{ replica: ReplicaRow } | { refused: Refusal }> {
-  const row = await tx.db.selectFrom("enrollments").selectAll().where("enrollment_id", "=", input.id).executeTakeFirst();
+  const row = await tx.db
+    .selectFrom("enrollments")
+    .selectAll()
+    .where("enrollment_id", "=", input.id)
+    .executeTakeFirst();
   if (row === undefined) return { refused: "ENROLMENT_UNKNOWN" };
   if (row.secret_hash !== input.secretHash) return refuse(tx, row, "ENROLMENT_UNKNOWN", input);
   if (row.replica_id !== null) {
     const joined = await replicaByKey(tx, row.replica_id);
-    if (joined !== null && joined.publicKey === input.publicKey && joined.revokedAt === null) return { replica: joined };
+    if (joined !== null && joined.publicKey === input.publicKey && joined.revokedAt === null)
+      return { replica: joined };
     return refuse(tx, row, "ENROLMENT_USED", input);
   }
   if (row.withdrawn_at !== null) return refuse(tx, row, "ENROLMENT_REVOKED", input);
   if (row.expires_at <= input.now) return refuse(tx, row, "ENROLMENT_EXPIRED", input);
 
-  const pool = await tx.db.selectFrom("pools").select("name").where("workspace_id", "=", row.workspace_id).where("pool_id", "=", row.pool_id).executeTakeFirstOrThrow();
+  const pool = await tx.db
+    .selectFrom("pools")
+    .select("name")
+    .where("workspace_id", "=", row.workspace_id)
+    .where("pool_id", "=", row.pool_id)
+    .executeTakeFirstOrThrow();
   const replica = newId("replica", input.now);
   await tx.db
     .insertInto("replicas")
@@ -179,15 +240,28 @@ export async function redeemEnrollment(
       status_at: null,
     })
     .execute();
-  await tx.db.insertInto("dispatch_counters").values({ workspace_id: row.workspace_id, replica_id: replica, sequence: 0 }).execute();
-  await tx.db.updateTable("enrollments").set({ used_at: input.now, replica_id: replica }).where("workspace_id", "=", row.workspace_id).where("enrollment_id", "=", row.enrollment_id).execute();
+  await tx.db
+    .insertInto("dispatch_counters")
+    .values({ workspace_id: row.workspace_id, replica_id: replica, sequence: 0 })
+    .execute();
+  await tx.db
+    .updateTable("enrollments")
+    .set({ used_at: input.now, replica_id: replica })
+    .where("workspace_id", "=", row.workspace_id)
+    .where("enrollment_id", "=", row.enrollment_id)
+    .execute();
   tx.touch(row.workspace_id, "enrollment", row.enrollment_id);
   tx.touch(row.workspace_id, "agent", replica);
   tx.touch(row.workspace_id, "pool", row.pool_id);
   return { replica: (await replicaByKey(tx, replica))! };
 }
 
-async function refuse(tx: Tx, row: Tables["enrollments"], code: Refusal, input: { remoteAddress: string | null; now: number }): Promise<{ refused: Refusal }> {
+async function refuse(
+  tx: Tx,
+  row: Tables["enrollments"],
+  code: Refusal,
+  input: { remoteAddress: string | null; now: number },
+): Promise<{ refused: Refusal }> {
   const n = await nextNumber(
     tx.db
       .selectFrom("enrollment_refusals")
@@ -198,7 +272,15 @@ async function refuse(tx: Tx, row: Tables["enrollments"], code: Refusal, input: 
   );
   await tx.db
     .insertInto("enrollment_refusals")
-    .values({ workspace_id: row.workspace_id, enrollment_id: row.enrollment_id, refusal_no: n, at: input.now, code, message: REFUSALS[code], remote_address: input.remoteAddress })
+    .values({
+      workspace_id: row.workspace_id,
+      enrollment_id: row.enrollment_id,
+      refusal_no: n,
+      at: input.now,
+      code,
+      message: REFUSALS[code],
+      remote_address: input.remoteAddress,
+    })
     .execute();
   await tx.db
     .deleteFrom("enrollment_refusals")
@@ -234,13 +316,24 @@ async function freeName(tx: Tx, workspace: string, wished: string | null, pool: 
 const replicaRows = (tx: Tx) =>
   tx.db
     .selectFrom("replicas as r")
-    .innerJoin("pools as p", (join) => join.onRef("p.workspace_id", "=", "r.workspace_id").onRef("p.pool_id", "=", "r.pool_id"))
+    .innerJoin("pools as p", (join) =>
+      join.onRef("p.workspace_id", "=", "r.workspace_id").onRef("p.pool_id", "=", "r.pool_id"),
+    )
     .innerJoin("workspaces as w", "w.workspace_id", "r.workspace_id")
     .selectAll("r")
     .select(["p.name as pool_name", "w.name as workspace_name"]);
 
-async function withAlarms(tx: Tx, row: Tables["replicas"] & { pool_name: string; workspace_name: string }): Promise<ReplicaRow> {
-  const alarms = await tx.db.selectFrom("alarms").selectAll().where("workspace_id", "=", row.workspace_id).where("replica_id", "=", row.replica_id).orderBy("alarm_no", "desc").execute();
+async function withAlarms(
+  tx: Tx,
+  row: Tables["replicas"] & { pool_name: string; workspace_name: string },
+): Promise<ReplicaRow> {
+  const alarms = await tx.db
+    .selectFrom("alarms")
+    .selectAll()
+    .where("workspace_id", "=", row.workspace_id)
+    .where("replica_id", "=", row.replica_id)
+    .orderBy("alarm_no", "desc")
+    .execute();
   return {
     workspace: ws(row.workspace_id),
     workspaceName: row.workspace_name,
@@ -268,14 +361,22 @@ async function withAlarms(tx: Tx, row: Tables["replicas"] & { pool_name: string;
 }
 
 export async function replicas(tx: Tx, scope: Scope): Promise<ReplicaRow[]> {
-  const rows = await replicaRows(tx).where("r.workspace_id", "=", scope.workspace).where("r.deleted_at", "is", null).orderBy("r.name").execute();
+  const rows = await replicaRows(tx)
+    .where("r.workspace_id", "=", scope.workspace)
+    .where("r.deleted_at", "is", null)
+    .orderBy("r.name")
+    .execute();
   const answer: ReplicaRow[] = [];
   for (const row of rows) answer.push(await withAlarms(tx, row));
   return answer;
 }
 
 export async function replica(tx: Tx, scope: Scope, id: ReplicaId): Promise<ReplicaRow | null> {
-  const row = await replicaRows(tx).where("r.workspace_id", "=", scope.workspace).where("r.replica_id", "=", id).where("r.deleted_at", "is", null).executeTakeFirst();
+  const row = await replicaRows(tx)
+    .where("r.workspace_id", "=", scope.workspace)
+    .where("r.replica_id", "=", id)
+    .where("r.deleted_at", "is", null)
+    .executeTakeFirst();
   return row === undefined ? null : withAlarms(tx, row);
 }
 
@@ -289,7 +390,12 @@ export async function renameReplica(tx: Tx, scope: Scope, id: ReplicaId, name: s
   if (row === null) return null;
   if (row.name === name) return row;
   await nameIsFree(tx, scope.workspace, name, id);
-  await tx.db.updateTable("replicas").set({ name }).where("workspace_id", "=", scope.workspace).where("replica_id", "=", id).execute();
+  await tx.db
+    .updateTable("replicas")
+    .set({ name })
+    .where("workspace_id", "=", scope.workspace)
+    .where("replica_id", "=", id)
+    .execute();
   tx.touch(scope.workspace, "agent", id);
   return { ...row, name };
 }
@@ -297,7 +403,12 @@ export async function renameReplica(tx: Tx, scope: Scope, id: ReplicaId, name: s
 export async function revokeReplica(tx: Tx, scope: Scope, id: ReplicaId, now: number): Promise<ReplicaRow | null> {
   const row = await replica(tx, scope, id);
   if (row === null || row.revokedAt !== null) return row;
-  await tx.db.updateTable("replicas").set({ revoked_at: now }).where("workspace_id", "=", scope.workspace).where("replica_id", "=", id).execute();
+  await tx.db
+    .updateTable("replicas")
+    .set({ revoked_at: now })
+    .where("workspace_id", "=", scope.workspace)
+    .where("replica_id", "=", id)
+    .execute();
   tx.touch(scope.workspace, "agent", id);
   tx.touch(scope.workspace, "pool", row.pool);
   return { ...row, revokedAt: now };
@@ -308,7 +419,9 @@ export async function deleteReplica(tx: Tx, scope: Scope, id: ReplicaId, now: nu
   if (row === null) return false;
   const connected = row.session !== null && row.disconnectedAt === null;
   if (connected && row.revokedAt === null) {
-    throw new ConnectorError("CONFLICT", `Agent ${row.name} is connected.`, { fix: "Revoke it first, or stop it at the customer's side." });
+    throw new ConnectorError("CONFLICT", `Agent ${row.name} is connected.`, {
+      fix: "Revoke it first, or stop it at the customer's side.",
+    });
   }
   // Whoever still holds its key is unknown from here on: `replicaByKey` does not find it.
   await tx.db
@@ -326,11 +439,25 @@ export async function deleteReplica(tx: Tx, scope: Scope, id: ReplicaId, now: nu
 export async function openSession(
   tx: Tx,
   id: ReplicaId,
-  session: { id: SessionId; process: string; instance: string; journal: string; remoteAddress: string | null; now: number },
+  session: {
+    id: SessionId;
+    process: string;
+    instance: string;
+    journal: string;
+    remoteAddress: string | null;
+    now: number;
+  },
 ): Promise<{ epoch: number; journalChanged: boolean }> {
-  const row = await tx.db.selectFrom("replicas").select(["workspace_id", "pool_id", "epoch", "journal_id", "revoked_at"]).where("replica_id", "=", id).where("deleted_at", "is", null).executeTakeFirst();
-  if (row === undefined) throw new ConnectorError("IDENTITY_UNKNOWN", "This agent replica was deleted.", { fix: "Enrol the agent anew." });
-  if (row.revoked_at !== null) throw new ConnectorError("IDENTITY_REVOKED", "This agent replica was revoked.", { fix: "Enrol the agent anew." });
+  const row = await tx.db
+    .selectFrom("replicas")
+    .select(["workspace_id", "pool_id", "epoch", "journal_id", "revoked_at"])
+    .where("replica_id", "=", id)
+    .where("deleted_at", "is", null)
+    .executeTakeFirst();
+  if (row === undefined)
+    throw new ConnectorError("IDENTITY_UNKNOWN", "This agent replica was deleted.", { fix: "Enrol the agent anew." });
+  if (row.revoked_at !== null)
+    throw new ConnectorError("IDENTITY_REVOKED", "This agent replica was revoked.", { fix: "Enrol the agent anew." });
   const epoch = row.epoch + 1;
   await tx.db
     .updateTable("replicas")
@@ -389,7 +516,10 @@ const spoken = (status: AgentStatus): string => {
   return JSON.stringify({ ...status, at: 0, host });
 };
 
-export async function seen(tx: Tx, updates: { workspace: WorkspaceId; replica: ReplicaId; session: SessionId; at: number; status: AgentStatus | null }[]): Promise<void> {
+export async function seen(
+  tx: Tx,
+  updates: { workspace: WorkspaceId; replica: ReplicaId; session: SessionId; at: number; status: AgentStatus | null }[],
+): Promise<void> {
   for (const update of updates) {
     const row = await tx.db
       .selectFrom("replicas")
@@ -402,7 +532,11 @@ export async function seen(tx: Tx, updates: { workspace: WorkspaceId; replica: R
     const at = Math.max(row.last_seen_at ?? 0, update.at);
     await tx.db
       .updateTable("replicas")
-      .set(update.status === null ? { last_seen_at: at } : { last_seen_at: at, status: JSON.stringify(update.status), status_at: update.at })
+      .set(
+        update.status === null
+          ? { last_seen_at: at }
+          : { last_seen_at: at, status: JSON.stringify(update.status), status_at: update.at },
+      )
       .where("workspace_id", "=", update.workspace)
       .where("replica_id", "=", update.replica)
       .execute();
@@ -414,7 +548,12 @@ export async function seen(tx: Tx, updates: { workspace: WorkspaceId; replica: R
   }
 }
 
-export async function addAlarm(tx: Tx, workspace: WorkspaceId, id: ReplicaId, alarm: { at: number; code: string; message: string }): Promise<void> {
+export async function addAlarm(
+  tx: Tx,
+  workspace: WorkspaceId,
+  id: ReplicaId,
+  alarm: { at: number; code: string; message: string },
+): Promise<void> {
   const n = await nextNumber(
     tx.db
       .selectFrom("alarms")
@@ -423,7 +562,17 @@ export async function addAlarm(tx: Tx, workspace: WorkspaceId, id: ReplicaId, al
       .where("replica_id", "=", id)
       .executeTakeFirst(),
   );
-  await tx.db.insertInto("alarms").values({ workspace_id: workspace, replica_id: id, alarm_no: n, at: alarm.at, code: alarm.code, message: alarm.message }).execute();
+  await tx.db
+    .insertInto("alarms")
+    .values({
+      workspace_id: workspace,
+      replica_id: id,
+      alarm_no: n,
+      at: alarm.at,
+      code: alarm.code,
+      message: alarm.message,
+    })
+    .execute();
   await tx.db
     .deleteFrom("alarms")
     .where("workspace_id", "=", workspace)

@@ -15,11 +15,15 @@ export interface Tx {
 const decodeCursor = (cursor: string): [number, string] => {
   try {
     const value = JSON.parse(Buffer.from(cursor, "base64url").toString("utf8")) as unknown;
-    if (Array.isArray(value) && value.length === 2 && Number.isSafeInteger(value[0]) && typeof value[1] === "string") return value as [number, string];
+    if (Array.isArray(value) && value.length === 2 && Number.isSafeInteger(value[0]) && typeof value[1] === "string")
+      return value as [number, string];
   } catch {
     // answered below
   }
-  throw new ConnectorError("INPUT_INVALID", "The cursor is not one that a list has answered.", { fix: "Leave `cursor` out to begin again.", details: { errors: [{ path: "query.cursor", message: "not a cursor" }] } });
+  throw new ConnectorError("INPUT_INVALID", "The cursor is not one that a list has answered.", {
+    fix: "Leave `cursor` out to begin again.",
+    details: { errors: [{ path: "query.cursor", message: "not a cursor" }] },
+  });
 };
 const encodeCursor = (at: number, id: string): string => Buffer.from(JSON.stringify([at, id])).toString("base64url");
 
@@ -31,14 +35,23 @@ export const afterCursor = (at: string, id: string, cursor: string | undefined):
 };
 
 /** From `limit + 1` rows: a page of `limit`, and the cursor of its last row when there is more. */
-export function pageOf<R, T>(rows: R[], query: PageQuery, position: (row: R) => [number, string], map: (row: R) => T): Page<T> {
+export function pageOf<R, T>(
+  rows: R[],
+  query: PageQuery,
+  position: (row: R) => [number, string],
+  map: (row: R) => T,
+): Page<T> {
   const items = rows.slice(0, query.limit);
   const last = items.at(-1);
-  return { items: items.map(map), nextCursor: rows.length > query.limit && last !== undefined ? encodeCursor(...position(last)) : null };
+  return {
+    items: items.map(map),
+    nextCursor: rows.length > query.limit && last !== undefined ? encodeCursor(...position(last)) : null,
+  };
 }
 
 export const parseJson = <T>(text: string | null): T | null => (text === null ? null : (JSON.parse(text) as T));
-export const toJson = (value: unknown): string | null => (value === null || value === undefined ? null : JSON.stringify(value));
+export const toJson = (value: unknown): string | null =>
+  value === null || value === undefined ? null : JSON.stringify(value);
 export const ws = (id: string): WorkspaceId => id as WorkspaceId;
 
 /** Next number of a row within its parent. */

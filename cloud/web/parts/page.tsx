@@ -191,7 +191,6 @@ export function Split({
       <div className="pane">{left}</div>
       {right !== null && (
         <>
-          {/* oxlint-disable-next-line jsx-a11y/no-noninteractive-element-interactions, jsx-a11y/no-noninteractive-tabindex -- a separator that moves is a widget */}
           <div
             className={`grip${drag ? " drag" : ""}`}
             role="separator"

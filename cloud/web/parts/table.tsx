@@ -145,7 +145,7 @@ export function DataTable<T>(props: Props<T>) {
             const row = rows[item.index];
             if (row === undefined) return null;
             return (
-              // oxlint-disable-next-line jsx-a11y/click-events-have-key-events, jsx-a11y/interactive-supports-focus -- keys are handled by the grid
+              // oxlint-disable-next-line jsx-a11y/click-events-have-key-events -- keys are handled by the grid
               <div
                 key={item.key}
                 role="row"

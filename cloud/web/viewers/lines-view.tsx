@@ -97,7 +97,6 @@ export function Marked({ text, needle, here }: { text: string; needle: string; h
   if (needle === "") return text === "" ? " " : text;
   return cutAt(text, needle).map((part, n) =>
     n % 2 === 1 ? (
-      // oxlint-disable-next-line react/no-array-index-key -- parts of one text have no other name
       <mark key={n} className={here ? "here" : undefined}>
         {part}
       </mark>

@@ -13,8 +13,17 @@ export interface Network {
 /** He initialisation: keeps the spread of activations through a ReLU. */
 export function makeNetwork(inputs: number, hidden: number, classes: number, random: () => number): Network {
   const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
-  const weights = (rows: number, columns: number) => Float32Array.from({ length: rows * columns }, () => normal() * Math.sqrt(2 / rows));
-  return { inputs, hidden, classes, w1: weights(inputs, hidden), b1: new Float32Array(hidden), w2: weights(hidden, classes), b2: new Float32Array(classes) };
+  const weights = (rows: number, columns: number) =>
+    Float32Array.from({ length: rows * columns }, () => normal() * Math.sqrt(2 / rows));
+  return {
+    inputs,
+    hidden,
+    classes,
+    w1: weights(inputs, hidden),
+    b1: new Float32Array(hidden),
+    w2: weights(hidden, classes),
+    b2: new Float32Array(classes),
+  };
 }
 
 function layer(x: Float32Array, w: Float32Array, b: Float32Array, outputs: number): Float32Array {

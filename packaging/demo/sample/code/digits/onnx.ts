@@ -21,12 +21,25 @@ const text = (field: number, value: string) => bytes(field, Buffer.from(value));
 const message = (field: number, ...fields: Buffer[]) => bytes(field, Buffer.concat(fields));
 
 const tensor = (name: string, dims: number[], data: Float32Array) =>
-  message(5, ...dims.map((d) => integer(1, d)), integer(2, FLOAT), text(8, name), bytes(9, Buffer.from(data.buffer, data.byteOffset, data.byteLength)));
+  message(
+    5,
+    ...dims.map((d) => integer(1, d)),
+    integer(2, FLOAT),
+    text(8, name),
+    bytes(9, Buffer.from(data.buffer, data.byteOffset, data.byteLength)),
+  );
 const node = (operator: string, inputs: string[], output: string) =>
   message(1, ...inputs.map((i) => text(1, i)), text(2, output), text(3, output), text(4, operator));
 /** A float tensor [batch, columns]; the batch has a name instead of a number. */
 const value = (field: number, name: string, columns: number) =>
-  message(field, text(1, name), message(2, message(1, integer(1, FLOAT), message(2, message(1, text(2, "batch")), message(1, integer(1, columns))))));
+  message(
+    field,
+    text(1, name),
+    message(
+      2,
+      message(1, integer(1, FLOAT), message(2, message(1, text(2, "batch")), message(1, integer(1, columns)))),
+    ),
+  );
 
 export function writeOnnx(net: Network, producer: string): Buffer {
   const graph = [
@@ -78,8 +91,11 @@ function* fields(buffer: Buffer): Generator<Field> {
 export function readOnnx(model: Buffer): Network {
   const graph = [...fields(model)].find((f) => f.number === 7)?.bytes;
   if (graph === undefined) throw new Error("no graph in the model");
-  const operators = [...fields(graph)].filter((f) => f.number === 1).map((f) => [...fields(f.bytes)].find((g) => g.number === 4)?.bytes.toString());
-  if (operators.join() !== "Gemm,Relu,Gemm,Softmax") throw new Error(`the graph is ${operators.join()}, not Gemm,Relu,Gemm,Softmax`);
+  const operators = [...fields(graph)]
+    .filter((f) => f.number === 1)
+    .map((f) => [...fields(f.bytes)].find((g) => g.number === 4)?.bytes.toString());
+  if (operators.join() !== "Gemm,Relu,Gemm,Softmax")
+    throw new Error(`the graph is ${operators.join()}, not Gemm,Relu,Gemm,Softmax`);
   const tensors = new Map<string, { dims: number[]; data: Float32Array }>();
   for (const { number, bytes: body } of fields(graph)) {
     if (number !== 5) continue;
@@ -90,7 +106,19 @@ export function readOnnx(model: Buffer): Network {
       data: new Float32Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.length)),
     });
   }
-  const of = (name: string) => tensors.get(name) ?? (() => { throw new Error(`no tensor ${name} in the model`); })();
+  const of = (name: string) =>
+    tensors.get(name) ??
+    (() => {
+      throw new Error(`no tensor ${name} in the model`);
+    })();
   const [inputs = 0, hidden = 0] = of("w1").dims;
-  return { inputs, hidden, classes: of("b2").data.length, w1: of("w1").data, b1: of("b1").data, w2: of("w2").data, b2: of("b2").data };
+  return {
+    inputs,
+    hidden,
+    classes: of("b2").data.length,
+    w1: of("w1").data,
+    b1: of("b1").data,
+    w2: of("w2").data,
+    b2: of("b2").data,
+  };
 }

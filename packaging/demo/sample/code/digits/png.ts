@@ -62,7 +62,13 @@ export class Picture {
   line(x0: number, y0: number, x1: number, y1: number, colour: Colour, thickness = 2): void {
     const steps = Math.max(Math.abs(x1 - x0), Math.abs(y1 - y0), 1);
     for (let i = 0; i <= steps; i++) {
-      this.box(x0 + ((x1 - x0) * i) / steps - thickness / 2, y0 + ((y1 - y0) * i) / steps - thickness / 2, thickness, thickness, colour);
+      this.box(
+        x0 + ((x1 - x0) * i) / steps - thickness / 2,
+        y0 + ((y1 - y0) * i) / steps - thickness / 2,
+        thickness,
+        thickness,
+        colour,
+      );
     }
   }
 
@@ -70,14 +76,17 @@ export class Picture {
   text(words: string, x: number, y: number, colour: Colour, scale = 1): void {
     [...words].forEach((letter, at) => {
       GLYPHS[letter]?.forEach((row, dy) =>
-        [...row].forEach((bit, dx) => bit === "1" && this.box(x + (at * 6 + dx) * scale, y + dy * scale, scale, scale, colour)),
+        [...row].forEach(
+          (bit, dx) => bit === "1" && this.box(x + (at * 6 + dx) * scale, y + dy * scale, scale, scale, colour),
+        ),
       );
     });
   }
 
   png(): Buffer {
     const rows = Buffer.alloc(this.height * (1 + this.width * 3)); // each row begins with its filter: 0, none
-    for (let y = 0; y < this.height; y++) this.#pixels.copy(rows, y * (1 + this.width * 3) + 1, y * this.width * 3, (y + 1) * this.width * 3);
+    for (let y = 0; y < this.height; y++)
+      this.#pixels.copy(rows, y * (1 + this.width * 3) + 1, y * this.width * 3, (y + 1) * this.width * 3);
     const chunk = (type: string, data: Buffer) => {
       const body = Buffer.concat([Buffer.from(type), data]);
       const out = Buffer.alloc(body.length + 8);
@@ -90,9 +99,15 @@ export class Picture {
     header.writeUInt32BE(this.width, 0);
     header.writeUInt32BE(this.height, 4);
     header.set([8, 2, 0, 0, 0], 8); // 8 bits, RGB
-    return Buffer.concat([Buffer.from("89504e470d0a1a0a", "hex"), chunk("IHDR", header), chunk("IDAT", deflateSync(rows)), chunk("IEND", Buffer.alloc(0))]);
+    return Buffer.concat([
+      Buffer.from("89504e470d0a1a0a", "hex"),
+      chunk("IHDR", header),
+      chunk("IDAT", deflateSync(rows)),
+      chunk("IEND", Buffer.alloc(0)),
+    ]);
   }
 }
 
 /** From paper to ink as `share` goes from 0 to 1. */
-export const shade = (share: number, ink: Colour): Colour => [0, 1, 2].map((i) => Math.round(255 + (ink[i]! - 255) * share)) as unknown as Colour;
+export const shade = (share: number, ink: Colour): Colour =>
+  [0, 1, 2].map((i) => Math.round(255 + (ink[i]! - 255) * share)) as unknown as Colour;

@@ -8,7 +8,8 @@ import { randomSource, shuffle } from "./random.ts";
 const [source, out, share, seed] = process.argv.slice(2);
 if (source === undefined || out === undefined) throw new Error("arguments: digits.csv, output folder, share, seed");
 const testShare = Number(share);
-if (!(testShare > 0 && testShare < 1)) throw new Error(`the share of the test set must lie between 0 and 1, not ${share}`);
+if (!(testShare > 0 && testShare < 1))
+  throw new Error(`the share of the test set must lie between 0 and 1, not ${share}`);
 
 const table = readTable(source);
 const label = table.columns.length - 1;
@@ -17,7 +18,10 @@ const random = randomSource(Number(seed));
 const train: number[][] = [];
 const test: number[][] = [];
 for (let digit = 0; digit <= 9; digit++) {
-  const rows = shuffle(table.rows.filter((row) => row[label] === digit), random);
+  const rows = shuffle(
+    table.rows.filter((row) => row[label] === digit),
+    random,
+  );
   const cut = Math.round(rows.length * testShare);
   test.push(...rows.slice(0, cut));
   train.push(...rows.slice(cut));
@@ -26,5 +30,8 @@ for (let digit = 0; digit <= 9; digit++) {
 mkdirSync(out, { recursive: true });
 writeTable(join(out, "train.csv"), { columns: table.columns, rows: shuffle(train, random) });
 writeTable(join(out, "test.csv"), { columns: table.columns, rows: shuffle(test, random) });
-writeFileSync(join(out, "stats.json"), `${JSON.stringify({ train: train.length, test: test.length, pixels: label, seed: Number(seed) }, null, 2)}\n`);
+writeFileSync(
+  join(out, "stats.json"),
+  `${JSON.stringify({ train: train.length, test: test.length, pixels: label, seed: Number(seed) }, null, 2)}\n`,
+);
 console.log(`wrote ${train.length} + ${test.length} digits`);
