@@ -1,6 +1,6 @@
 // The journal's SQLite file and everything that is done to it, synchronously: it runs in the journal's worker, where
 // waiting on a disk harms nobody. Callers group operations into one commit; see journal-worker.ts.
-import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { ConnectorError, newId, type Body, type CommandId, type Report, type ReportBody } from "@sallyport/protocol";
@@ -182,10 +182,18 @@ function create(file: string): void {
   syncFolder(dirname(file));
 }
 
+/** Empty when nothing is there. */
+function placeOf(file: string): string {
+  const found = statSync(file, { throwIfNoEntry: false, bigint: true });
+  return found === undefined ? "" : `${found.dev}:${found.ino}`;
+}
+
 export class JournalFile {
   readonly #options: JournalFileOptions;
   #db: DatabaseSync;
   #statements = new Map<string, StatementSync>();
+  /** Which file the handle is of: device and inode. */
+  #place = "";
   readonly id: string;
 
   /** Makes the file when there is none. Refuses one that is damaged, emptied or newer. */
@@ -218,6 +226,7 @@ export class JournalFile {
       migrate(db, file);
       const pageBytes = (db.prepare("PRAGMA page_size").get() as { page_size: number }).page_size;
       db.exec(`PRAGMA max_page_count = ${Math.floor(maxBytes / pageBytes)}`);
+      this.#place = placeOf(file);
       return db;
     } catch (error) {
       db?.close();
@@ -244,6 +253,22 @@ export class JournalFile {
       // It was closed by an earlier attempt.
     }
     this.#db = this.#openFile({ check: false });
+  }
+
+  /**
+   * Throws when the file was removed or replaced while it is open: what is written now would be on a disk, and never be
+   * found again. Heals by itself when the file comes back to its place.
+   */
+  mustBeInPlace(): void {
+    const { file } = this.#options;
+    if (placeOf(file) === this.#place) return;
+    throw new ConnectorError(
+      "JOURNAL_UNAVAILABLE",
+      `The journal ${file} was removed or replaced while the agent runs.`,
+      {
+        fix: "Put the state directory back, or stop the agent, restore the directory and start it again.",
+      },
+    );
   }
 
   /** Counts this start. */

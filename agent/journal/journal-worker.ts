@@ -75,13 +75,15 @@ function handle(batch: WorkerRequest[]): WorkerAnswer[] {
       stale = false;
     }
     if (!writes) return batch.map((request) => answer(request, () => run(request)));
+    journal.mustBeInPlace();
     const answers = journal.transaction(() =>
       batch.map((request) => answer(request, () => journal.savepoint(() => run(request)))),
     );
     lastSequence = journal.lastSequence();
     return answers;
   } catch (error) {
-    stale = !leavesHandleSound(error);
+    // Ours is thrown before anything is written: the handle is as good as it was.
+    stale = !(error instanceof ConnectorError) && !leavesHandleSound(error);
     const body = unavailable(error);
     return batch.map(({ n }) => ({ n, error: body, detail: detailOf(error) }));
   }

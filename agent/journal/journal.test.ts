@@ -4,6 +4,7 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   truncateSync,
@@ -291,4 +292,21 @@ t.test("disk full: refused with its own code while it lasts, then it goes on alo
     for (const id of acknowledged) t.ok(await again.command(id));
     await again.close();
   });
+});
+
+t.test("a file that is removed under a running agent: nothing more is accepted until it is back", async (t) => {
+  const folder = t.testdir();
+  const file = join(folder, "state/journal.db");
+  const journal = await open(file);
+  await journal.accept(command(), from(1));
+  renameSync(join(folder, "state"), join(folder, "elsewhere"));
+  const refused = command();
+  await t.rejects(journal.accept(refused, from(2)), {
+    code: "JOURNAL_UNAVAILABLE",
+    message: /removed or replaced/,
+    fix: /restore/,
+  });
+  renameSync(join(folder, "elsewhere"), join(folder, "state"));
+  t.same(await journal.accept(refused, from(3)), { known: false, state: "accepted" }, "it goes on alone");
+  await journal.close();
 });
