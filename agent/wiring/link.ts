@@ -109,9 +109,9 @@ function logMove({ log }: AgentContext, event: Exclude<LinkEvent, { type: "onlin
     log.debug({ from: event.from, to: event.to }, "link");
     return;
   }
-  const again = event.retryInMs === null ? "" : `; dialling again in ${(event.retryInMs / 1000).toFixed(1)} s`;
+  const again = event.retryInMs === null ? "" : ` Dialling again in ${(event.retryInMs / 1000).toFixed(1)} s.`;
   log.warn(
     { code: event.error?.code, fix: event.error?.fix },
-    `no link: ${event.error?.message ?? "it was closed"}${again}`,
+    `no link: ${event.error?.message ?? "It was closed."}${again}`,
   );
 }

@@ -95,7 +95,7 @@ export function waitingOf(command: CommandRow, evidence: WaitingEvidence): Waiti
     const pause = paused[0]!;
     return {
       code: "AGENT_PAUSED",
-      text: `The customer paused the intake of pool ${pool} ${pause.until === null ? "until it is resumed" : `until ${at(pause.until)}`}: ${pause.reason}`,
+      text: `The customer paused the intake of pool ${pool} ${pause.until === null ? "until it is resumed" : `until ${at(pause.until)}`}: ${sentence(pause.reason)}`,
       fix: "Wait, or run on the agent's host: sallyport-agent resume",
     };
   }
@@ -163,3 +163,6 @@ export async function agentOffline(
     },
   );
 }
+
+/** Somebody's words, with an end. */
+const sentence = (words: string): string => (/[.!?]$/.test(words.trim()) ? words.trim() : `${words.trim()}.`);

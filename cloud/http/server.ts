@@ -228,7 +228,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
     routes,
     async listen(host, port) {
       try {
-        await app.listen({ host, port });
+        await app.listen({ host, port, listenTextResolver: () => "listening" });
       } catch (cause) {
         const code = (cause as NodeJS.ErrnoException).code;
         if (code === "EADDRINUSE")

@@ -125,7 +125,10 @@ function failure(label, diag) {
 }
 
 await script(async () => {
-  const named = process.argv.slice(2).flatMap(testsUnder);
+  const asked = process.argv.slice(2);
+  const named = asked.flatMap(testsUnder);
+  // tap given no file runs them all: not what somebody meant who named a folder.
+  if (asked.length > 0 && named.length === 0) throw new LaunchError(`no *.test.ts under ${asked.join(" ")}.`);
   await ensureInstalled();
   await ensureWeb().catch((error) => {
     if (named.length === 0) throw error;
