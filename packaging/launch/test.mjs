@@ -125,7 +125,7 @@ function failure(label, diag) {
 }
 
 await script(async () => {
-  const asked = process.argv.slice(2);
+  const asked = process.argv.slice(2).filter((argument) => argument !== "--");
   const named = asked.flatMap(testsUnder);
   // tap given no file runs them all: not what somebody meant who named a folder.
   if (asked.length > 0 && named.length === 0) throw new LaunchError(`no *.test.ts under ${asked.join(" ")}.`);

@@ -206,7 +206,7 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
           </div>
         )
       ) : !data || !preview ? (
-        <div style={{ padding: 18 }} className="stack" aria-busy="true" aria-label="Reading">
+        <div style={{ padding: 18 }} className="stack" role="status" aria-busy="true" aria-label="Reading">
           {[70, 92, 84, 60, 76, 40].map((width) => (
             <Skeleton key={width} height={11} width={`${width}%`} />
           ))}
