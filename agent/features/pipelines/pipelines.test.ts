@@ -455,7 +455,7 @@ await t.test(
       name,
       program: "sh",
       args: [
-        `echo ${name} >> ${effects}; i=0; while [ $i -lt 150 ]; do echo "${name} $i"; echo "err $i" >&2; i=$((i+1)); sleep 0.01; done`,
+        `echo ${name} >> ${effects}; i=0; while [ $i -lt 150 ]; do echo "${name} $i"; echo "err $i" >&2; i=$((i+1)); sleep 0.03; done`,
       ],
     });
     const result = join(options.stateDir, "result");
