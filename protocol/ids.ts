@@ -15,6 +15,7 @@ export type RunId = Id<"run">;
 export type EnrollmentId = Id<"enrollment">;
 export type SessionId = Id<"session">;
 export type JournalId = Id<"journal">;
+export type DeploymentId = Id<"deployment">;
 
 /** UUIDv7 (RFC 9562): 48 bits of ms since the epoch, then random. */
 export function uuidv7(nowMs: number = Date.now()): string {
@@ -34,6 +35,7 @@ const PREFIXES = {
   enrollment: "enr",
   session: "ses",
   journal: "jrn",
+  deployment: "dep",
 } as const;
 type Prefixed = keyof typeof PREFIXES;
 
@@ -58,6 +60,7 @@ export const runIdSchema = idSchema("run");
 export const enrollmentIdSchema = idSchema("enrollment");
 export const sessionIdSchema = idSchema("session");
 export const journalIdSchema = idSchema("journal");
+export const deploymentIdSchema = idSchema("deployment");
 export const commandIdSchema = z
   .string()
   .regex(

@@ -21,4 +21,5 @@ export * from "./enrolment.ts";
 export * from "./handshake.ts";
 export * from "./features/artifacts.ts";
 export * from "./features/pipelines.ts";
+export * from "./features/deployments.ts";
 export * from "./entry.ts";

@@ -1,6 +1,7 @@
 // What an agent says of itself: once after the handshake and whenever it changes, on one stream that the agent opens.
 // NDJSON, newest wins, nothing is acknowledged: status is evidence with an age, not a record.
 import { z } from "zod";
+import { deploymentStatusSchema } from "./features/deployments.ts";
 import { commandIdSchema, nameSchema, runIdSchema } from "./ids.ts";
 
 export const statusOpenSchema = z.object({ type: z.literal("status") });
@@ -31,6 +32,14 @@ export const agentStatusSchema = z.object({
   /** Command kinds that the policy allows. */
   commands: z.array(z.string()),
   limits: z.object({ runs: z.int(), steps: z.int() }),
+  /** Upper limits that the policy sets for deployments; 0 = none are allowed. */
+  ceilings: z
+    .object({ deployments: z.int(), replicas: z.int(), cpus: z.number(), memoryBytes: z.int() })
+    .default({ deployments: 0, replicas: 0, cpus: 0, memoryBytes: 0 }),
+  /** Engines that can serve models here, with what they keep apart. */
+  serving: z.array(z.object({ engine: z.string(), isolated: z.boolean() })).default([]),
+  /** Every deployment that this agent holds. */
+  deployments: z.array(deploymentStatusSchema).default([]),
   running: z.array(z.object({ command: commandIdSchema, run: runIdSchema.nullable(), kind: z.string() })),
   host: z.object({
     hostname: z.string(),

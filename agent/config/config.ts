@@ -1,5 +1,6 @@
 // The three stages of the configuration: raw (as written), defaulted (every field present), compiled (checked as a whole,
 // policy ready to be asked). One pure function each; main.ts alone reads files and the environment.
+import { availableParallelism, totalmem } from "node:os";
 import { parseDocument, LineCounter, isMap, isNode, isScalar } from "yaml";
 import { toConnectorError, type ConnectorError } from "@sallyport/protocol";
 import { compilePolicy, defaultPolicy, type CompiledPolicy, type PolicyConfig } from "../policy/index.ts";
@@ -49,10 +50,28 @@ export interface SecretsConfig {
 }
 export interface ProgramConfig {
   path: string;
+  /** By digest; null = a program of this machine. */
+  image: string | null;
   args: string[];
   env: Record<string, string>;
 }
+export interface DockerConfig {
+  socket: string;
+}
+export interface ServingConfig {
+  /** `host:port`. */
+  listen: string;
+  /** Null = made from `listen`. */
+  advertise: string | null;
+  tls: { cert: string; key: string } | null;
+  process: { path: string; args: string[]; env: Record<string, string> } | null;
+  image: string | null;
+}
 export interface LimitsConfig {
+  replicas: number;
+  servingCpus: number;
+  servingMemoryBytes: number;
+  modelBytes: number;
   concurrentRuns: number;
   concurrentSteps: number;
   logBytesPerAttempt: number;
@@ -72,6 +91,9 @@ export interface Config {
   secrets: SecretsConfig;
   stores: StoreConfig[];
   programs: Record<string, ProgramConfig>;
+  /** `docker` null: not used. */
+  engines: { docker: DockerConfig | null };
+  serving: ServingConfig;
   limits: LimitsConfig;
   policy: PolicyConfig;
 }
@@ -97,7 +119,13 @@ export interface ParsedFile {
 }
 
 const MIB = 1024 * 1024;
+export const DEFAULT_LISTEN = "127.0.0.1:8470";
+export const DEFAULT_DOCKER_SOCKET = "/var/run/docker.sock";
 export const DEFAULT_LIMITS: LimitsConfig = {
+  replicas: 16,
+  servingCpus: availableParallelism(),
+  servingMemoryBytes: Math.floor(totalmem() * 0.75),
+  modelBytes: 20 * 1024 * MIB,
   concurrentRuns: 4,
   concurrentSteps: 4,
   logBytesPerAttempt: 64 * MIB,
@@ -199,9 +227,27 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
     programs: Object.fromEntries(
       Object.entries(raw.programs ?? {}).map(([name, p]) => [
         name,
-        { path: p.path, args: p.args ?? [], env: p.env ?? {} },
+        { path: p.path, image: p.image ?? null, args: p.args ?? [], env: p.env ?? {} },
       ]),
     ),
+    engines: {
+      docker:
+        raw.engines?.docker === undefined ? null : { socket: raw.engines.docker.socket ?? DEFAULT_DOCKER_SOCKET },
+    },
+    serving: {
+      listen: raw.serving?.listen ?? DEFAULT_LISTEN,
+      advertise: raw.serving?.advertise ?? null,
+      tls: raw.serving?.tls ?? null,
+      process:
+        raw.serving?.process === undefined
+          ? null
+          : {
+              path: raw.serving.process.path,
+              args: raw.serving.process.args ?? [],
+              env: raw.serving.process.env ?? {},
+            },
+      image: raw.serving?.image ?? null,
+    },
     limits: { ...DEFAULT_LIMITS, ...definedOf(raw.limits ?? {}) },
     policy: defaultPolicy(raw.policy),
   };
@@ -211,9 +257,6 @@ const definedOf = <T extends object>(value: T): { [K in keyof T]: Exclude<T[K], 
   Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as {
     [K in keyof T]: Exclude<T[K], undefined>;
   };
-
-/** Engines that exist: the policy may name no other. */
-const ENGINES = ["process"];
 
 /** Stage three: what a schema of single fields cannot see. Throws CONFIG_INVALID. */
 export function compileConfig(config: Config, parsed: ParsedFile, environment: Environment): CompiledConfig {
@@ -267,7 +310,8 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
     }
   };
   named("programs", "the name of a program", Object.keys(config.programs));
-  named("engines", "an engine", ENGINES);
+  // Engines that are there: the policy may name no other.
+  named("engines", "an engine", ["process", ...(config.engines.docker === null ? [] : ["docker"])]);
   named("secrets", "a name under secrets.named", Object.keys(config.secrets.named));
 
   const uses: [FieldPath, string | null][] = [
@@ -360,7 +404,7 @@ export function reload(
   }
   const changed = (section: keyof Config): boolean =>
     JSON.stringify(old.config[section]) !== JSON.stringify(current.config[section]);
-  return { current, problem: null, needRestart: (["cloud", "state", "log", "limits"] as const).filter(changed) };
+  return { current, problem: null, needRestart: (["cloud", "state", "log", "engines", "serving", "limits"] as const).filter(changed) };
 }
 
 export const STARS = "********";

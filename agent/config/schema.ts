@@ -1,6 +1,6 @@
 // The agent's file as it may be written: every field, its unit, its default. Strict: an unknown field is refused. The
 // JSON Schema for editors is made from this, so descriptions here are what people read.
-import { nameSchema } from "@sallyport/protocol";
+import { imageRefSchema, nameSchema } from "@sallyport/protocol";
 import { z } from "zod";
 import { policySchema } from "../policy/index.ts";
 import { looksLikeReference, parseReferences } from "../secrets/reference.ts";
@@ -75,6 +75,15 @@ const s3Store = z.strictObject({
   sessionToken: secretText.optional(),
 });
 
+const plainEnv = z.record(
+  z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, "a variable name"),
+  z.string().refine((v) => !looksLikeReference(v), "plain text: secrets are given through secrets.named"),
+);
+const hostAndPort = plainText.refine((text) => {
+  const url = URL.parse(`tcp://${text}`);
+  return url !== null && url.hostname !== "" && /:[0-9]{1,5}$/.test(text) && text.indexOf("/") === -1;
+}, "an address and port such as 127.0.0.1:8470 or 0.0.0.0:8470");
+
 export const configSchema = z.strictObject({
   cloud: z
     .strictObject({
@@ -128,7 +137,10 @@ export const configSchema = z.strictObject({
     .record(
       nameSchema,
       z.strictObject({
-        path: absolutePath.describe("The executable."),
+        path: absolutePath.describe("The executable; with `image`, as the image has it."),
+        image: imageRefSchema
+          .optional()
+          .describe("For engine docker: the image by digest that holds it. Absent = a program of this machine."),
         args: z.array(z.string()).optional().describe("Come before the arguments of the step."),
         env: z
           .record(
@@ -143,8 +155,63 @@ export const configSchema = z.strictObject({
     )
     .optional()
     .describe("What steps may start, by name. The control plane never sends a path."),
+  engines: z
+    .strictObject({
+      docker: z
+        .strictObject({
+          socket: absolutePath
+            .optional()
+            .describe("The Engine's socket: who can use it is root on its machine. Default /var/run/docker.sock."),
+        })
+        .optional()
+        .describe("Docker Engine, for steps and replicas in containers. Absent = not used."),
+    })
+    .optional()
+    .describe("What runs work beside the built-in engine process."),
+  serving: z
+    .strictObject({
+      listen: hostAndPort
+        .optional()
+        .describe("Where the endpoints of deployments answer. Default 127.0.0.1:8470, this machine alone."),
+      advertise: httpUrl
+        .optional()
+        .describe("The same as clients in the network reach it. Default: made from listen."),
+      tls: z
+        .strictObject({ cert: absolutePath, key: absolutePath })
+        .optional()
+        .describe("PEM files, for https. Default: http."),
+      process: z
+        .strictObject({
+          path: absolutePath.describe("The program that serves one model."),
+          args: z.array(z.string()).optional(),
+          env: plainEnv.optional(),
+        })
+        .optional()
+        .describe("What engine process starts for a replica. Absent = it serves nothing."),
+      image: imageRefSchema
+        .optional()
+        .describe("What engine docker starts for a replica, by digest. Absent = it serves nothing."),
+    })
+    .optional()
+    .describe("Models behind endpoints in this network."),
   limits: z
     .strictObject({
+      replicas: z.int().positive().optional().describe("Replicas at a time, over all deployments; more wait. Default 16."),
+      servingCpus: z
+        .number()
+        .positive()
+        .optional()
+        .describe("Cores of all replicas together; more wait. Default: those of this machine."),
+      servingMemoryBytes: z
+        .int()
+        .positive()
+        .optional()
+        .describe("Memory of all replicas together; more wait. Default: three quarters of this machine's."),
+      modelBytes: z
+        .int()
+        .min(1_048_576)
+        .optional()
+        .describe("Models kept on this machine; those that nothing serves go first. Default 20 GiB."),
       concurrentRuns: z.int().positive().optional().describe("Pipeline runs at a time; more wait. Default 4."),
       concurrentSteps: z.int().positive().optional().describe("Steps at a time, over all runs; more wait. Default 4."),
       logBytesPerAttempt: z

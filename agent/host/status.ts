@@ -15,6 +15,10 @@ export interface StatusSources {
   /** Kinds that the agent knows and the policy allows. */
   commands(): string[];
   limits(): AgentStatus["limits"];
+  ceilings(): AgentStatus["ceilings"];
+  /** Engines that can serve models. */
+  serving(): AgentStatus["serving"];
+  deployments(): AgentStatus["deployments"];
   running(): {
     command: AgentStatus["running"][number]["command"];
     run: AgentStatus["running"][number]["run"];
@@ -40,6 +44,9 @@ export const statusBuilder = (sources: StatusSources) => (): AgentStatus =>
     policyDigest: sources.policy.digest,
     commands: sources.commands(),
     limits: sources.limits(),
+    ceilings: sources.ceilings(),
+    serving: sources.serving(),
+    deployments: sources.deployments(),
     running: sources
       .running()
       .slice(0, MAX_RUNNING)

@@ -6,8 +6,14 @@ export type PolicyAction =
   | { kind: "store"; access: "list" | "read" | "write" | "delete"; store: string; path: string }
   /** What may leave the network. `raw`: an artifact's own bytes. */
   | { kind: "release"; what: "metadata" | "preview" | "raw" | "logs"; store?: string; path?: string }
+  /** Requests to a deployment and their answers, through the link. */
+  | { kind: "predict"; deployment: string }
   | { kind: "program"; program: string }
   | { kind: "engine"; engine: string }
+  /** An image that the command names, by digest. */
+  | { kind: "image"; image: string }
+  /** A network of the engine that a step is put on. */
+  | { kind: "network"; network: string }
   /** A secret given to a step, by the name that the command uses. */
   | { kind: "secret"; secret: string }
   | { kind: "ceiling"; ceiling: Ceiling; value: number };
@@ -18,7 +24,14 @@ export type Ceiling =
   | "stepTimeoutMs"
   | "stepsPerRun"
   | "uploadBytes"
-  | "streams";
+  | "streams"
+  /** Deployments of this agent. */
+  | "deployments"
+  /** Replicas of one deployment. */
+  | "replicas"
+  /** Cores and bytes of one container: a step's or a replica's. */
+  | "cpus"
+  | "memoryBytes";
 
 /** `rule` names the line of the policy that decided, e.g. `policy.stores[0].read` or `policy.commands (default)`. */
 export interface Verdict {

@@ -19,13 +19,19 @@ const CEILINGS: readonly Ceiling[] = [
   "stepsPerRun",
   "uploadBytes",
   "streams",
+  "deployments",
+  "replicas",
+  "cpus",
+  "memoryBytes",
 ];
 export const ACTION_USAGE = `
   command KIND                        e.g. command artifact.read
   list|read|write|delete STORE PATH   e.g. read lake models/a.onnx
   raw STORE PATH                      may these bytes leave the network
   metadata | preview | logs           may these leave the network
-  program NAME | engine NAME | secret NAME
+  program NAME | engine NAME | secret NAME | network NAME
+  image IMAGE                         e.g. image registry.internal/ml/train@sha256:...
+  predict DEPLOYMENT                  may predictions of it leave the network
   ceiling NAME VALUE                  e.g. ceiling uploadBytes 1000000`;
 
 /** The action that words on a command line ask about. Throws INPUT_INVALID. */
@@ -69,6 +75,12 @@ export function parseAction(words: readonly string[]): PolicyAction {
       return enough({ kind: "engine", engine: need(first, "a name") }, 2);
     case "secret":
       return enough({ kind: "secret", secret: need(first, "a name") }, 2);
+    case "image":
+      return enough({ kind: "image", image: need(first, "an image by digest") }, 2);
+    case "network":
+      return enough({ kind: "network", network: need(first, "a name") }, 2);
+    case "predict":
+      return enough({ kind: "predict", deployment: need(first, "a deployment's name") }, 2);
     case "ceiling": {
       const ceiling = CEILINGS.find((c) => c === first);
       const value = Number(second);

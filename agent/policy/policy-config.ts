@@ -14,6 +14,14 @@ const commandPattern = z
     /^(?:\*|[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*(?:\.\*)?)$/,
     "a command kind such as artifact.read, a family such as artifact.*, or *",
   );
+/** `*`, a prefix that ends with `*`, or one image by digest. */
+const imagePattern = z
+  .string()
+  .max(512)
+  .regex(
+    /^(?:\*|[a-z0-9][a-zA-Z0-9._:/-]*\*|(?:[a-z0-9][a-zA-Z0-9._:/-]*@)?sha256:[0-9a-f]{64})$/,
+    "an image by digest, or a prefix such as registry.internal/ml/*",
+  );
 /** A name, or `*` for all. */
 const nameOrAll = z.union([z.literal("*"), nameSchema]);
 const secretOrAll = z.string().min(1).max(256);
@@ -40,7 +48,18 @@ export const policySchema = z.strictObject({
     .array(secretOrAll)
     .optional()
     .describe("Secrets that a step may be given, by their name under secrets.named; * for all."),
-  engines: z.array(nameOrAll).optional().describe("Engines that may run steps: process; * for all."),
+  engines: z
+    .array(nameOrAll)
+    .optional()
+    .describe("Engines that may run steps and replicas: process, docker; * for all."),
+  images: z
+    .array(imagePattern)
+    .optional()
+    .describe("Images that a command may name: registry.internal/ml/*, or one by its digest; * for all."),
+  networks: z
+    .array(nameOrAll)
+    .optional()
+    .describe("Networks of the engine that a step may ask for; without one it has none."),
   ceilings: z
     .strictObject({
       concurrentRuns: count.optional().describe("Pipeline runs at a time."),
@@ -49,6 +68,10 @@ export const policySchema = z.strictObject({
       stepsPerRun: count.optional().describe("Steps of one pipeline."),
       uploadBytes: count.optional().describe("Largest single upload, in bytes."),
       streams: count.optional().describe("Interactive commands at a time."),
+      deployments: count.optional().describe("Deployments."),
+      replicas: count.optional().describe("Replicas of one deployment."),
+      cpus: z.number().nonnegative().optional().describe("Cores of one container: a step's or a replica's."),
+      memoryBytes: count.optional().describe("Memory of one container, in bytes."),
     })
     .optional()
     .describe("Upper limits; one that is not set is 0."),
@@ -67,6 +90,10 @@ export const policySchema = z.strictObject({
         .union([z.boolean(), z.array(z.strictObject({ store: nameSchema, paths: z.array(glob) }))])
         .optional()
         .describe("Artifacts' own bytes: false, true for all that may be read, or by store and path."),
+      predict: z
+        .union([z.boolean(), z.array(nameSchema)])
+        .optional()
+        .describe("Requests to deployments and their answers: false, true for all, or by the deployment's name."),
     })
     .optional()
     .describe("What may leave the network."),
@@ -82,6 +109,8 @@ export interface PolicyConfig {
   programs: string[];
   secrets: string[];
   engines: string[];
+  images: string[];
+  networks: string[];
   ceilings: {
     concurrentRuns: number;
     concurrentSteps: number;
@@ -89,12 +118,17 @@ export interface PolicyConfig {
     stepsPerRun: number;
     uploadBytes: number;
     streams: number;
+    deployments: number;
+    replicas: number;
+    cpus: number;
+    memoryBytes: number;
   };
   release: {
     metadata: boolean;
     previews: false | { rows: number };
     logs: boolean;
     raw: boolean | { store: string; paths: string[] }[];
+    predict: boolean | string[];
   };
 }
 
@@ -112,6 +146,8 @@ export function defaultPolicy(raw: RawPolicy = {}): PolicyConfig {
     programs: raw.programs ?? [],
     secrets: raw.secrets ?? [],
     engines: raw.engines ?? [],
+    images: raw.images ?? [],
+    networks: raw.networks ?? [],
     ceilings: {
       concurrentRuns: c.concurrentRuns ?? 0,
       concurrentSteps: c.concurrentSteps ?? 0,
@@ -119,12 +155,17 @@ export function defaultPolicy(raw: RawPolicy = {}): PolicyConfig {
       stepsPerRun: c.stepsPerRun ?? 0,
       uploadBytes: c.uploadBytes ?? 0,
       streams: c.streams ?? 0,
+      deployments: c.deployments ?? 0,
+      replicas: c.replicas ?? 0,
+      cpus: c.cpus ?? 0,
+      memoryBytes: c.memoryBytes ?? 0,
     },
     release: {
       metadata: r.metadata ?? false,
       previews: r.previews ?? false,
       logs: r.logs ?? false,
       raw: r.raw ?? false,
+      predict: r.predict ?? false,
     },
   };
 }

@@ -123,6 +123,17 @@ export function decide(policy: Policy, action: PolicyAction): Verdict {
         action.secret,
         `give a step the secret ${quote(action.secret)}`,
       );
+    case "image":
+      return decideImage(policy.config.images, action.image);
+    case "network":
+      return decideName(
+        "networks",
+        policy.config.networks,
+        action.network,
+        `put a step on the network ${quote(action.network)}`,
+      );
+    case "predict":
+      return decidePredict(policy.config.release.predict, action.deployment);
     case "ceiling": {
       const limit = policy.config.ceilings[action.ceiling];
       const rule = `policy.ceilings.${action.ceiling}`;
@@ -148,6 +159,10 @@ const USUAL: Record<Ceiling, number> = {
   stepsPerRun: 100,
   uploadBytes: 1_073_741_824,
   streams: 32,
+  deployments: 10,
+  replicas: 3,
+  cpus: 2,
+  memoryBytes: 2_147_483_648,
 };
 
 const allow = (rule: string): Verdict => ({ allowed: true, rule, reason: "", fix: "" });
@@ -170,7 +185,7 @@ function decideCommand(policy: Policy, command: string): Verdict {
 }
 
 function decideName(
-  list: "programs" | "engines" | "secrets",
+  list: "programs" | "engines" | "secrets" | "networks",
   allowed: readonly string[],
   name: string,
   wish: string,
@@ -182,6 +197,29 @@ function decideName(
     rule: `policy.${list} (default)`,
     reason: `The agent's policy does not let it ${wish}.`,
     fix: fixOf(`policy: { ${list}: [${quote(name)}] }`),
+  };
+}
+
+function decideImage(allowed: readonly string[], image: string): Verdict {
+  // By prefix only what is pinned: the pattern says whose, the digest says which.
+  const index = allowed.findIndex((a) => (a.endsWith("*") ? image.startsWith(a.slice(0, -1)) : a === image));
+  if (index !== -1) return allow(`policy.images[${index}]`);
+  return {
+    allowed: false,
+    rule: allowed.length === 0 ? "policy.images (default)" : "policy.images",
+    reason: `The agent's policy does not let it run the image ${quote(image)}.`,
+    fix: fixOf(`policy: { images: [${quote(image)}] }`),
+  };
+}
+
+function decidePredict(granted: boolean | readonly string[], deployment: string): Verdict {
+  if (granted === true || (Array.isArray(granted) && granted.includes(deployment)))
+    return allow("policy.release.predict");
+  return {
+    allowed: false,
+    rule: granted === false ? "policy.release.predict (default)" : "policy.release.predict",
+    reason: `The agent's policy does not let predictions of ${quote(deployment)} leave the network.`,
+    fix: fixOf(`policy: { release: { predict: [${deployment}] } }`),
   };
 }
 

@@ -30,6 +30,14 @@ export function makeStatus(context: AgentContext, parts: Parts): () => AgentStat
       runs: Math.min(policy.limit("concurrentRuns"), config().limits.concurrentRuns),
       steps: Math.min(policy.limit("concurrentSteps"), config().limits.concurrentSteps),
     }),
+    ceilings: () => ({
+      deployments: policy.limit("deployments"),
+      replicas: policy.limit("replicas"),
+      cpus: policy.limit("cpus"),
+      memoryBytes: policy.limit("memoryBytes"),
+    }),
+    serving: () => [],
+    deployments: () => [],
     running: () => runner.running(),
     redact: (value) => redactor.json(value),
   });

@@ -21,6 +21,16 @@
 //   DELETE /v1/pools/{pool}/stores/{store}/content?path                  artifact.delete; If-Match
 //   GET    /v1/runs          POST, GET /v1/runs/{id}, POST /v1/runs/{id}/cancel
 //   GET    /v1/runs/{id}/steps/{step}/logs?attempt&after&tail&limit&follow     NDJSON of log records
+//   GET    /v1/deployments   POST, GET /v1/deployments/{id}; ETag
+//   PUT    /v1/deployments/{id}               the whole spec; If-Match
+//   POST   /v1/deployments/{id}/scale         {replicas}; If-Match
+//   POST   /v1/deployments/{id}/rollback      {revision}; If-Match
+//   POST   /v1/deployments/{id}/diff          {spec} -> what an apply would change; changes nothing
+//   DELETE /v1/deployments/{id}               If-Match
+//   GET    /v1/deployments/{id}/revisions     newest first
+//   GET    /v1/deployments/{id}/rollups?since
+//   GET    /v1/deployments/{id}/replicas/{replica}/logs?start&after&tail&limit&follow   NDJSON of log records
+//   POST   /v1/deployments/{id}/request?path&method&timeoutMs    JSON as it is; the replica's answer as it is
 //   GET    /v1/commands      GET /v1/commands/{id}
 //   GET    /v1/changes       SSE: event `change`, data {entity, id, version, n}; Last-Event-ID or ?after=n replays
 //   GET    /openapi.json  /healthz  /readyz  /metrics
@@ -28,12 +38,18 @@ import {
   agentStatusSchema,
   artifactEntrySchema,
   artifactStatOutputSchema,
+  conditionSchema,
+  DEPLOYMENT_STATES,
+  deploymentSpecSchema,
+  deploymentStatusSchema,
   digestSchema,
   nameSchema,
   paramValueSchema,
   pipelineSchema,
   previewSchema,
   producedArtifactSchema,
+  replicaStatusSchema,
+  rollupSchema,
   STEP_STATES,
 } from "@sallyport/protocol";
 import { z } from "zod";
@@ -138,6 +154,10 @@ export const poolSchema = z.object({
   stores: z.array(storeSchema),
   programs: z.array(z.string()),
   engines: z.array(z.string()),
+  /** Engines that can serve models, as the pool's replicas last said. */
+  serving: z.array(z.object({ engine: z.string(), isolated: z.boolean() })),
+  /** The policy's upper limits for one agent of the pool; the smallest when several differ. */
+  ceilings: z.object({ deployments: z.int(), replicas: z.int(), cpus: z.number(), memoryBytes: z.int() }),
   /** True when no replica is connected: stores and programs are then from memory. */
   stale: z.boolean(),
 });
@@ -306,9 +326,76 @@ export const newRunSchema = z.strictObject({
     .default(24 * 3600_000),
 });
 
+// -- deployments -------------------------------------------------------------------------------------------------
+export { conditionSchema, deploymentSpecSchema, deploymentStatusSchema, replicaStatusSchema, rollupSchema };
+/** `queued`: no agent has taken the newest apply. `refused`: the agent's policy did. `unknown`: its agent is silent. */
+export const DEPLOYMENT_VIEW_STATES = ["queued", "refused", "unknown", ...DEPLOYMENT_STATES] as const;
+export const deploymentSchema = z.object({
+  id: z.string(),
+  name: nameSchema,
+  pool: z.object({ id: z.string(), name: z.string() }),
+  /** The agent replica that holds it; null until one took it. */
+  agent: z.object({ id: z.string(), name: z.string() }).nullable(),
+  state: z.enum(DEPLOYMENT_VIEW_STATES),
+  /** A sentence: why this state. */
+  stateReason: z.string(),
+  /** Wanted; also the ETag. */
+  generation: z.int(),
+  /** Held by the agent; lower than `generation` = not applied yet; null = nothing heard. */
+  appliedGeneration: z.int().nullable(),
+  revision: z.int(),
+  spec: deploymentSpecSchema,
+  replicasReady: z.int().nullable(),
+  endpoint: z.string().nullable(),
+  /** Of the newest apply or remove. */
+  command: z.string(),
+  waiting: waitingSchema.nullable(),
+  /** Why the newest apply or remove was refused or failed. */
+  error: commandErrorSchema.nullable(),
+  actor: z.object({ id: z.string(), name: z.string(), via: z.string() }),
+  createdAt: z.int(),
+  updatedAt: z.int(),
+  /** The last whole minute at the endpoint. */
+  rollup: rollupSchema.nullable(),
+});
+export type Deployment = z.infer<typeof deploymentSchema>;
+export const deploymentDetailSchema = deploymentSchema.extend({
+  /** What the agent last said; its age is `observedAt`. Null = nothing yet. */
+  observed: deploymentStatusSchema.nullable(),
+  observedAt: z.int().nullable(),
+  /** Of the agent that holds it, or of the pool. */
+  ceilings: z.object({ deployments: z.int(), replicas: z.int(), cpus: z.number(), memoryBytes: z.int() }),
+});
+export type DeploymentDetail = z.infer<typeof deploymentDetailSchema>;
+export const newDeploymentSchema = z.strictObject({ pool: nameSchema, name: nameSchema, spec: deploymentSpecSchema });
+export const applyDeploymentSchema = z.strictObject({ spec: deploymentSpecSchema });
+export const scaleDeploymentSchema = z.strictObject({ replicas: z.int().min(0).max(1000) });
+export const rollbackDeploymentSchema = z.strictObject({ revision: z.int().positive() });
+export const deploymentDiffSchema = z.object({
+  /** What would hold after the apply. */
+  generation: z.int(),
+  revision: z.int(),
+  /** True: replicas are made anew, one after the other. */
+  newRevision: z.boolean(),
+  /** Dotted path in the spec; absent `from` = added, absent `to` = removed. */
+  changes: z.array(z.object({ path: z.string(), from: z.unknown().optional(), to: z.unknown().optional() })),
+  /** What the agent's policy is known to refuse: ceilings, engines. The agent decides again. */
+  refusals: z.array(z.object({ path: z.string(), message: z.string() })),
+});
+export type DeploymentDiff = z.infer<typeof deploymentDiffSchema>;
+export const revisionSchema = z.object({
+  revision: z.int(),
+  spec: deploymentSpecSchema,
+  /** The earlier revision that it repeats; null = new content. */
+  from: z.int().nullable(),
+  actor: z.object({ id: z.string(), name: z.string(), via: z.string() }),
+  createdAt: z.int(),
+});
+export type DeploymentRevision = z.infer<typeof revisionSchema>;
+
 // -- changes -----------------------------------------------------------------------------------------------------
 export const changeSchema = z.object({
-  entity: z.enum(["agent", "pool", "enrollment", "command", "run", "token"]),
+  entity: z.enum(["agent", "pool", "enrollment", "command", "run", "token", "deployment"]),
   id: z.string(),
   version: z.int(),
   n: z.int(),

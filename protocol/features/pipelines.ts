@@ -4,6 +4,7 @@ import { defineCommand } from "../command.ts";
 import { ConnectorError } from "../errors.ts";
 import { commandIdSchema, nameSchema, runIdSchema } from "../ids.ts";
 import { artifactPathSchema } from "./artifacts.ts";
+import { ENGINES, imageRefSchema, resourcesSchema } from "./deployments.ts";
 
 const artifactRefSchema = z.strictObject({ store: nameSchema, path: artifactPathSchema });
 /** A parameter: null is not a value. */
@@ -17,7 +18,10 @@ export type ParamValue = z.infer<typeof paramValueSchema>;
  */
 export const stepSchema = z.strictObject({
   name: nameSchema,
-  program: nameSchema,
+  /** Absent when `image` is given. On `docker` it must be one that the agent's configuration gives an image. */
+  program: nameSchema.optional(),
+  /** Engine `docker` only, instead of `program`: its own entry point is started with `args`. */
+  image: imageRefSchema.optional(),
   args: z.array(z.string().max(8192)).max(256).default([]),
   /** Steps that must have succeeded first, beside those whose outputs are inputs here. */
   needs: z.array(nameSchema).max(64).default([]),
@@ -30,6 +34,10 @@ export const stepSchema = z.strictObject({
   /** Environment variable -> name of a secret that the policy lets a step have. */
   secrets: z.record(z.string().regex(/^[A-Z_][A-Z0-9_]{0,127}$/), z.string().min(1).max(256)).default({}),
   env: z.record(z.string().regex(/^[A-Z_][A-Z0-9_]{0,127}$/), z.string().max(8192)).default({}),
+  /** Kept by engines that isolate. */
+  resources: resourcesSchema.prefault({}),
+  /** Engine `docker` only: a network that the policy allows. Absent = none at all. */
+  network: nameSchema.optional(),
   timeoutMs: z
     .int()
     .min(1000)
@@ -43,7 +51,7 @@ export type Step = z.infer<typeof stepSchema>;
 export const pipelineSchema = z.strictObject({
   name: nameSchema,
   description: z.string().max(2000).default(""),
-  engine: z.enum(["process"]).default("process"),
+  engine: z.enum(ENGINES).default("process"),
   params: z
     .record(
       nameSchema,
@@ -79,6 +87,15 @@ export function planPipeline(pipeline: Pipeline, params: Record<string, ParamVal
     byName.set(step.name, step);
   }
   for (const step of pipeline.steps) {
+    if ((step.program === undefined) === (step.image === undefined))
+      throw invalid(`step ${step.name} needs a program or an image, one of the two.`, { step: step.name });
+    if (pipeline.engine !== "docker" && (step.image !== undefined || step.network !== undefined)) {
+      const field = step.image === undefined ? "network" : "image";
+      throw invalid(`step ${step.name} names its ${field}, which the engine ${pipeline.engine} does not have.`, {
+        step: step.name,
+        field,
+      });
+    }
     for (const need of predecessors(step)) {
       if (!byName.has(need))
         throw invalid(`step ${step.name} needs ${need}, which is not a step of it.`, { step: step.name, needs: need });

@@ -76,6 +76,7 @@ function scene(t: Test): {
       cwd: work,
       stdout: join(work, `${step}.out`),
       stderr: join(work, `${step}.err`),
+      container: null,
     }),
     lines: () =>
       existsSync(join(work, "effect")) ? readFileSync(join(work, "effect"), "utf8").split("\n").slice(0, -1) : [],

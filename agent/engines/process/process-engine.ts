@@ -68,6 +68,26 @@ export class ProcessEngine implements Engine {
     return this.#call("status", { name });
   }
 
+  /** Work sees the files of this machine. */
+  inside(folder: string): string {
+    return folder;
+  }
+
+  async prepare(image: string | null): Promise<void> {
+    if (image !== null)
+      throw new ConnectorError("ENGINE_FAILED", "The engine process starts programs of this machine, no images.");
+  }
+
+  /** The work itself writes its files. */
+  async attach(): Promise<void> {}
+
+  async fetchOutputs(): Promise<void> {}
+
+  /** It keeps no track of ports. */
+  async address(): Promise<null> {
+    return null;
+  }
+
   async ended(name: WorkName, signal?: AbortSignal): Promise<Extract<WorkStatus, { state: "exited" }>> {
     const status = await this.#call("ended", { name }, signal);
     if (status.state === "exited") return status;

@@ -33,8 +33,9 @@ export function checkPipeline(
 
 /** What the policy says may have been tightened since the run was accepted, and the configuration changed. */
 export function checkStep(run: string, pipeline: Pipeline, step: Step, known: Known, policy: PolicyGuard): void {
-  policy.require({ kind: "program", program: step.program });
-  if (!known.programs.has(step.program)) {
+  const program = step.program ?? "";
+  policy.require({ kind: "program", program });
+  if (!known.programs.has(program)) {
     throw new ConnectorError(
       "PROGRAM_UNKNOWN",
       `The agent's configuration has no program ${step.program}, which step ${step.name} starts.`,

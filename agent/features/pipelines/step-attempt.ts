@@ -208,7 +208,7 @@ class Attempt {
       () => makeWorkFolder(this.#places),
     );
     const secrets = await again(this.#in, this.#halt, () => this.#secrets());
-    const program = deps.programs().get(step.program);
+    const program = deps.programs().get(step.program ?? "");
     if (program === undefined)
       throw new ConnectorError(
         "PROGRAM_UNKNOWN",
@@ -223,6 +223,7 @@ class Attempt {
       cwd: this.#places.folder,
       stdout: this.#log.stdout,
       stderr: this.#log.stderr,
+      container: null,
     };
     let begun: WorkStatus;
     try {

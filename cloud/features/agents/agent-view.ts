@@ -114,8 +114,22 @@ export interface PoolView {
   stores: AgentStatus["stores"];
   programs: string[];
   engines: string[];
+  serving: AgentStatus["serving"];
+  ceilings: AgentStatus["ceilings"];
   stale: boolean;
 }
+
+const NO_CEILINGS: AgentStatus["ceilings"] = { deployments: 0, replicas: 0, cpus: 0, memoryBytes: 0 };
+const smallest = (all: readonly AgentStatus["ceilings"][]): AgentStatus["ceilings"] => {
+  const least = (of: keyof AgentStatus["ceilings"]): number => Math.min(...all.map((one) => one[of]));
+  if (all.length === 0) return NO_CEILINGS;
+  return {
+    deployments: least("deployments"),
+    replicas: least("replicas"),
+    cpus: least("cpus"),
+    memoryBytes: least("memoryBytes"),
+  };
+};
 
 /** `agents`: the pool's. What connected ones say counts; when none is, what the newest said before. */
 export function poolView(row: PoolRow, agents: readonly AgentView[]): PoolView {
@@ -137,6 +151,8 @@ export function poolView(row: PoolRow, agents: readonly AgentView[]): PoolView {
     stores: [...stores.values()],
     programs: [...new Set(statuses.flatMap((status) => status.programs))].sort(),
     engines: [...new Set(statuses.flatMap((status) => status.engines))].sort(),
+    serving: [...new Map(statuses.flatMap((status) => status.serving ?? []).map((one) => [one.engine, one])).values()],
+    ceilings: smallest(statuses.map((status) => status.ceilings ?? NO_CEILINGS)),
     stale: online.length === 0,
   };
 }

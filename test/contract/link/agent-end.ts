@@ -32,6 +32,9 @@ export const sampleStatus = (labels: Record<string, string> = {}): AgentStatus =
   policyDigest: "0".repeat(64),
   commands: [],
   limits: { runs: 1, steps: 1 },
+  ceilings: { deployments: 0, replicas: 0, cpus: 0, memoryBytes: 0 },
+  serving: [],
+  deployments: [],
   running: [],
   host: {
     hostname: "test",
