@@ -17,6 +17,17 @@ export interface ControlOperations {
   /** `id`: a run, a command, or a step as ps names it; null = everything. Answers with what was stopped. */
   stop(id: string | null): Promise<{ stopped: string[] }>;
   ready(): Promise<{ ready: boolean; why: string }>;
+  /** Of every deployment, with the key that opens it: for the owner of the state directory alone. */
+  endpoints(): Promise<LocalEndpoint[]>;
+}
+
+export interface LocalEndpoint {
+  /** Of the deployment. */
+  name: string;
+  url: string;
+  key: string;
+  ready: number;
+  wanted: number;
 }
 
 const requestSchema = z.discriminatedUnion("op", [
@@ -25,6 +36,7 @@ const requestSchema = z.discriminatedUnion("op", [
   z.strictObject({ op: z.literal("resume") }),
   z.strictObject({ op: z.literal("stop"), id: z.string().min(1).max(300).nullable() }),
   z.strictObject({ op: z.literal("ready") }),
+  z.strictObject({ op: z.literal("endpoints") }),
 ]);
 export type ControlRequest = z.infer<typeof requestSchema>;
 export type ControlAnswer = { value: unknown } | { error: ErrorBody };
@@ -116,6 +128,8 @@ export class ControlServer {
         return this.#operations.stop(request.id);
       case "ready":
         return this.#operations.ready();
+      case "endpoints":
+        return this.#operations.endpoints();
     }
   }
 }

@@ -16,6 +16,43 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
+/** A control plane as its API shows it, wherever it runs. */
+export class CloudClient {
+  /** What agents dial. */
+  readonly url: string;
+  api: TestApi;
+
+  constructor(url: string, api: TestApi) {
+    this.url = url;
+    this.api = api;
+  }
+
+  enroll(pool: string): Promise<MadeEnrollment> {
+    return this.api.json<MadeEnrollment>("/v1/enrollments", {
+      json: { pool },
+      headers: { "idempotency-key": `enroll-${Math.random()}` },
+    });
+  }
+
+  async agents(): Promise<Agent[]> {
+    return (await this.api.json<{ items: Agent[] }>("/v1/agents")).items;
+  }
+
+  /** The only agent, or the one named. */
+  async agent(name?: string): Promise<Agent> {
+    const found = (await this.agents()).find((agent) => name === undefined || agent.name === name);
+    if (!found) throw new Error(`no agent ${name ?? "at all"}`);
+    return found;
+  }
+
+  connected(name?: string): Promise<Agent> {
+    return waitFor("an agent to be connected", async () => {
+      const agent = await this.agent(name);
+      return agent.state === "connected" && agent.status !== null && agent;
+    });
+  }
+}
+
 export interface CloudOptions {
   /** Serve TLS from the control plane's own CA; default plain http on loopback. */
   tls?: boolean;
@@ -26,11 +63,9 @@ export interface CloudOptions {
   tree?: "source" | "dist";
 }
 
-export class TestCloud {
+export class TestCloud extends CloudClient {
   readonly dir: string;
   readonly port: number;
-  readonly url: string;
-  api: TestApi;
   program!: Program;
   /** Everything it printed, over all its starts. */
   readonly programs: Program[] = [];
@@ -38,12 +73,12 @@ export class TestCloud {
   readonly #options: CloudOptions;
 
   private constructor(t: Teardown, port: number, options: CloudOptions) {
+    const url = `${options.tls ? "https" : "http"}://127.0.0.1:${port}`;
+    super(url, new TestApi(url));
     this.#t = t;
     this.#options = options;
     this.port = port;
     this.dir = tempDir(t, "cloud");
-    this.url = `${options.tls ? "https" : "http"}://127.0.0.1:${port}`;
-    this.api = new TestApi(this.url);
   }
 
   static async start(t: Teardown, options: CloudOptions = {}): Promise<TestCloud> {
@@ -106,31 +141,6 @@ export class TestCloud {
       ],
     });
   }
-
-  enroll(pool: string): Promise<MadeEnrollment> {
-    return this.api.json<MadeEnrollment>("/v1/enrollments", {
-      json: { pool },
-      headers: { "idempotency-key": `enroll-${Math.random()}` },
-    });
-  }
-
-  async agents(): Promise<Agent[]> {
-    return (await this.api.json<{ items: Agent[] }>("/v1/agents")).items;
-  }
-
-  /** The only agent, or the one named. */
-  async agent(name?: string): Promise<Agent> {
-    const found = (await this.agents()).find((agent) => name === undefined || agent.name === name);
-    if (!found) throw new Error(`no agent ${name ?? "at all"}`);
-    return found;
-  }
-
-  connected(name?: string): Promise<Agent> {
-    return waitFor("an agent to be connected", async () => {
-      const agent = await this.agent(name);
-      return agent.state === "connected" && agent.status !== null && agent;
-    });
-  }
 }
 
 export interface AgentOptions {
@@ -155,7 +165,7 @@ export class TestAgent {
   readonly #t: Teardown;
   readonly #options: AgentOptions;
 
-  constructor(t: Teardown, cloud: TestCloud, options: AgentOptions) {
+  constructor(t: Teardown, cloud: CloudClient, options: AgentOptions) {
     this.#t = t;
     this.#options = options;
     this.dir = tempDir(t, "agent");
@@ -205,7 +215,7 @@ export class TestAgent {
 /** Enrols and connects an agent in `pool`. */
 export async function connectAgent(
   t: Teardown,
-  cloud: TestCloud,
+  cloud: CloudClient,
   pool: string,
   options: AgentOptions,
 ): Promise<TestAgent> {
