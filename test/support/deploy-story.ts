@@ -41,14 +41,20 @@ export interface Story {
   readonly s3: S3Server;
   readonly vault: VaultServer;
   readonly bucket: string;
-  readonly listen: string;
+  /** Of the endpoints. */
+  readonly port: number;
 }
 
 const NAME = "digits";
 const POOL = "lab";
 
 /** Starts S3, Vault and an agent that may do what the story does. */
-export async function openStory(t: Teller, cloud: CloudClient, engine: StoryEngine): Promise<Story> {
+export async function openStory(
+  t: Teller,
+  cloud: CloudClient,
+  engine: StoryEngine,
+  { listenHost = "127.0.0.1" }: { listenHost?: string } = {},
+): Promise<Story> {
   const [s3, vault] = await Promise.all([startS3(t, { tls: true }), startVault(t, { tls: true })]);
   const bucket = await s3.bucket();
   await vault.writeSecret("ml/s3", { access: s3.accessKeyId, secret: s3.secretAccessKey });
@@ -61,7 +67,7 @@ export async function openStory(t: Teller, cloud: CloudClient, engine: StoryEngi
   }
   const tokenFile = join(tempDir(t, "vault-token"), "token");
   writeFileSync(tokenFile, `${vault.token}\n`, { mode: 0o600 });
-  const listen = `127.0.0.1:${await freePort()}`;
+  const port = await freePort();
   const agent = await connectAgent(t, cloud, POOL, {
     config: `
 secrets:
@@ -70,7 +76,7 @@ secrets:
 stores:
   - { id: lake, kind: s3, endpoint: ${s3.endpoint}, region: ${s3.region}, bucket: ${bucket}, pathStyle: true, ca: ${s3.caFile},
       accessKeyId: "\${vault:secret/ml/s3#access}", secretAccessKey: "\${vault:secret/ml/s3#secret}" }
-${engine.config.replace("LISTEN", listen)}
+${engine.config.replace("LISTEN", `${listenHost}:${port}\n  advertise: http://127.0.0.1:${port}`)}
 policy:
   ${CEILINGS.replace(" }", ", deployments: 4, replicas: 4, cpus: 2, memoryBytes: 1073741824 }")}
   commands: ["artifact.*", "pipeline.run", "run.*", "deployment.*"]
@@ -81,7 +87,7 @@ policy:
   release: { metadata: true, logs: true, predict: [${NAME}] }
 `,
   });
-  return { t, cloud, agent, engine, s3, vault, bucket, listen };
+  return { t, cloud, agent, engine, s3, vault, bucket, port };
 }
 
 /** Runs the sample's pipeline and answers with the model that it made. */

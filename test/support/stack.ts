@@ -54,6 +54,8 @@ export class CloudClient {
 }
 
 export interface CloudOptions {
+  /** On loopback; default a free one. */
+  port?: number;
   /** Serve TLS from the control plane's own CA; default plain http on loopback. */
   tls?: boolean;
   args?: string[];
@@ -82,7 +84,7 @@ export class TestCloud extends CloudClient {
   }
 
   static async start(t: Teardown, options: CloudOptions = {}): Promise<TestCloud> {
-    const cloud = new TestCloud(t, await freePort(), options);
+    const cloud = new TestCloud(t, options.port ?? (await freePort()), options);
     await cloud.start();
     await cloud.api.signIn(readFileSync(join(cloud.dir, "sign-in-url"), "utf8").trim());
     return cloud;
