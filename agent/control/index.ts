@@ -7,4 +7,4 @@ export { askAgent } from "./control-client.ts";
 export { lockState, type StateLock } from "./state-lock.ts";
 export { PauseFile } from "./pause-file.ts";
 export { stopWork } from "./stop-work.ts";
-export { renderPs, type HeldBack, type PsAnswer, type PsCommand, type PsStep } from "./ps.ts";
+export { renderPs, type HeldBack, type PsAnswer, type PsCommand, type PsDeployment, type PsStep } from "./ps.ts";

@@ -21,6 +21,25 @@ export interface HeldBack {
   reason: string;
   fix: string;
 }
+export interface PsReplica {
+  /** `r3.0` */
+  name: string;
+  state: string;
+  /** Null = no process of this machine, or none runs. */
+  pid: number | null;
+  startedAt: number | null;
+}
+export interface PsDeployment {
+  id: string;
+  name: string;
+  state: string;
+  /** Why, when it is not available. */
+  why: string | null;
+  endpoint: string;
+  ready: number;
+  wanted: number;
+  replicas: PsReplica[];
+}
 export interface PsAnswer {
   pid: number;
   version: string;
@@ -33,6 +52,8 @@ export interface PsAnswer {
   /** Null = those that wait have their turn. Absent = an agent of an earlier version, which does not say. */
   heldBack?: HeldBack | null;
   commands: PsCommand[];
+  /** Absent = an agent of an earlier version. */
+  deployments?: PsDeployment[];
   /** Work of the engine that no open command accounts for, e.g. of a run that is being adopted. */
   otherSteps: PsStep[];
   /** Reports that the control plane has not acknowledged. */
@@ -64,6 +85,18 @@ export function renderPs(ps: PsAnswer): string {
     "",
   ];
   const rows = [["ID", "KIND", "STATE", "AGE", "WHAT"]];
+  for (const one of ps.deployments ?? []) {
+    const what = `${one.ready} of ${one.wanted} ready at ${one.endpoint}${one.why === null ? "" : `: ${one.why}`}`;
+    rows.push([one.name, "deployment", one.state, "", what]);
+    for (const replica of one.replicas)
+      rows.push([
+        `  ${one.name}/${replica.name}`,
+        "replica",
+        replica.state,
+        since(replica.startedAt),
+        replica.pid === null ? "" : `process ${replica.pid}`,
+      ]);
+  }
   for (const command of ps.commands) {
     rows.push([
       command.run ?? command.command,

@@ -37,7 +37,7 @@ async function open(): Promise<void> {
   await step("the control plane starts", async () => {
     await stack.startCloud();
     await stack.api.signIn(stack.firstSignInUrl());
-    stack.preparePrivateSide();
+    await stack.preparePrivateSide();
     return stack.url;
   });
   await step("the agent connects", () => story.connect());
@@ -51,6 +51,10 @@ async function tellOnce(): Promise<void> {
   await step("fetch a file", () => story.download());
   await step("run the pipeline, follow its log", () => story.train((line) => say(`      ${line}`)));
   await step("look at metrics, plot and model", () => story.results());
+  await step("deploy the model by its digest", () => story.deploy());
+  await step("predict, by the page and at the endpoint", () => story.predict());
+  await step("scale to two replicas", () => story.scale());
+  await step("kill a replica, see it return", () => story.heal());
   await step("stop the agent", () => story.disconnect());
   await step("start the agent again", () => story.reconnect());
   await remove();
@@ -66,7 +70,7 @@ async function keepRunning(): Promise<void> {
 
   In the page: Agents, then Artifacts (pool demo, store sample): images/digits.png, data/digits.csv, README.md, logs/.
   Runs, New run, take pipelines/digits.pipeline.json from the store, start it, follow the log of train;
-  then look at its outputs: model, metrics, plot.
+  then look at its outputs: model, metrics, plot. On model.onnx: Deploy; then try it, scale it, kill a replica.
 
   The private side is ${stack.folder}/private: nothing of it is readable by the control plane.
   Keys:   s stop the agent   a start it again   l new sign-in URL   q quit`);

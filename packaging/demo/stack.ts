@@ -136,7 +136,10 @@ export class Stack {
   }
 
   /** Prepares the private side: a copy of the sample store, and the agent's configuration. */
-  preparePrivateSide(): void {
+  async preparePrivateSide(): Promise<void> {
+    const servingPort = await freePort();
+    // The tree that this runs from.
+    const serving = join(root, `packaging/serving/main${import.meta.filename.slice(-3)}`);
     mkdirSync(join(this.folder, "private"), { recursive: true, mode: 0o700 });
     cpSync(join(root, "packaging/demo/sample"), this.store, { recursive: true });
     writeFileSync(
@@ -149,8 +152,11 @@ stores:
   - { id: sample, kind: fs, root: ${this.store} }
 programs:
   node: { path: ${process.execPath} }
+serving:
+  listen: 127.0.0.1:${servingPort}
+  process: { path: ${process.execPath}, args: [${JSON.stringify(serving)}] }
 policy:
-  commands: ["artifact.*", "pipeline.run", "run.*"]
+  commands: ["artifact.*", "pipeline.run", "run.*", "deployment.*"]
   engines: [process]
   programs: [node]
   stores:
@@ -160,9 +166,45 @@ policy:
     previews: { rows: 500 }
     logs: true
     raw: [{ store: sample, paths: ["**"] }]
-  ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 3600000, stepsPerRun: 20, uploadBytes: 1073741824, streams: 32 }
+    predict: true
+  ceilings: { concurrentRuns: 2, concurrentSteps: 2, stepTimeoutMs: 3600000, stepsPerRun: 20, uploadBytes: 1073741824, streams: 32,
+    deployments: 4, replicas: 4, cpus: 2, memoryBytes: 1073741824 }
 `,
     );
+  }
+
+  /** Asks the running agent on its own machine, as its owner does. */
+  async #ask<T>(...words: string[]): Promise<T> {
+    const child = spawn(
+      process.execPath,
+      [
+        join(root, "agent/bin/sallyport-agent.mjs"),
+        ...words,
+        "--output",
+        "json",
+        "--config",
+        join(this.folder, "private/agent.yaml"),
+      ],
+      { env: cleanEnv(), stdio: ["ignore", "pipe", "inherit"] },
+    );
+    let out = "";
+    child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text));
+    const code = await new Promise<number | null>((resolve) => child.on("close", resolve));
+    if (code !== 0) throw new Error(`sallyport-agent ${words[0]} ended with exit code ${code}`);
+    return JSON.parse(out) as T;
+  }
+
+  /** The key never leaves the agent's machine: here it is asked for as its owner. */
+  async endpoint(deployment: string): Promise<{ url: string; key: string }> {
+    const [found] = await this.#ask<{ url: string; key: string }[]>("endpoint", deployment);
+    return found!;
+  }
+
+  async replicas(deployment: string): Promise<{ name: string; pid: number | null }[]> {
+    const { deployments } = await this.#ask<{
+      deployments: { name: string; replicas: { name: string; pid: number | null }[] }[];
+    }>("ps");
+    return deployments.find(({ name }) => name === deployment)?.replicas ?? [];
   }
 
   /** Starts the agent; `enrollSecret` is needed the first time only. */

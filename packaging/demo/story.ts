@@ -30,10 +30,22 @@ const query = (path: string) => `path=${encodeURIComponent(path)}`;
 const sha256 = (bytes: Uint8Array) => `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
 const kib = (bytes: number) => `${(bytes / 1024).toFixed(1)} KiB`;
 
+interface Deployment {
+  id: string;
+  state: string;
+  stateReason: string;
+  generation: number;
+  revision: number;
+  replicasReady: number | null;
+  endpoint: string | null;
+  observed: { replicas: { name: string; state: string; starts: number }[] } | null;
+}
+
 export class Story {
   readonly stack: Stack;
   readonly #shown = new Map<string, Artifact>();
   #waitingRun = "";
+  #deployed = "";
 
   constructor(stack: Stack) {
     this.stack = stack;
@@ -177,6 +189,93 @@ export class Story {
     return `accuracy ${accuracy.toFixed(4)}; plot ${image.width} x ${image.height}; model ${kib(stat.sizeBytes)}, ${stat.digest}`;
   }
 
+  async #deployment(): Promise<Deployment> {
+    return this.#api.get<Deployment>(`/v1/deployments/${this.#deployed}`);
+  }
+
+  #available(replicas: number): Promise<Deployment> {
+    return until(`${replicas} ready replicas`, 60_000, async () => {
+      const now = await this.#deployment();
+      must(now.state !== "failed" && now.state !== "refused", `the deployment is ${now.state}: ${now.stateReason}`);
+      return now.state === "available" && now.replicasReady === replicas && now;
+    });
+  }
+
+  /** The very model that the pipeline made: the agent compares the digest after it has read the file. */
+  async deploy(): Promise<string> {
+    const model = this.#shown.get("model.onnx")!;
+    const made = await this.#api.post<Deployment>(
+      "/v1/deployments",
+      {
+        pool: "demo",
+        name: "digits",
+        spec: {
+          model: { store: model.store, path: model.path, digest: model.digest },
+          resources: { cpus: 1, memoryBytes: 268_435_456 },
+        },
+      },
+      { "idempotency-key": randomUUID() },
+    );
+    this.#deployed = made.id;
+    const now = await this.#available(1);
+    return `revision ${now.revision} serves at ${now.endpoint}; engine process: a plain process, not isolated`;
+  }
+
+  /** A digit of the sample, once through the link and once at the endpoint in the private network. */
+  async predict(): Promise<string> {
+    const line = readFileSync(join(this.stack.store, "data/digits.csv"), "utf8").split("\n")[1]!.split(",").map(Number);
+    const body = JSON.stringify({
+      inputs: [{ name: "pixels", shape: [1, 64], datatype: "FP32", data: line.slice(0, 64).map((v) => v / 16) }],
+    });
+    const path = "/v2/models/digits/infer";
+    const headers = { "content-type": "application/json" };
+    const linked = await this.#api.fetch(`/v1/deployments/${this.#deployed}/request?path=${path}`, {
+      method: "POST",
+      body,
+      headers,
+    });
+    const { url, key } = await this.stack.endpoint("digits");
+    const direct = await fetch(`${url}${path}`, {
+      method: "POST",
+      body,
+      headers: { ...headers, authorization: `Bearer ${key}` },
+    });
+    const scores = async (response: Response) =>
+      ((await response.json()) as { outputs: { data: number[] }[] }).outputs[0]!.data;
+    const [one, other] = [await scores(linked), await scores(direct)];
+    must(JSON.stringify(one) === JSON.stringify(other), "the two ways give different predictions");
+    const digit = one.indexOf(Math.max(...one));
+    must(digit === line[64], `the model reads ${digit}, the image is a ${line[64]}`);
+    const refused = await fetch(`${url}${path}`, { method: "POST", body, headers });
+    must(refused.status === 401, `the endpoint answers ${refused.status} without its key`);
+    return `it reads a ${digit}, both ways the same; without the key the endpoint answers ${refused.status}`;
+  }
+
+  async scale(): Promise<string> {
+    const { generation } = await this.#deployment();
+    await this.#api.post(
+      `/v1/deployments/${this.#deployed}/scale`,
+      { replicas: 2 },
+      { "if-match": `"${generation}"` },
+    );
+    const now = await this.#available(2);
+    return now.observed!.replicas.map((one) => `${one.name} ${one.state}`).join(", ");
+  }
+
+  /** Past the agent and the control plane, as a careless colleague would. */
+  async heal(): Promise<string> {
+    const [victim] = (await this.stack.replicas("digits")).filter((one) => one.pid !== null);
+    must(victim !== undefined, "no replica runs");
+    process.kill(-victim.pid!, "SIGKILL");
+    const began = performance.now();
+    await until("the killed replica to be back", 60_000, async () => {
+      const now = await this.#deployment();
+      const one = now.observed?.replicas.find(({ name }) => name === victim.name);
+      return one?.state === "ready" && one.starts > 1 && now.state === "available";
+    });
+    return `${victim.name} (process ${victim.pid}) was killed and is ready again after ${((performance.now() - began) / 1000).toFixed(1)} s`;
+  }
+
   /** Stops the agent: the page says so, a look fails at once, a run waits and says why. */
   async disconnect(): Promise<string> {
     await this.stack.stopAgent();
@@ -218,6 +317,11 @@ export class Story {
     must(stat.digest === model.digest, "the model is not what it was");
     const run = await this.#ended(this.#waitingRun);
     must(run.state === "succeeded", `the run that waited ended as ${run.state}: ${run.error?.message}`);
-    return "the model is where it was, the run that waited has succeeded";
+    const deployed = await this.#available(2);
+    must(
+      deployed.observed!.replicas.every((one) => one.starts <= 2),
+      "a replica was restarted with the agent",
+    );
+    return "the model is where it was, both replicas served on, the run that waited has succeeded";
   }
 }

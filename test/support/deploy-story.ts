@@ -4,21 +4,13 @@
 import { randomUUID } from "node:crypto";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Test } from "tap";
 import type { DeploymentDetail, DeploymentDiff, RunDetail } from "../../cloud/http/api.ts";
 import type { PipelineInput, ProducedArtifact } from "@sallyport/protocol";
-import { binFile, repository, runProgram, tempDir, tree, waitFor, type Teardown } from "./launcher.ts";
+import { binFile, repository, runProgram, tempDir, tree, waitFor } from "./launcher.ts";
 import { underLoad } from "./load.ts";
 import { startS3, startVault, type S3Server, type VaultServer } from "./servers.ts";
 import { CEILINGS, connectAgent, freePort, type CloudClient, type TestAgent } from "./stack.ts";
-
-/** The part of a tap test that the story asserts with. */
-export interface Teller extends Teardown {
-  ok(fact: unknown, what?: string): unknown;
-  equal(found: unknown, wanted: unknown, what?: string): unknown;
-  same(found: unknown, wanted: unknown, what?: string): unknown;
-  match(found: unknown, pattern: unknown, what?: string): unknown;
-  comment(text: string): unknown;
-}
 
 /** What differs from engine to engine. */
 export interface StoryEngine {
@@ -34,7 +26,7 @@ export interface StoryEngine {
 }
 
 export interface Story {
-  readonly t: Teller;
+  readonly t: Test;
   readonly cloud: CloudClient;
   readonly agent: TestAgent;
   readonly engine: StoryEngine;
@@ -50,7 +42,7 @@ const POOL = "lab";
 
 /** Starts S3, Vault and an agent that may do what the story does. */
 export async function openStory(
-  t: Teller,
+  t: Test,
   cloud: CloudClient,
   engine: StoryEngine,
   { listenHost = "127.0.0.1" }: { listenHost?: string } = {},
@@ -181,7 +173,7 @@ export async function tellStory(story: Story): Promise<number> {
   const rows = readFileSync(join(repository, "packaging/demo/sample/data/digits.csv"), "utf8")
     .split("\n")
     .slice(1, 3)
-    .map((line) => line.split(",").slice(0, 64).map(Number));
+    .map((line) => line.split(",").slice(0, 64).map((text) => Number(text) / 16));
   const body = REQUEST(rows);
   const infer = `/v2/models/${NAME}/infer`;
   const linked = await api.call(`/v1/deployments/${id}/request?path=${infer}`, {
