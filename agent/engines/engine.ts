@@ -1,12 +1,15 @@
 // The port of an engine: what runs a step's work or a deployment's replica. Its own record answers "did this happen?"
 // after a crash: work has a name, and a second start of the same name starts nothing.
-import type { DeploymentId, Resources } from "@sallyport/protocol";
+import type { CommandId, DeploymentId, Resources } from "@sallyport/protocol";
 
 /** The name under which an engine knows one piece of work: what makes a second start of the same a conflict. */
 export type WorkName = string & { readonly __work: never };
 /** `<command id>.<step>.<attempt>`: unique for ever. */
 export const workName = (command: string, step: string, attempt: number): WorkName =>
   `${command}.${step}.${attempt}` as WorkName;
+/** The command that a step's work is of; null for a name of another form. */
+export const commandOfWork = (name: string): CommandId | null =>
+  (/^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\..+\.\d+$/.exec(name)?.[1] as CommandId | undefined) ?? null;
 /** `<deployment id>.r<revision>.<number>`: used again only after the one before was forgotten. */
 export const replicaWorkName = (deployment: DeploymentId, revision: number, number: number): WorkName =>
   `${deployment}.r${revision}.${number}` as WorkName;
@@ -61,7 +64,10 @@ export type WorkAddress = { host: string; port: number } | null;
 
 export interface Engine {
   readonly name: string;
-  /** True when code in it cannot reach the host and is kept within its resources: shown to people. */
+  /**
+   * True when code in it cannot reach the host and is kept within its resources: shown to people. Such an engine starts
+   * images, any other starts programs of this machine.
+   */
   readonly isolated: boolean;
   /** The path by which work sees a host folder that it was given as `cwd`. The same path on an engine without an own file system. */
   inside(folder: string): string;

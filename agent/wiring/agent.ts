@@ -42,6 +42,9 @@ export async function startAgent(context: AgentContext): Promise<RunningAgent> {
       note: `${context.version}, start ${state.journal.startCounter}, policy ${parts.policy.digest}`,
     });
     const resumed = await parts.runner.resume();
+    void parts.pipelines
+      .collect()
+      .catch((error: unknown) => context.log.warn({ err: error }, "what earlier runs left could not be collected"));
     greet(context, { membership, state, parts, resumed });
     link.start();
     return {

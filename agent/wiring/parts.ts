@@ -4,6 +4,8 @@ import { CommandRegistry } from "../commands/registry.ts";
 import { CommandRunner } from "../commands/runner.ts";
 import { Intake } from "../commands/intake.ts";
 import { PauseFile } from "../control/index.ts";
+import type { Engines } from "../engines/engine.ts";
+import { makeEngines } from "../engines/engines.ts";
 import { createProcessEngine, type ProcessEngine } from "../engines/process/index.ts";
 import { artifactKinds } from "../features/artifacts/index.ts";
 import { createPipelines, type Pipelines } from "../features/pipelines/index.ts";
@@ -33,6 +35,7 @@ export interface Parts {
   readonly intake: Intake;
   readonly pauseFile: PauseFile;
   readonly engine: ProcessEngine;
+  readonly engines: Engines;
   readonly connections: Connections;
   readonly pipelines: Pipelines;
   readonly registry: CommandRegistry;
@@ -52,8 +55,9 @@ export function makeParts(context: AgentContext, state: OpenState): Parts {
   const pause = pauseFile.read();
   if (pause !== null) intake.pause(pause);
   const engine = createProcessEngine({ stateDir: config.state, clock });
+  const engines = makeEngines([engine]);
   const connections = new Connections({ config, environment, redactor, clock });
-  const pipelines = makePipelines(context, state, { policy, engine, connections });
+  const pipelines = makePipelines(context, state, { policy, engines, connections });
   const registry = makeRegistry(connections, pipelines);
   const runner = new CommandRunner({
     registry,
@@ -70,13 +74,13 @@ export function makeParts(context: AgentContext, state: OpenState): Parts {
   });
   const outbox = new ReportOutbox({ journal, redactor, clock, log });
   const facts = new HostFacts(config.state, clock);
-  return { changes, policy, intake, pauseFile, engine, connections, pipelines, registry, runner, outbox, facts };
+  return { changes, policy, intake, pauseFile, engine, engines, connections, pipelines, registry, runner, outbox, facts };
 }
 
 function makePipelines(
   context: AgentContext,
   { journal }: OpenState,
-  { policy, engine, connections }: Pick<Parts, "policy" | "engine" | "connections">,
+  { policy, engines, connections }: Pick<Parts, "policy" | "engines" | "connections">,
 ): Pipelines {
   const { clock, log, redactor } = context;
   const { state: stateDir, limits } = context.compiled.config;
@@ -90,7 +94,7 @@ function makePipelines(
   });
   return createPipelines({
     journal,
-    engine,
+    engines,
     stores,
     secrets,
     redactor,

@@ -2,6 +2,7 @@
 // asks again when the host was lost on the way: each request may be repeated, for a name begins once.
 import { spawn } from "node:child_process";
 import { chmodSync, closeSync, mkdirSync, openSync } from "node:fs";
+import { readdir } from "node:fs/promises";
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -99,6 +100,9 @@ export class ProcessEngine implements Engine {
   }
 
   async list(): Promise<{ name: WorkName; status: WorkStatus }[]> {
+    // Each name is a folder: where there is none, no host need be started to say so.
+    const names = await readdir(join(this.#folder, "work")).catch(() => []);
+    if (names.length === 0) return [];
     return (await this.#call("list", {})) as { name: WorkName; status: WorkStatus }[];
   }
 

@@ -1,18 +1,21 @@
 // What the feature is made from.
 import type { Clock } from "@sallyport/protocol";
 import type { Logger } from "pino";
-import type { Engine } from "../../engines/engine.ts";
+import type { Engines } from "../../engines/engine.ts";
 import type { Journal } from "../../journal/journal.ts";
 import type { LogStore } from "../../logs/index.ts";
 import type { PolicyGuard } from "../../policy/action.ts";
 import type { Redactor } from "../../redaction/redactor.ts";
 import type { Secrets } from "../../secrets/secrets.ts";
 import type { Stores } from "../../stores/store.ts";
+import type { Known } from "./check.ts";
 
 /** From the agent's configuration. */
 export interface Program {
-  /** Absolute path of the executable. */
+  /** Absolute path of the executable; with `image`, as the image has it. */
   path: string;
+  /** By digest; null or absent = a program of this machine. */
+  image?: string | null | undefined;
   /** Come before the step's. */
   args?: readonly string[] | undefined;
   env?: Readonly<Record<string, string>> | undefined;
@@ -20,7 +23,7 @@ export interface Program {
 
 export interface PipelinesDeps {
   journal: Journal;
-  engine: Engine;
+  engines: Engines;
   stores: Stores;
   secrets: Secrets;
   redactor: Redactor;
@@ -34,10 +37,17 @@ export interface PipelinesDeps {
   log: Logger;
   /** limits.concurrentSteps of the configuration; the policy's ceiling counts too. Absent = that alone. */
   maxSteps?: () => number;
-  /** limits.workBytes: inputs of one step, and work folders kept after failures. */
+  /** limits.workBytes: inputs of one step, its outputs in an engine with an own file system, work folders kept after failures. */
   workBytes: number;
   /** Between TERM and KILL. Default 10 s. */
   graceMs?: number;
 }
 
 export const DEFAULT_GRACE_MS = 10_000;
+
+/** What a pipeline may name, at this moment. */
+export const knownBy = (deps: PipelinesDeps): Known => ({
+  engines: deps.engines,
+  programs: deps.programs(),
+  stores: new Set(deps.stores.ids),
+});

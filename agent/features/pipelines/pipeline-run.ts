@@ -19,7 +19,7 @@ import {
 } from "@sallyport/protocol";
 import { workName } from "../../engines/engine.ts";
 import { checkStep } from "./check.ts";
-import type { PipelinesDeps } from "./deps.ts";
+import { knownBy, type PipelinesDeps } from "./deps.ts";
 import {
   CANCELS,
   isOver,
@@ -253,45 +253,34 @@ export class PipelineRun {
   }
 
   async #attempt(step: Step, known: boolean): Promise<AttemptOutcome> {
-    const { deps, pipeline, params } = { deps: this.#deps, pipeline: this.#pipeline, params: this.#params };
-    const { attempt, stopping } = this.#steps.get(step.name)!;
-    const name = workName(this.command, step.name, attempt);
-    const begun = known && (await this.#insistEngine(() => deps.engine.status(name))).state !== "absent";
-    if (!begun) {
-      // Nothing begins any more in this run; only the record said so already.
-      if (known && this.#halt.signal.aborted)
-        return { state: "cancelled", error: cancelled(this.#cancel.signal), exitCode: null, logSeq: 0, stopped: [] };
-      // The policy of now: it may have been tightened while the run waited. What has begun goes on.
-      try {
-        deps.policy.require({ kind: "engine", engine: pipeline.engine });
-        checkStep(
-          this.run,
-          pipeline,
-          step,
-          { programs: new Set(deps.programs().keys()), stores: new Set(deps.stores.ids) },
-          deps.policy,
-        );
-      } catch (caught) {
-        return { state: "failed", error: toConnectorError(caught), exitCode: null, logSeq: 0, again: false };
-      }
-    }
+    const record = this.#steps.get(step.name)!;
     return runAttempt({
-      deps,
+      deps: this.#deps,
       command: this.command,
       run: this.run,
-      pipeline,
-      params,
+      pipeline: this.#pipeline,
+      params: this.#params,
       step,
-      attempt,
-      folder: this.#folder(step, attempt),
+      attempt: record.attempt,
+      folder: this.#folder(step, record.attempt),
       known,
-      stopping,
+      begun: known && record.begun === true,
+      stopping: record.stopping,
+      permit: () => this.#permit(step, known),
       produced: (from) => this.#steps.get(from)?.outputs ?? [],
       noteStopping: async (why) => this.#put(step, { ...this.#steps.get(step.name)!, stopping: why }, false),
-      noteAdopted: async () => this.#put(step, { ...this.#steps.get(step.name)!, adopted: true }),
+      noteAdopted: async () => this.#put(step, { ...this.#steps.get(step.name)!, begun: true, adopted: true }),
+      noteBegun: async () => this.#put(step, { ...this.#steps.get(step.name)!, begun: true }, false),
       cancel: AbortSignal.any([this.#cancel.signal, this.#stepCancel(step.name).signal]),
       leave: this.#leave,
     });
+  }
+
+  /** The policy of now: it may have been tightened while the run waited. What has begun goes on. */
+  #permit(step: Step, known: boolean): void {
+    // Nothing begins any more in this run; of this attempt only the record said so already.
+    if (known && this.#halt.signal.aborted) throw cancelled(this.#cancel.signal);
+    checkStep(this.run, this.#pipeline, step, knownBy(this.#deps), this.#deps.policy);
   }
 
   /** Writes how the attempt ended. True when the step is over. */
@@ -327,7 +316,11 @@ export class PipelineRun {
     }
     committed.publish({ step: step.name, state: outcome.state });
     this.#deps.logs.wake(this.run);
-    await this.#deps.engine.forget(workName(this.command, step.name, before.attempt)).catch(() => undefined);
+    // What is not forgotten now is collected later.
+    await (async () => {
+      const engine = this.#deps.engines.get(this.#pipeline.engine);
+      await engine.forget(workName(this.command, step.name, before.attempt));
+    })().catch(() => undefined);
     // After a failure the folder stays for whoever looks into it, until space is needed.
     if (outcome.state === "succeeded")
       await rm(this.#folder(step, before.attempt), { recursive: true, force: true }).catch(() => undefined);
@@ -381,17 +374,6 @@ export class PipelineRun {
         if (!(caught instanceof ConnectorError) || caught.code !== "JOURNAL_UNAVAILABLE") throw caught;
         this.#deps.log.warn({ code: caught.code }, `the journal takes nothing now, trying again: ${caught.message}`);
         await wait(this.#deps.clock, JOURNAL_RETRY_MS, this.#leave);
-      }
-    }
-  }
-
-  async #insistEngine<T>(work: () => Promise<T>): Promise<T> {
-    for (let tries = 0; ; tries++) {
-      try {
-        return await work();
-      } catch (caught) {
-        this.#deps.log.warn({ err: caught }, "the engine did not answer, trying again");
-        await wait(this.#deps.clock, backoffMs(tries), this.#leave);
       }
     }
   }

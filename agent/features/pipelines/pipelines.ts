@@ -4,8 +4,9 @@ import { join } from "node:path";
 import { ConnectorError, pipelineRun, runCancel, runLogs, wait, type RunId } from "@sallyport/protocol";
 import { defineKind, type AnyCommandKind } from "../../commands/command.ts";
 import { folderSize } from "../../logs/index.ts";
+import { commandOfWork } from "../../engines/engine.ts";
 import { checkPipeline } from "./check.ts";
-import type { PipelinesDeps } from "./deps.ts";
+import { DEFAULT_GRACE_MS, knownBy, type PipelinesDeps } from "./deps.ts";
 import { PipelineRun } from "./pipeline-run.ts";
 import {
   CANCELS,
@@ -27,7 +28,10 @@ export interface Pipelines {
   active(): { run: RunId; command: string; steps: { step: string; attempt: number }[] }[];
   /** At the agent's host: `id` is a run, or `<run>/<step>`. Resolves with what was stopped; null = nothing of that id runs. */
   stop(id: string, who: string): Promise<{ stopped: string[] } | null>;
-  /** Brings logs and work folders under their caps. Also done at the end of each run. */
+  /**
+   * Brings logs and work folders under their caps, and has the engines forget what no command wants any more: what was left
+   * by a crash or an engine that was away. Done at the end of each run; after a start, by whoever wires.
+   */
   collect(): Promise<void>;
   /** Policy or limits were exchanged: steps that wait for a slot look again. */
   policyChanged(): void;
@@ -44,11 +48,17 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
     Math.min(deps.policy.limit("concurrentSteps"), deps.maxSteps?.() ?? Number.POSITIVE_INFINITY),
   );
   const active = new Map<RunId, PipelineRun>();
-  const known = () => ({ programs: new Set(deps.programs().keys()), stores: new Set(deps.stores.ids) });
   let collecting: Promise<void> | null = null;
 
   async function collect(): Promise<void> {
+    for (const name of deps.engines.names)
+      await collectOf(name).catch((error: unknown) =>
+        deps.log.warn({ err: error, engine: name }, "what an engine keeps of ended steps could not be collected"),
+      );
     const keep = new Set<string>(active.keys());
+    // Those that a restart has not taken up yet.
+    for (const { resource } of await deps.journal.open())
+      if (resource.startsWith("run:")) keep.add(resource.slice("run:".length));
     const { removed } = await deps.logs.collect(keep);
     for (const run of removed) {
       const head = (await deps.journal.get(RUNS, runKey(run as RunId))) as RunRecord | null | undefined;
@@ -63,6 +73,23 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
     }
     await collectWork(join(deps.stateDir, "work"), deps.workBytes, keep);
   }
+  /** Replicas of deployments are not ours; nor is anything of a command that the journal still has open. */
+  async function collectOf(engineName: string): Promise<void> {
+    const engine = deps.engines.get(engineName);
+    const listed = (await engine.list()).filter(({ name }) => commandOfWork(name) !== null);
+    if (listed.length === 0) return;
+    // Asked after the list: a command is open before its first step begins.
+    const open = new Set<string>((await deps.journal.open()).map(({ id }) => id));
+    for (const one of active.values()) open.add(one.command);
+    for (const { name, status } of listed) {
+      if (open.has(commandOfWork(name)!)) continue;
+      if (status.state === "running") {
+        deps.log.warn({ work: name, engine: engineName }, "a step runs whose command has ended: it is stopped");
+        await engine.stop(name, deps.graceMs ?? DEFAULT_GRACE_MS);
+      }
+      await engine.forget(name);
+    }
+  }
   const collectOnce = (): Promise<void> => {
     collecting ??= collect().finally(() => {
       collecting = null;
@@ -72,7 +99,7 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
 
   const run = defineKind({
     spec: pipelineRun,
-    check: (input, policy) => checkPipeline(input.run, input.pipeline, input.params, known(), policy),
+    check: (input, policy) => checkPipeline(input.run, input.pipeline, input.params, knownBy(deps), policy),
     async run(input, context) {
       const leave = new AbortController();
       const one = new PipelineRun(deps, slots, context.command, input, leave.signal);

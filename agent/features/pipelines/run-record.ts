@@ -27,6 +27,8 @@ export interface StepRecord {
   outputs: ProducedArtifact[];
   logSeq: number;
   adopted: boolean;
+  /** The engine began the attempt: when it knows nothing of it later, somebody removed it. Absent = not known. */
+  begun?: boolean;
   /** Wall clock before which the next attempt does not begin; null = no attempt waits. */
   retryAt: number | null;
 }

@@ -12,8 +12,9 @@ import {
   type RunId,
   type Step,
 } from "@sallyport/protocol";
-import { workName, type WorkName, type WorkStatus } from "../../engines/engine.ts";
+import { workName, type Engine, type WorkName, type WorkSpec, type WorkStatus } from "../../engines/engine.ts";
 import type { AttemptLog } from "../../logs/index.ts";
+import { workOf, type StepWork } from "./check.ts";
 import { DEFAULT_GRACE_MS, type PipelinesDeps } from "./deps.ts";
 import { makeWorkFolder, placeInputs, placesOf, storeOutputs, type FilesContext } from "./step-files.ts";
 import { fillArgs, stepEnvironment, type StepPlaces } from "./template.ts";
@@ -30,6 +31,8 @@ const boundary = {
 const STORE_TRIES = 5;
 const SECRET_TRIES_AFTER_END = 8;
 const RETRY_MS = 1000;
+/** An image that is not there after this is being pulled: the log says so. */
+const PULLING_MS = 1000;
 const MAX_RETRY_MS = 60_000;
 /** 1 s, doubling, at most 60 s. */
 export const backoffMs = (tries: number): number => Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** Math.min(tries, 16));
@@ -45,12 +48,17 @@ export interface AttemptInput {
   folder: string;
   /** The journal knew of it before this process did. */
   known: boolean;
+  /** The journal knew that the engine had begun it. */
+  begun: boolean;
   /** A stop that was asked for before a restart. */
   stopping: "cancel" | "timeout" | null;
+  /** Asked before anything begins: throws when policy, configuration or the run's own state forbid it by now. */
+  permit: () => void;
   produced: (step: string) => readonly ProducedArtifact[];
   /** Written before the effect. */
   noteStopping: (why: "cancel" | "timeout") => Promise<void>;
   noteAdopted: () => Promise<void>;
+  noteBegun: () => Promise<void>;
   /** Aborts: stop this attempt. */
   cancel: AbortSignal;
   /** Aborts: the agent stops; leave everything as it is. */
@@ -90,6 +98,8 @@ class Attempt {
   readonly #places: StepPlaces;
   readonly #files: FilesContext;
   readonly #halt: AbortSignal;
+  /** The engine did not answer when it was last asked. */
+  #away = false;
 
   constructor(input: AttemptInput, log: AttemptLog) {
     this.#in = input;
@@ -106,43 +116,42 @@ class Attempt {
   }
 
   async go(): Promise<AttemptOutcome> {
-    const { deps, step, attempt, leave, cancel, known } = this.#in;
+    const { deps, pipeline, step, attempt, leave, cancel, known } = this.#in;
     let begun: WorkStatus = { state: "absent" };
+    let adopted = true;
+    let permitted = false;
+    let engine: Engine;
     try {
-      if (known) begun = await this.#insist(() => deps.engine.status(this.#name));
-      if (begun.state === "absent") {
+      if (!known) this.#in.permit();
+      engine = deps.engines.get(pipeline.engine);
+      if (known) begun = await this.#insist(() => engine.status(this.#name));
+      if (begun.state === "absent" && this.#in.begun) begun = this.#vanished(deps.clock.now());
+      else if (begun.state === "absent") {
         // Asked to stop before it began: it never will.
-        if (this.#in.stopping !== null || cancel.aborted)
-          return await this.#end({
-            state: "cancelled",
-            error: cancelled(cancel),
-            exitCode: null,
-            logSeq: 0,
-            stopped: [],
-          });
-        begun = await this.#begin();
-        await this.#say(`Attempt ${attempt} of step ${step.name} begins: program ${step.program}.`);
-        this.#read(false);
-      } else {
-        await this.#in.noteAdopted();
-        this.#read(true);
+        if (this.#in.stopping !== null || cancel.aborted) throw cancelled(cancel);
+        this.#in.permit();
+        permitted = true;
+        adopted = false;
+        const work = workOf(step, engine, deps.programs());
+        begun = await this.#begin(engine, work);
+        await this.#in.noteBegun();
+        await this.#say(
+          `Attempt ${attempt} of step ${step.name} begins: ${step.program === undefined ? `image ${work.image}` : `program ${step.program}`}.`,
+        );
       }
+      if (adopted) await this.#in.noteAdopted();
+      this.#read(adopted);
     } catch (caught) {
       leave.throwIfAborted();
-      if (cancel.aborted)
-        return this.#end({
-          state: "cancelled",
-          error: cancelled(cancel),
-          exitCode: null,
-          logSeq: 0,
-          stopped: [],
-        });
-      const error = toConnectorError(caught);
+      const error = cancel.aborted ? cancelled(cancel) : toConnectorError(caught);
+      if (error.code === "CANCELLED")
+        return this.#end({ state: "cancelled", error, exitCode: null, logSeq: 0, stopped: [] });
       if (error.code === "INTERNAL") deps.log.error({ err: caught, step: step.name }, "a step could not be started");
       await this.#say(`The step was not started: ${error.message}`);
-      return this.#end({ state: "failed", error, exitCode: null, logSeq: 0, again: error.retry === "later" });
+      const again = permitted && error.retry === "later";
+      return this.#end({ state: "failed", error, exitCode: null, logSeq: 0, again });
     }
-    const { exited, stopping, stopped } = await this.#whole(begun);
+    const { exited, stopping, stopped } = await this.#whole(engine, begun, adopted);
     boundary.ended.publish({ work: this.#name });
     // By somebody at the agent's host, past the agent (`stop` while it does not run).
     if (stopping === null && exited.reason === "killed") {
@@ -173,13 +182,13 @@ class Attempt {
     if (exited.code !== 0)
       return this.#end({
         state: "failed",
-        error: this.#exitError(exited),
+        error: this.#exitError(engine, exited),
         exitCode: exited.code,
         logSeq: 0,
         again: true,
       });
     try {
-      const outputs = await this.#stored();
+      const outputs = await this.#stored(engine);
       boundary.stored.publish({ work: this.#name });
       return await this.#end({ state: "succeeded", outputs, exitCode: 0, logSeq: 0 });
     } catch (caught) {
@@ -198,44 +207,81 @@ class Attempt {
     }
   }
 
-  async #begin(): Promise<WorkStatus> {
+  async #begin(engine: Engine, work: StepWork): Promise<WorkStatus> {
     const { deps, pipeline, run, step, attempt, params } = this.#in;
     await makeWorkFolder(this.#places);
+    if (work.image !== null) await this.#prepare(engine, work.image);
     await again(
       this.#in,
       this.#halt,
       () => placeInputs(pipeline, run, step, this.#places, this.#in.produced, this.#files),
-      () => makeWorkFolder(this.#places),
+      { reset: () => makeWorkFolder(this.#places) },
     );
     const secrets = await again(this.#in, this.#halt, () => this.#secrets());
-    const program = deps.programs().get(step.program ?? "");
-    if (program === undefined)
-      throw new ConnectorError(
-        "PROGRAM_UNKNOWN",
-        `The agent's configuration has no program ${step.program}, which step ${step.name} starts.`,
-      );
     boundary.prepared.publish({ work: this.#name });
-    const spec = {
+    // As the work sees them.
+    const places = placesOf(engine.inside(this.#places.folder));
+    const about = { run, attempt, inImage: work.image !== null };
+    const spec: WorkSpec = {
       name: this.#name,
-      executable: program.path,
-      args: [...(program.args ?? []), ...fillArgs(step, params, this.#places)],
-      env: { ...stepEnvironment(step, params, this.#places, { run, attempt }, { ...program.env }), ...secrets },
+      executable: work.executable,
+      args: [...work.args, ...fillArgs(step, params, places)],
+      env: { ...stepEnvironment(step, params, places, about, { ...work.env }), ...secrets },
       cwd: this.#places.folder,
       stdout: this.#log.stdout,
       stderr: this.#log.stderr,
-      container: null,
+      container:
+        work.image === null
+          ? null
+          : {
+              image: work.image,
+              resources: step.resources,
+              network: step.network === undefined ? { kind: "none" } : { kind: "named", name: step.network },
+            },
     };
-    let begun: WorkStatus;
-    try {
-      begun = await deps.engine.start(spec);
-    } catch (caught) {
-      // The answer may have been lost, not the work: the engine says which.
-      begun = await this.#insist(() => deps.engine.status(this.#name));
-      if (begun.state === "absent") throw caught;
-    }
+    const begun = await this.#start(engine, spec);
     boundary.started.publish({ work: this.#name });
     return begun;
   }
+
+  async #prepare(engine: Engine, image: string): Promise<void> {
+    const { deps } = this.#in;
+    let said: Promise<void> = Promise.resolve();
+    const timer = deps.clock.after(PULLING_MS, () => (said = this.#say(`Pulling image ${image} …`)));
+    try {
+      await again(
+        this.#in,
+        this.#halt,
+        () => this.#insist(() => engine.prepare(image, this.#halt), this.#halt, ifUnreachable),
+        { heard: (error) => this.#say(`Waiting for the image, trying again: ${error.message}`) },
+      );
+    } finally {
+      timer.cancel();
+      await said;
+    }
+  }
+
+  async #start(engine: Engine, spec: WorkSpec): Promise<WorkStatus> {
+    return this.#insist(
+      async () => {
+        // What went before may have taken long.
+        this.#in.permit();
+        try {
+          return await engine.start(spec);
+        } catch (caught) {
+          // The answer may have been lost, not the work: the engine says which.
+          const there = await this.#insist(() => engine.status(this.#name));
+          if (there.state === "absent") throw caught;
+          this.#feed = true;
+          return there;
+        }
+      },
+      this.#halt,
+      ifUnreachable,
+    );
+  }
+  /** Nobody may be feeding the work's files yet. */
+  #feed = false;
 
   /** Values that the step gets; the redactor knows each from now on. */
   async #secrets(): Promise<Record<string, string>> {
@@ -280,15 +326,18 @@ class Attempt {
 
   /** Waits for the end, or brings it about. */
   async #whole(
+    engine: Engine,
     begun: WorkStatus,
+    adopted: boolean,
   ): Promise<{ exited: Exited; stopping: "cancel" | "timeout" | null; stopped: string[] }> {
     const { deps, step, cancel, leave, known } = this.#in;
-    const { engine, clock } = deps;
+    const { clock } = deps;
+    if (adopted) this.#feed = true;
     let { stopping } = this.#in;
     let stopped: string[] = [];
     if (begun.state === "running") {
       const over = new AbortController();
-      const ended = this.#ended(AbortSignal.any([leave, over.signal]), begun.startedAt);
+      const ended = this.#ended(engine, AbortSignal.any([leave, over.signal]), begun.startedAt);
       ended.catch(() => undefined);
       if (stopping === null) {
         const spentMs = known ? Math.max(0, clock.now() - begun.startedAt) : 0;
@@ -325,44 +374,77 @@ class Attempt {
       this.#over = true;
       return { exited, stopping, stopped };
     }
-    this.#over = true;
     // `absent` cannot be: it was begun.
-    return { exited: begun as Exited, stopping, stopped };
+    let exited = begun as Exited;
+    // What it wrote while nobody was there may not be in its files yet.
+    if (this.#feed) exited = await this.#ended(engine, leave, exited.startedAt);
+    this.#over = true;
+    return { exited, stopping, stopped };
   }
 
-  async #ended(signal: AbortSignal, startedAt: number): Promise<Exited> {
-    const { engine, clock } = this.#in.deps;
+  async #ended(engine: Engine, signal: AbortSignal, startedAt: number): Promise<Exited> {
+    const files = { stdout: this.#log.stdout, stderr: this.#log.stderr };
     return this.#insist(async () => {
-      const status = await this.#insist(() => engine.status(this.#name));
-      // Somebody removed the engine's record of work that had begun.
-      if (status.state === "absent")
-        return { state: "exited", startedAt, endedAt: clock.now(), code: null, signal: null, reason: "unknown" };
+      const status = await this.#insist(() => engine.status(this.#name), signal);
+      if (status.state === "absent") return this.#vanished(startedAt);
+      if (this.#feed) await engine.attach(this.#name, files);
+      // Should the engine be lost on the way, its feeding may have ended with it.
+      this.#feed = true;
       return engine.ended(this.#name, signal);
     }, signal);
   }
 
-  /** An engine or disk that fails for now does not decide about the work. */
-  async #insist<T>(work: () => Promise<T>, signal: AbortSignal = this.#in.leave): Promise<T> {
-    const { deps } = this.#in;
+  /** Somebody removed the engine's record of work that had begun. */
+  #vanished(startedAt: number): Exited {
+    const endedAt = this.#in.deps.clock.now();
+    return { state: "exited", startedAt, endedAt, code: null, signal: null, reason: "unknown" };
+  }
+
+  /** An engine or disk that fails for now does not decide about the work. `which` failures those are: all, if absent. */
+  async #insist<T>(
+    work: () => Promise<T>,
+    signal: AbortSignal = this.#in.leave,
+    which: (error: ConnectorError) => boolean = () => true,
+  ): Promise<T> {
+    const { deps, pipeline } = this.#in;
     for (let tries = 0; ; tries++) {
       try {
-        return await work();
+        const result = await work();
+        if (this.#away) {
+          this.#away = false;
+          await this.#say(`Engine ${pipeline.engine} answers again.`);
+        }
+        return result;
       } catch (caught) {
         signal.throwIfAborted();
+        const error = toConnectorError(caught);
+        if (!which(error)) throw caught;
         deps.log.warn({ err: caught, work: this.#name }, "the engine or the disk fails for now, trying again");
+        if (ifUnreachable(error) && !this.#away) {
+          this.#away = true;
+          await this.#say(`Waiting for engine ${pipeline.engine}; what runs in it goes on. ${error.message}`);
+        }
         await wait(deps.clock, backoffMs(tries), signal);
       }
     }
   }
 
-  async #stored(): Promise<ProducedArtifact[]> {
-    const { pipeline, run, step, attempt } = this.#in;
+  async #stored(engine: Engine): Promise<ProducedArtifact[]> {
+    const { deps, pipeline, run, step, attempt } = this.#in;
+    const { folder } = this.#places;
+    if (Object.keys(step.outputs).length > 0)
+      await again(this.#in, this.#halt, () =>
+        this.#insist(
+          () => engine.fetchOutputs(this.#name, folder, deps.workBytes, this.#halt),
+          this.#halt,
+          ifUnreachable,
+        ),
+      );
     return again(this.#in, this.#halt, () => storeOutputs(pipeline, run, step, attempt, this.#places, this.#files));
   }
 
   /** A log that cannot be written is no reason to change what happened. */
   async #say(text: string): Promise<void> {
-    if (text.startsWith("Attempt") && this.#log.lastSeq > 0) return;
     await this.#log
       .system(text)
       .catch((error: unknown) => this.#in.deps.log.warn({ err: error }, "a step's log cannot be written"));
@@ -382,7 +464,16 @@ class Attempt {
     return { ...outcome, logSeq };
   }
 
-  #exitError(exited: Exited): ConnectorError {
+  #exitError(engine: Engine, exited: Exited): ConnectorError {
+    const { memoryBytes } = this.#in.step.resources;
+    if (exited.reason === "out-of-memory" && engine.isolated)
+      return this.#error(
+        "OUT_OF_MEMORY",
+        `reached its memory limit of ${memoryBytes} bytes and was ended`,
+        "Raise its resources.memoryBytes, or give it less to do.",
+        exited,
+        { memoryBytes },
+      );
     if (exited.reason === "out-of-memory")
       return this.#error(
         "STEP_FAILED",
@@ -403,7 +494,13 @@ class Attempt {
   }
 
   /** No word of the log goes in here: the control plane is blind to content. */
-  #error(code: "STEP_FAILED" | "STEP_TIMED_OUT", what: string, fix: string, exited?: Exited): ConnectorError {
+  #error(
+    code: "STEP_FAILED" | "STEP_TIMED_OUT" | "OUT_OF_MEMORY",
+    what: string,
+    fix: string,
+    exited?: Exited,
+    more: Record<string, unknown> = {},
+  ): ConnectorError {
     const { step, attempt, run } = this.#in;
     return new ConnectorError(code, `Step ${step.name} ${what}.`, {
       fix,
@@ -412,6 +509,7 @@ class Attempt {
         step: step.name,
         attempt,
         ...(exited === undefined ? {} : { exitCode: exited.code, signal: exited.signal, reason: exited.reason }),
+        ...more,
       },
     });
   }
@@ -424,12 +522,14 @@ export function cancelled(cancel: AbortSignal): ConnectorError {
     : new ConnectorError("CANCELLED", "The run was cancelled.");
 }
 
-/** Repeats what fails for now. `reset` runs before each repetition. */
+const ifUnreachable = (error: ConnectorError): boolean => error.code === "ENGINE_UNREACHABLE";
+
+/** Repeats what fails for now, a few times. `heard` is told why, `reset` runs before each repetition. */
 async function again<T>(
   input: AttemptInput,
   halt: AbortSignal,
   work: () => Promise<T>,
-  reset?: () => Promise<void>,
+  between: { heard?: (error: ConnectorError) => Promise<void>; reset?: () => Promise<void> } = {},
 ): Promise<T> {
   for (let tries = 0; ; tries++) {
     halt.throwIfAborted();
@@ -440,8 +540,9 @@ async function again<T>(
       const error = toConnectorError(caught);
       if (error.retry !== "later" || error.code === "INTERNAL" || tries + 1 >= STORE_TRIES) throw caught;
       input.deps.log.warn({ code: error.code, step: input.step.name }, `trying again: ${error.message}`);
+      await between.heard?.(error);
       await wait(input.deps.clock, backoffMs(tries), halt);
-      await reset?.();
+      await between.reset?.();
     }
   }
 }

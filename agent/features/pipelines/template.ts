@@ -1,28 +1,9 @@
 // What stands in a step's arguments for something else, and the environment that a step gets. Pure.
 import { ConnectorError, type ParamValue, type Pipeline, type Step } from "@sallyport/protocol";
+import { HOST_ENVIRONMENT, steersProgram } from "../../engines/environment.ts";
 
 /** `$${` is a plain `${`; everything else that begins with `${` must be a placeholder that the step has. */
 const PLACEHOLDER = /\$\$\{|\$\{(?:(params|inputs|outputs)\.([a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?)\})?/g;
-
-/**
- * Variables that make a program load or run something else: the policy says which programs run, so a pipeline must not
- * turn one into another. No list is complete; a program that obeys further ones is fenced by `programs.<name>.env`, which
- * wins over a step's.
- */
-const STEERING = new RegExp(
-  `^(${[
-    // the loader, the shell, the C library
-    "LD_.*|DYLD_.*|PATH|HOME|TMPDIR|SHELL|ENV|BASH_.*|ZDOTDIR|IFS|PS4|SHELLOPTS|PROMPT_COMMAND|GCONV_PATH|GLIBC_.*|MALLOC_.*|LOCPATH|NLSPATH|HOSTALIASES|RES_OPTIONS",
-    // languages: start-up files, search paths, options
-    "NODE_.*|NPM_.*|DENO_.*|BUN_.*|PYTHON.*|PIP_.*|UV_.*|CONDA_.*|PERL.*|RUBY.*|GEM_.*|BUNDLE_.*|JAVA_.*|_JAVA_.*|JDK_.*|CLASSPATH|MAVEN_.*|GRADLE_.*|SPARK_.*|HADOOP_.*",
-    "DOTNET_.*|CORECLR_.*|COR_.*|JULIA_.*|LUA_.*|R_.*|PHP.*|TCL.*|ERL_.*|OCAML.*|GUILE_.*|GO[A-Z]*FLAGS|GOPATH|CARGO_.*|RUSTC.*|MAKEFLAGS",
-    // libraries that load what a variable names
-    "OMP_TOOL.*|CUDA_INJECTION.*|MPL.*|KERAS_.*|TORCH_EXTENSIONS_DIR|GTK_.*|QT_.*|VK_.*|LIBGL_.*|XDG_.*",
-    // configuration files that can name a program to run, or where traffic goes
-    "KUBECONFIG|AWS_(CONFIG|SHARED_CREDENTIALS)_FILE|AWS_ENDPOINT.*|BOTO_CONFIG|GOOGLE_APPLICATION_CREDENTIALS|CLOUDSDK_.*|GIT_.*|SSH_.*|[A-Z]*_PROXY|SSL_CERT_.*|OPENSSL_.*|CURL_.*|REQUESTS_CA_BUNDLE",
-    "EDITOR|VISUAL|PAGER|MANPAGER|LESSOPEN|LESSCLOSE|LESSKEY|BROWSER|SALLYPORT_.*",
-  ].join("|")})$`,
-);
 
 export const variableName = (name: string): string => name.toUpperCase().replace(/[.-]/g, "_");
 
@@ -48,7 +29,7 @@ export function checkStepText(pipeline: Pipeline, step: Step): void {
     }
   }
   for (const variable of [...Object.keys(step.env), ...Object.keys(step.secrets)]) {
-    if (STEERING.test(variable))
+    if (steersProgram(variable))
       throw invalid(`sets ${variable}, which could make its program run something else.`, { variable });
     if (Object.hasOwn(step.env, variable) && Object.hasOwn(step.secrets, variable))
       throw invalid(`sets ${variable} twice, as text and as a secret.`, { variable });
@@ -86,20 +67,22 @@ export function fillArgs(step: Step, params: Record<string, ParamValue>, places:
   );
 }
 
-/** Without secrets. `programEnv` is the customer's and wins over the step's. */
+/**
+ * Without secrets. `programEnv` is the customer's and wins over the step's. An image knows best where its programs lie and
+ * which language it speaks: there PATH and LANG are left to it.
+ */
 export function stepEnvironment(
   step: Step,
   params: Record<string, ParamValue>,
   places: StepPlaces,
-  about: { run: string; attempt: number },
+  about: { run: string; attempt: number; inImage: boolean },
   programEnv: Record<string, string>,
 ): Record<string, string> {
   const env: Record<string, string> = {
     ...step.env,
-    PATH: "/usr/local/bin:/usr/bin:/bin",
+    ...(about.inImage ? {} : HOST_ENVIRONMENT),
     HOME: `${places.folder}/home`,
     TMPDIR: `${places.folder}/tmp`,
-    LANG: "C.UTF-8",
     ...programEnv,
     SALLYPORT_RUN: about.run,
     SALLYPORT_STEP: step.name,
