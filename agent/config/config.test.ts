@@ -20,15 +20,25 @@ stores:
   - { id: lake, kind: s3, endpoint: "https://s3.example", bucket: bkt, prefix: a/b/, accessKeyId: AKIALITERAL, secretAccessKey: "\${env:S3_SECRET}" }
 programs:
   node: { path: /usr/bin/node, args: [--no-warnings], env: { MODE: fast, API_TOKEN: do-not-show-me } }
-limits: { concurrentRuns: 2 }
+  trainer: { path: /bin/train, image: "reg.example/train@sha256:${"a".repeat(64)}" }
+engines: { docker: {} }
+serving:
+  listen: "0.0.0.0:8470"
+  advertise: https://models.example
+  tls: { cert: /etc/s.pem, key: /etc/s-key.pem }
+  process: { path: /opt/serving, args: [--quiet], env: { THREADS: "2", HF_TOKEN: do-not-show-me-either } }
+  image: "sha256:${"b".repeat(64)}"
+limits: { concurrentRuns: 2, servingCpus: 1.5 }
 policy:
   commands: ["artifact.*"]
   stores: [{ store: lake, read: ["**"] }]
   programs: [node]
-  engines: [process]
+  engines: [process, docker]
+  images: ["reg.example/ml/*"]
+  networks: [tracker]
   secrets: [tracker-token]
-  ceilings: { streams: 9 }
-  release: { previews: { rows: 5 }, raw: [{ store: lake, paths: ["x/*"] }] }
+  ceilings: { streams: 9, cpus: 0.5 }
+  release: { predict: [digits], previews: { rows: 5 }, raw: [{ store: lake, paths: ["x/*"] }] }
 `;
 const load = (text: string | null, environment = {}) => loadConfig(text, "agent.yaml", environment);
 
@@ -59,16 +69,36 @@ t.test("a full file", (t) => {
     cloud: { url: "https://other.example", ca: "/etc/cp.pem" },
     log: { level: "warn" },
     stores: [{ id: "sample" }, { id: "lake", region: "us-east-1", pathStyle: true, ca: null, sessionToken: null }],
-    limits: { concurrentRuns: 2, concurrentSteps: 4 },
+    limits: { concurrentRuns: 2, concurrentSteps: 4, servingCpus: 1.5, replicas: 16 },
+    programs: {
+      node: { image: null },
+      trainer: { image: `reg.example/train@sha256:${"a".repeat(64)}`, args: [], env: {} },
+    },
+    engines: { docker: { socket: "/var/run/docker.sock" } },
+    serving: {
+      listen: "0.0.0.0:8470",
+      advertise: "https://models.example",
+      tls: { cert: "/etc/s.pem", key: "/etc/s-key.pem" },
+      process: { path: "/opt/serving", args: ["--quiet"], env: { THREADS: "2" } },
+      image: `sha256:${"b".repeat(64)}`,
+    },
   });
   t.equal(compiled.policy.previewRows, 5);
   t.equal(compiled.originOf(["cloud", "url"]), "environment SALLYPORT_URL");
   t.equal(compiled.originOf(["state"]), "agent.yaml:3");
   t.equal(compiled.originOf(["limits", "concurrentSteps"]), "default");
   const shown = showConfig(compiled, { origin: true });
-  for (const hidden of ["plain-secret-in-file", "AKIALITERAL", "do-not-show-me"]) t.notMatch(shown, hidden);
+  for (const hidden of ["plain-secret-in-file", "AKIALITERAL", "do-not-show-me", "do-not-show-me-either"])
+    t.notMatch(shown, hidden);
   t.match(shown, /\$\{env:S3_SECRET\}/);
   t.match(shown, /url: https:\/\/other.example # environment SALLYPORT_URL/);
+  t.match(shown, /listen: 0\.0\.0\.0:8470 # agent\.yaml:\d+\n/);
+  t.match(shown, /socket: \/var\/run\/docker\.sock # default\n/);
+  t.equal(
+    compiled.originOf(["serving", "image"]),
+    compiled.originOf(["serving", "listen"]).replace(/\d+$/, (n) => `${Number(n) + 4}`),
+  );
+  t.match(parse(shown), { serving: { process: { env: { THREADS: "2", HF_TOKEN: "********" } } } });
   t.match(parse(shown), { programs: { node: { env: { MODE: "fast", API_TOKEN: "********" } } } });
   t.ok(compiled.warnings.some((w) => w.startsWith("secrets.named.literal is written in the file")));
   t.end();
@@ -84,7 +114,7 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
     [
       "deep unknown field",
       FULL.replace("read: [", "raed: ["),
-      /line 1\d: policy\.stores\[0\]\.raed is not a known field; known here: store, read, write, delete/,
+      /line 2\d: policy\.stores\[0\]\.raed is not a known field; known here: store, read, write, delete/,
     ],
     [
       "unknown field of a store",
@@ -136,6 +166,37 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
       FULL.replace(/ {2}vault: .*\n/, ""),
       /secrets\.named\.tracker-token: expected a reference to a configured provider/,
     ],
+    [
+      "an engine that is not configured",
+      FULL.replace("engines: { docker: {} }\n", ""),
+      /policy\.engines\[1\]: expected an engine: process, got "docker"/,
+    ],
+    [
+      "an image by a tag",
+      FULL.replace(/reg\.example\/train@sha256:a+/, "reg.example/train:1"),
+      /programs\.trainer\.image: expected an image by digest/,
+    ],
+    [
+      "a prefix of a registry's name",
+      FULL.replace("reg.example/ml/*", "reg.example*"),
+      /policy\.images\[0\]: expected an image/,
+    ],
+    [
+      "a relative socket",
+      FULL.replace("docker: {}", "docker: { socket: x }"),
+      /engines\.docker\.socket: expected an absolute/,
+    ],
+    [
+      "a certificate without key",
+      FULL.replace(", key: /etc/s-key.pem", ""),
+      /serving\.tls\.key: expected text, got nothing/,
+    ],
+    [
+      "a secret for what serves",
+      FULL.replace("do-not-show-me-either", '"${file:/x}"'),
+      /serving\.process\.env\.HF_TOKEN: expected plain text/,
+    ],
+    ["no cores", FULL.replace("servingCpus: 1.5", "servingCpus: 0"), /limits\.servingCpus: expected a number above 0/],
     ["an id twice", FULL.replace("id: lake", "id: sample"), /an id that no other store has/],
     ["not YAML", "a: [1\nsecret: hunter2hunter2", /^agent\.yaml, line \d+: the file: expected YAML/],
     ["a key twice", "state: /a\nstate: /b\n", /line 2: the file: expected YAML \(fault: duplicate key\)/],
@@ -168,6 +229,47 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
       ),
     { code: "CONFIG_INVALID" },
   );
+  t.end();
+});
+
+t.test("where endpoints listen", (t) => {
+  const listen = (text: string) => load(`serving: { listen: ${JSON.stringify(text)} }`).config.serving.listen;
+  for (const text of ["127.0.0.1:8470", "0.0.0.0:80", "[::1]:8470", "[::]:0", "localhost:1", "models.internal:65535"])
+    t.equal(listen(text), text);
+  const wrong = [
+    "8470",
+    ":8470",
+    "127.0.0.1",
+    "127.0.0.1:",
+    "127.0.0.1:65536",
+    "::1:8470",
+    "u@h:80",
+    "h:80/x",
+    "http://h:80",
+    "a b:80",
+  ];
+  for (const text of wrong)
+    t.throws(
+      () => listen(text),
+      { code: "CONFIG_INVALID", message: /serving\.listen: expected an address and port/ },
+      text,
+    );
+  t.end();
+});
+
+t.test("what nothing can start, and what crosses the network in the clear, is said", (t) => {
+  const warned = (text: string) => load(text).warnings.map((w) => w.split(" ")[0]);
+  const image = `"sha256:${"a".repeat(64)}"`;
+  const serving = (more: string) => `policy: { commands: ["*"] }\nserving: { process: { path: /x }, ${more} }`;
+  t.strictSame(
+    warned(`policy: { commands: ["*"] }\nprograms: { a: { path: /x, image: ${image} } }\nserving: { image: ${image} }`),
+    ["programs.a.image", "serving.image"],
+  );
+  t.strictSame(warned(FULL.replace(/ {2}named: .*\n/, "").replace(/ {2}secrets: .*\n/, "")), ["stores[1].accessKeyId"]);
+  t.strictSame(warned(serving(`listen: "0.0.0.0:1"`)), ["serving.listen"]);
+  for (const safe of [`listen: "[::1]:1"`, `listen: "127.0.0.1:1"`, `listen: "0.0.0.0:1", tls: { cert: /c, key: /k }`])
+    t.strictSame(warned(serving(safe)), [], safe);
+  t.strictSame(warned(`policy: { commands: ["*"] }\nserving: { listen: "0.0.0.0:1" }`), [], "nothing is served");
   t.end();
 });
 
@@ -218,6 +320,27 @@ t.test("the sub-programs", async (t) => {
     out: /refused by policy\.stores\[0\]\.write\n/,
   });
   t.match(await run(FULL, "policy", "test", "fly"), { code: 2, err: /fly is not an action/ });
+  const asked = async (...words: string[]) => {
+    const { code, out, err } = await run(FULL, "policy", "test", ...words);
+    return [code, (code === 2 ? err : out).split("\n")[0]];
+  };
+  const digest = `sha256:${"c".repeat(64)}`;
+  t.strictSame(await asked("image", `reg.example/ml/x@${digest}`), [0, "allowed by policy.images[0]"]);
+  t.strictSame(await asked("image", digest), [1, "refused by policy.images"]);
+  t.strictSame(await asked("image", "reg.example/ml/x:1"), [
+    2,
+    "reg.example/ml/x:1 names no image by its digest: name@sha256:… or sha256:…",
+  ]);
+  t.strictSame(await asked("network", "tracker"), [0, "allowed by policy.networks[0]"]);
+  t.strictSame(await asked("network", "host"), [1, "refused by policy.networks (default)"]);
+  t.strictSame(await asked("predict", "digits"), [0, "allowed by policy.release.predict"]);
+  t.strictSame(await asked("predict", "faces"), [1, "refused by policy.release.predict"]);
+  t.strictSame(await asked("engine", "docker"), [0, "allowed by policy.engines[1]"]);
+  t.strictSame(await asked("ceiling", "cpus", "0.5"), [0, "allowed by policy.ceilings.cpus"]);
+  t.strictSame(await asked("ceiling", "cpus", "0.6"), [1, "refused by policy.ceilings.cpus"]);
+  t.strictSame(await asked("ceiling", "replicas", "1"), [1, "refused by policy.ceilings.replicas (default)"]);
+  t.strictSame(await asked("ceiling", "replicas", "0.5"), [2, "ceiling replicas needs a whole number."]);
+  for (const verb of ["image", "network", "predict"]) t.equal((await asked(verb))[0], 2, verb);
   t.match(await run(FULL, "policy", "test", "ceiling", "streams", "10"), {
     code: 1,
     out: /at most 9; 10 were asked for/,

@@ -231,8 +231,7 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
       ]),
     ),
     engines: {
-      docker:
-        raw.engines?.docker === undefined ? null : { socket: raw.engines.docker.socket ?? DEFAULT_DOCKER_SOCKET },
+      docker: raw.engines?.docker === undefined ? null : { socket: raw.engines.docker.socket ?? DEFAULT_DOCKER_SOCKET },
     },
     serving: {
       listen: raw.serving?.listen ?? DEFAULT_LISTEN,
@@ -344,7 +343,7 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
   const warnings: string[] = [];
   const inClear = (address: string): boolean => {
     const url = new URL(address);
-    return url.protocol === "http:" && !["127.0.0.1", "[::1]", "localhost"].includes(url.hostname);
+    return url.protocol === "http:" && !isLoopback(url.host);
   };
   if (config.secrets.vault !== null && inClear(config.secrets.vault.address))
     warnings.push("secrets.vault.address is http: the token and every secret cross the network in the clear.");
@@ -352,6 +351,19 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
     if (s.kind === "s3" && inClear(s.endpoint))
       warnings.push(`stores[${i}].endpoint (${s.id}) is http: artifacts cross the network in the clear.`);
   }
+  const { serving } = config;
+  if (config.engines.docker === null) {
+    for (const [name, { image }] of Object.entries(config.programs)) {
+      if (image !== null)
+        warnings.push(`programs.${name}.image is set, but engines.docker is not: nothing here can start it.`);
+    }
+    if (serving.image !== null)
+      warnings.push("serving.image is set, but engines.docker is not: no replica can be started from it.");
+  }
+  if (serving.tls === null && (serving.process !== null || serving.image !== null) && !isLoopback(serving.listen))
+    warnings.push(
+      `serving.listen is ${serving.listen} without serving.tls: keys of endpoints, requests and answers cross the network in the clear.`,
+    );
   if (policy.commands.length === 0) warnings.push("policy.commands is empty: every command is refused.");
   for (const { path, text } of [
     ...uses.map(([path, text]) => ({ path, text })),
@@ -381,6 +393,9 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
   return { config, policy: compilePolicy(policy), warnings, originOf };
 }
 
+/** `host`, with or without a port. */
+const isLoopback = (host: string): boolean => /^(?:127(?:\.\d{1,3}){3}|\[::1\]|localhost)(?::\d+)?$/.test(host);
+
 export interface Reloaded {
   /** The new one, or the old one when the new text is invalid. */
   current: CompiledConfig;
@@ -404,7 +419,11 @@ export function reload(
   }
   const changed = (section: keyof Config): boolean =>
     JSON.stringify(old.config[section]) !== JSON.stringify(current.config[section]);
-  return { current, problem: null, needRestart: (["cloud", "state", "log", "engines", "serving", "limits"] as const).filter(changed) };
+  return {
+    current,
+    problem: null,
+    needRestart: (["cloud", "state", "log", "engines", "serving", "limits"] as const).filter(changed),
+  };
 }
 
 export const STARS = "********";
@@ -417,7 +436,9 @@ export function withStars(config: Config): unknown {
       return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, visit(v, [...path, k])]));
     if (typeof value !== "string") return value;
     const guarded =
-      path[0] === "programs" && path.includes("env") && /key|token|secret|pass|credential/i.test(String(path.at(-1)));
+      (path[0] === "programs" || path[0] === "serving") &&
+      path.includes("env") &&
+      /key|token|secret|pass|credential/i.test(String(path.at(-1)));
     if (!guarded && !isSecretField(path, config)) return value;
     const parsed = parseReferences(value);
     return "parts" in parsed && parsed.parts.every((p) => "reference" in p) ? value : STARS;

@@ -81,7 +81,7 @@ const plainEnv = z.record(
 );
 const hostAndPort = plainText.refine((text) => {
   const url = URL.parse(`tcp://${text}`);
-  return url !== null && url.hostname !== "" && /:[0-9]{1,5}$/.test(text) && text.indexOf("/") === -1;
+  return url !== null && url.hostname !== "" && /^[^/@?#]+:[0-9]{1,5}$/.test(text);
 }, "an address and port such as 127.0.0.1:8470 or 0.0.0.0:8470");
 
 export const configSchema = z.strictObject({
@@ -173,9 +173,7 @@ export const configSchema = z.strictObject({
       listen: hostAndPort
         .optional()
         .describe("Where the endpoints of deployments answer. Default 127.0.0.1:8470, this machine alone."),
-      advertise: httpUrl
-        .optional()
-        .describe("The same as clients in the network reach it. Default: made from listen."),
+      advertise: httpUrl.optional().describe("The same as clients in the network reach it. Default: made from listen."),
       tls: z
         .strictObject({ cert: absolutePath, key: absolutePath })
         .optional()
@@ -196,7 +194,11 @@ export const configSchema = z.strictObject({
     .describe("Models behind endpoints in this network."),
   limits: z
     .strictObject({
-      replicas: z.int().positive().optional().describe("Replicas at a time, over all deployments; more wait. Default 16."),
+      replicas: z
+        .int()
+        .positive()
+        .optional()
+        .describe("Replicas at a time, over all deployments; more wait. Default 16."),
       servingCpus: z
         .number()
         .positive()

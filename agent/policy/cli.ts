@@ -1,7 +1,7 @@
 // `sallyport-agent policy show|test`, to be mounted by main.ts. `load` gives null after it said what is wrong.
 import { stringify } from "yaml";
 import type { Command } from "commander";
-import { ConnectorError } from "@sallyport/protocol";
+import { ConnectorError, imageRefSchema } from "@sallyport/protocol";
 import type { Ceiling, PolicyAction, Verdict } from "./action.ts";
 import type { CompiledPolicy } from "./policy.ts";
 
@@ -29,10 +29,11 @@ export const ACTION_USAGE = `
   list|read|write|delete STORE PATH   e.g. read lake models/a.onnx
   raw STORE PATH                      may these bytes leave the network
   metadata | preview | logs           may these leave the network
-  program NAME | engine NAME | secret NAME | network NAME
+  program NAME | engine NAME | secret NAME
+  network NAME                        may a step be put on it
   image IMAGE                         e.g. image registry.internal/ml/train@sha256:...
   predict DEPLOYMENT                  may predictions of it leave the network
-  ceiling NAME VALUE                  e.g. ceiling uploadBytes 1000000`;
+  ceiling NAME VALUE                  e.g. ceiling uploadBytes 1000000, ceiling cpus 0.5`;
 
 /** The action that words on a command line ask about. Throws INPUT_INVALID. */
 export function parseAction(words: readonly string[]): PolicyAction {
@@ -76,7 +77,9 @@ export function parseAction(words: readonly string[]): PolicyAction {
     case "secret":
       return enough({ kind: "secret", secret: need(first, "a name") }, 2);
     case "image":
-      return enough({ kind: "image", image: need(first, "an image by digest") }, 2);
+      if (!imageRefSchema.safeParse(need(first, "an image by digest")).success)
+        throw invalid(`${first} names no image by its digest: name@sha256:… or sha256:…`);
+      return enough({ kind: "image", image: first! }, 2);
     case "network":
       return enough({ kind: "network", network: need(first, "a name") }, 2);
     case "predict":
@@ -85,8 +88,9 @@ export function parseAction(words: readonly string[]): PolicyAction {
       const ceiling = CEILINGS.find((c) => c === first);
       const value = Number(second);
       if (ceiling === undefined) throw invalid(`ceiling needs one of ${CEILINGS.join(", ")}.`);
-      if (second === undefined || !Number.isSafeInteger(value) || value < 0)
-        throw invalid("ceiling needs a whole number.");
+      const fits = ceiling === "cpus" ? Number.isFinite(value) : Number.isSafeInteger(value);
+      if (second === undefined || second.trim() === "" || !fits || value < 0)
+        throw invalid(`ceiling ${ceiling} needs a ${ceiling === "cpus" ? "" : "whole "}number.`);
       return enough({ kind: "ceiling", ceiling, value }, 3);
     }
     default:

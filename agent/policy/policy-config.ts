@@ -14,12 +14,12 @@ const commandPattern = z
     /^(?:\*|[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*(?:\.\*)?)$/,
     "a command kind such as artifact.read, a family such as artifact.*, or *",
   );
-/** `*`, a prefix that ends with `*`, or one image by digest. */
+/** `*`, a prefix that ends with `*`, or one image by digest. A prefix holds the whole registry: `reg.example*` has others. */
 const imagePattern = z
   .string()
   .max(512)
   .regex(
-    /^(?:\*|[a-z0-9][a-zA-Z0-9._:/-]*\*|(?:[a-z0-9][a-zA-Z0-9._:/-]*@)?sha256:[0-9a-f]{64})$/,
+    /^(?:\*|[a-z0-9][a-zA-Z0-9._:-]*\/[a-zA-Z0-9._:/-]*\*|(?:[a-z0-9][a-zA-Z0-9._:/-]*@)?sha256:[0-9a-f]{64})$/,
     "an image by digest, or a prefix such as registry.internal/ml/*",
   );
 /** A name, or `*` for all. */

@@ -27,6 +27,21 @@ const ceilingArb = fc.constantFrom<Ceiling>(
   "stepsPerRun",
   "uploadBytes",
   "streams",
+  "deployments",
+  "replicas",
+  "cpus",
+  "memoryBytes",
+);
+const DIGESTS = ["a", "b"].map((digit) => `sha256:${digit.repeat(64)}`);
+const imageArb = fc.constantFrom(
+  ...[
+    "",
+    "python@",
+    "reg.example/ml/train@",
+    "reg.example/ml/sub/x@",
+    "reg.example:5000/ml/train@",
+    "other.example/x@",
+  ].flatMap((name) => DIGESTS.map((digest) => `${name}${digest}`)),
 );
 const globs = fc.array(globArb, { maxLength: 3 });
 const partial = <T>(model: { [K in keyof T]: fc.Arbitrary<T[K]> }) => fc.record(model, { requiredKeys: [] });
@@ -40,6 +55,13 @@ const policyArb = partial({
   programs: fc.array(fc.oneof(nameArb, fc.constant("*")), { maxLength: 2 }),
   secrets: fc.array(nameArb, { maxLength: 2 }),
   engines: fc.array(fc.constantFrom("process", "docker"), { maxLength: 2 }),
+  images: fc.array(
+    fc.oneof(imageArb, fc.constantFrom("*", "reg.example/ml/*", "reg.example/*", "reg.example:5000/ml/t*")),
+    {
+      maxLength: 2,
+    },
+  ),
+  networks: fc.array(fc.oneof(nameArb, fc.constant("*")), { maxLength: 2 }),
   ceilings: partial({
     concurrentRuns: count,
     concurrentSteps: count,
@@ -47,11 +69,16 @@ const policyArb = partial({
     stepsPerRun: count,
     uploadBytes: count,
     streams: count,
+    deployments: count,
+    replicas: count,
+    cpus: fc.constantFrom(0, 0.5, 1, 4),
+    memoryBytes: count,
   }),
   release: partial({
     metadata: fc.boolean(),
     previews: fc.oneof(fc.constant<false>(false), fc.record({ rows: fc.integer({ min: 1, max: 9 }) })),
     logs: fc.boolean(),
+    predict: fc.oneof(fc.boolean(), fc.array(fc.oneof(nameArb, fc.constantFrom("1", "true")), { maxLength: 2 })),
     raw: fc.oneof(fc.boolean(), fc.array(fc.record({ store: nameArb, paths: globs }), { maxLength: 2 })),
   }),
 }) as fc.Arbitrary<RawPolicy>;
@@ -79,7 +106,18 @@ const actionArb: fc.Arbitrary<PolicyAction> = fc.oneof(
   fc.record({ kind: fc.constant("program" as const), program: nameArb }),
   fc.record({ kind: fc.constant("engine" as const), engine: fc.constantFrom("process", "docker", "swarm") }),
   fc.record({ kind: fc.constant("secret" as const), secret: nameArb }),
+  fc.record({ kind: fc.constant("image" as const), image: imageArb }),
+  fc.record({ kind: fc.constant("network" as const), network: nameArb }),
+  fc.record({
+    kind: fc.constant("predict" as const),
+    deployment: fc.oneof(nameArb, fc.constantFrom("1", "true")),
+  }),
   fc.record({ kind: fc.constant("ceiling" as const), ceiling: ceilingArb, value: fc.integer({ min: 1, max: 6 }) }),
+  fc.record({
+    kind: fc.constant("ceiling" as const),
+    ceiling: fc.constant("cpus" as const),
+    value: fc.constantFrom(0.1, 0.5, 1.5),
+  }),
 );
 
 /** Lays a proposed piece of policy over what is there, as a person would. */
@@ -200,6 +238,42 @@ t.test("segments, by a second opinion", (t) => {
   t.notOk(globMatches(compileGlob(`${"**/".repeat(60)}x`), pathSegments("a/".repeat(400) + "y")));
   t.ok(performance.now() - began < 200, "no pattern takes long");
   t.ok(globLeadsTo(compileGlob("a/**/z"), ["a", "q"]));
+  t.end();
+});
+
+t.test("an image is allowed by its digest or by whose it is; a prefix cannot mean another registry", (t) => {
+  const [one, two] = DIGESTS as [string, string];
+  const allows = (images: string[], image: string) => compile({ images }).decide({ kind: "image", image }).allowed;
+  const rows: [pattern: string, image: string, allowed: boolean][] = [
+    ["reg.example/ml/*", `reg.example/ml/train@${one}`, true],
+    ["reg.example/ml/*", `reg.example/ml/deep/train@${one}`, true],
+    ["reg.example/ml/*", `reg.example/mlx/train@${one}`, false],
+    ["reg.example/ml/*", `reg.example/ml/../root/train@${one}`, false],
+    ["reg.example/ml/*", `reg.example/ml//train@${one}`, false],
+    ["reg.example/ml/*", one, false],
+    [`reg.example/ml/train@${one}`, `reg.example/ml/train@${one}`, true],
+    [`reg.example/ml/train@${one}`, `reg.example/ml/train@${two}`, false],
+    // The same bytes under another name are another promise.
+    [`reg.example/ml/train@${one}`, one, false],
+    [one, one, true],
+    ["*", one, true],
+    ["*", `any.example/x@${two}`, true],
+  ];
+  for (const [pattern, image, allowed] of rows) t.equal(allows([pattern], image), allowed, `${pattern} ${image}`);
+  for (const pattern of [
+    "reg.example*",
+    "sha256:*",
+    "reg.example/ml/train:1",
+    "python",
+    "*/x",
+    "",
+    `reg.example/x@${one}*x`,
+  ])
+    t.notOk(policySchema.safeParse({ images: [pattern] }).success, pattern);
+  const cpus = (value: number) =>
+    compile({ ceilings: { cpus: 1.5 } }).decide({ kind: "ceiling", ceiling: "cpus", value });
+  t.ok(cpus(1.5).allowed);
+  t.match(cpus(2), { allowed: false, rule: "policy.ceilings.cpus", reason: /at most 1.5; 2 were/ });
   t.end();
 });
 

@@ -201,9 +201,21 @@ function decideName(
 }
 
 function decideImage(allowed: readonly string[], image: string): Verdict {
-  // By prefix only what is pinned: the pattern says whose, the digest says which.
-  const index = allowed.findIndex((a) => (a.endsWith("*") ? image.startsWith(a.slice(0, -1)) : a === image));
+  // By prefix only what is pinned: the pattern says whose, the digest says which. A name with a dot segment is nobody's.
+  const [name, ...rest] = image.split("@");
+  const wellFormed = rest.length === 0 || name!.split("/").every((s) => s !== "" && s !== "." && s !== "..");
+  const index = wellFormed
+    ? allowed.findIndex((a) => (a.endsWith("*") ? image.startsWith(a.slice(0, -1)) : a === image))
+    : -1;
   if (index !== -1) return allow(`policy.images[${index}]`);
+  if (!wellFormed) {
+    return {
+      allowed: false,
+      rule: "policy.images",
+      reason: `${quote(image)} is no name of an image: it has an empty or a dot segment.`,
+      fix: "Name the image as its registry does.",
+    };
+  }
   return {
     allowed: false,
     rule: allowed.length === 0 ? "policy.images (default)" : "policy.images",
@@ -219,7 +231,7 @@ function decidePredict(granted: boolean | readonly string[], deployment: string)
     allowed: false,
     rule: granted === false ? "policy.release.predict (default)" : "policy.release.predict",
     reason: `The agent's policy does not let predictions of ${quote(deployment)} leave the network.`,
-    fix: fixOf(`policy: { release: { predict: [${deployment}] } }`),
+    fix: fixOf(`policy: { release: { predict: [${quote(deployment)}] } }`),
   };
 }
 

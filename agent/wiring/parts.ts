@@ -74,7 +74,20 @@ export function makeParts(context: AgentContext, state: OpenState): Parts {
   });
   const outbox = new ReportOutbox({ journal, redactor, clock, log });
   const facts = new HostFacts(config.state, clock);
-  return { changes, policy, intake, pauseFile, engine, engines, connections, pipelines, registry, runner, outbox, facts };
+  return {
+    changes,
+    policy,
+    intake,
+    pauseFile,
+    engine,
+    engines,
+    connections,
+    pipelines,
+    registry,
+    runner,
+    outbox,
+    facts,
+  };
 }
 
 function makePipelines(
