@@ -5,13 +5,14 @@ import type { Change } from "./types.ts";
 
 /** Which queries a change of an entity makes old, by the first part of their key. */
 const TOUCHES: Record<Change["entity"], string[]> = {
-  // What a run or a command shows (unknown, waiting) depends on its agent.
-  agent: ["agents", "pools", "runs", "commands", "enrollments"],
+  // What a run, a command or a deployment shows (unknown, waiting) depends on its agent.
+  agent: ["agents", "pools", "runs", "commands", "enrollments", "deployments"],
   pool: ["pools"],
   enrollment: ["enrollments"],
   command: ["commands"],
   run: ["runs"],
   token: ["tokens"],
+  deployment: ["deployments"],
 };
 /** Changes come in bursts; one round of fetching serves all of a burst. */
 const GATHER_MS = 150;

@@ -95,8 +95,10 @@ async function json<T>(method: string, path: string, options?: Options): Promise
 
 export const api = {
   get: <T>(path: string, signal?: AbortSignal): Promise<T> => json<T>("GET", path, { signal }),
-  post: <T>(path: string, body?: unknown): Promise<T> => json<T>("POST", path, body === undefined ? {} : { body }),
-  put: <T>(path: string, body: unknown): Promise<T> => json<T>("PUT", path, { body }),
+  post: <T>(path: string, body?: unknown, headers: Record<string, string> = {}): Promise<T> =>
+    json<T>("POST", path, body === undefined ? { headers } : { body, headers }),
+  put: <T>(path: string, body: unknown, headers: Record<string, string> = {}): Promise<T> =>
+    json<T>("PUT", path, { body, headers }),
   patch: <T>(path: string, body: unknown): Promise<T> => json<T>("PATCH", path, { body }),
   delete: <T>(path: string, headers: Record<string, string> = {}): Promise<T> => json<T>("DELETE", path, { headers }),
 };

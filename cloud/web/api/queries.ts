@@ -3,6 +3,7 @@
 import { QueryCache, QueryClient, infiniteQueryOptions, queryOptions, useInfiniteQuery } from "@tanstack/react-query";
 import { useMemo } from "react";
 import { api, artifactUrls, isApiError, query } from "./client.ts";
+import { nowMs } from "./clock.ts";
 import type {
   Agent,
   ApiToken,
@@ -10,10 +11,14 @@ import type {
   ArtifactPreview,
   ArtifactStat,
   Command,
+  Deployment,
+  DeploymentDetail,
+  DeploymentRevision,
   Enrollment,
   Me,
   Page,
   Pool,
+  Rollup,
   Run,
   RunDetail,
 } from "./types.ts";
@@ -123,6 +128,36 @@ export const commandQuery = (id: string) =>
   queryOptions({
     queryKey: ["commands", id],
     queryFn: ({ signal }) => api.get<Command>(`/v1/commands/${encodeURIComponent(id)}`, signal),
+  });
+
+/** Pages of few rows each: replicas come and go, and what an agent last said grows old, without an event. */
+const DEPLOYMENT_POLL_MS = 5_000;
+const deploymentUrl = (id: string) => `/v1/deployments/${encodeURIComponent(id)}`;
+export const deploymentsQuery = queryOptions({
+  queryKey: ["deployments"],
+  queryFn: all<Deployment>("/v1/deployments"),
+  refetchInterval: DEPLOYMENT_POLL_MS * 2,
+});
+export const deploymentQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["deployments", id],
+    queryFn: ({ signal }) => api.get<DeploymentDetail>(deploymentUrl(id), signal),
+    refetchInterval: DEPLOYMENT_POLL_MS,
+  });
+export const revisionsQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["deployments", id, "revisions"],
+    queryFn: all<DeploymentRevision>(`${deploymentUrl(id)}/revisions`),
+  });
+export const HOUR_MS = 3600_000;
+/** One row a minute, of the last hour. */
+export const rollupsQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["deployments", id, "rollups"],
+    queryFn: async ({ signal }) =>
+      (await api.get<{ items: Rollup[] }>(`${deploymentUrl(id)}/rollups${query({ since: Math.floor(nowMs() - HOUR_MS) })}`, signal))
+        .items,
+    refetchInterval: 20_000,
   });
 
 export const listQuery = (pool: string, store: string, path: string) =>

@@ -7,6 +7,10 @@ import type {
   ArtifactPreview,
   Change,
   Command,
+  Deployment,
+  DeploymentDetail,
+  DeploymentDiff,
+  DeploymentRevision,
   Enrollment,
   MadeEnrollment,
   Me,
@@ -18,7 +22,10 @@ import type {
   artifactStatOutputSchema,
   attemptSchema,
   commandErrorSchema,
+  conditionSchema,
   madeTokenSchema,
+  replicaStatusSchema,
+  rollupSchema,
   storeSchema,
   waitingSchema,
   writtenArtifactSchema,
@@ -30,6 +37,10 @@ export type {
   ArtifactPreview,
   Change,
   Command,
+  Deployment,
+  DeploymentDetail,
+  DeploymentDiff,
+  DeploymentRevision,
   Enrollment,
   MadeEnrollment,
   Me,
@@ -54,6 +65,11 @@ export type MadeToken = z.infer<typeof madeTokenSchema>;
 export type Pipeline = RunDetail["spec"];
 export type PipelineStep = Pipeline["steps"][number];
 export type ParamValue = Run["params"][string];
+
+export type DeploymentSpec = Deployment["spec"];
+export type Replica = z.infer<typeof replicaStatusSchema>;
+export type Condition = z.infer<typeof conditionSchema>;
+export type Rollup = z.infer<typeof rollupSchema>;
 
 export interface Page<T> {
   items: T[];

@@ -9,7 +9,7 @@ import { poolsQuery, runQuery } from "../api/queries.ts";
 import type { ArtifactEntry, ArtifactList, ParamValue, Run } from "../api/types.ts";
 import { Note, ProblemNote } from "../parts/notes.tsx";
 import { PageHead } from "../parts/page.tsx";
-import { plural } from "../parts/format.ts";
+import { plural, shortImage } from "../parts/format.ts";
 import { readPipeline } from "../runs/read-pipeline.ts";
 
 /** Folders of a store where pipelines are looked for. */
@@ -270,7 +270,7 @@ export function NewRun() {
                       <li key={step.name} style={{ padding: "2px 0" }}>
                         <span style={{ fontWeight: 550 }}>{step.name}</span>{" "}
                         <span className="faint">
-                          runs <span className="mono">{step.program}</span>
+                          runs <span className="mono">{step.program || shortImage(step.image)}</span>
                           {step.after.length > 0 && `, after ${step.after.join(", ")}`}
                         </span>
                       </li>

@@ -28,6 +28,7 @@ import { Ago, Took } from "../parts/time.tsx";
 import { predecessorsOf } from "../runs/timeline-layout.ts";
 import { Timeline } from "../runs/timeline.tsx";
 import { LogView } from "../runs/log-view.tsx";
+import { stepLog } from "../runs/log-source.ts";
 import { toast } from "../shell/toasts.tsx";
 import { JsonView } from "../viewers/json-view.tsx";
 import { MetricsView } from "../viewers/metrics-view.tsx";
@@ -365,9 +366,7 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
       ) : (
         <LogView
           key={`${step.name} ${attempt.attempt}`}
-          run={run.id}
-          step={step.name}
-          attempt={attempt.attempt}
+          log={stepLog(run.id, step.name, attempt.attempt)}
           live={attempt.state === "running"}
           silent={run.state === "unknown"}
           line={line}
@@ -555,8 +554,8 @@ function Spec({ step, run }: { step: PipelineStep; run: RunDetail }) {
     <div style={{ overflow: "auto", flex: 1, padding: "16px var(--pad)" }}>
       <div className="two-cols" style={{ maxWidth: 1180 }}>
         <dl className="facts" style={{ alignContent: "start" }}>
-          <dt>Program</dt>
-          <dd className="mono">{step.program}</dd>
+          <dt>{step.image === undefined ? "Program" : "Image"}</dt>
+          <dd className="mono">{step.image ?? step.program}</dd>
           <dt>Arguments</dt>
           <dd>
             {step.args.length === 0 ? (

@@ -82,6 +82,24 @@ export function shortId(id: string): string {
   return id.length > 16 ? `${id.slice(0, 8)}…${id.slice(-4)}` : id;
 }
 
+/** `registry/name@sha256:0123456789ab…`: enough to recognise an image by. */
+export const shortImage = (image: string): string => image.replace(/(sha256:[0-9a-f]{12})[0-9a-f]{52}$/, "$1…");
+export const shortDigest = (digest: string): string => digest.replace(/^(sha256:[0-9a-f]{12})[0-9a-f]+$/, "$1…");
+
+/** Requests in a minute as requests per second: 0, 0.2, 12.5, 1,240. */
+export function formatRate(perMinute: number): string {
+  const rate = perMinute / 60;
+  if (rate === 0) return "0";
+  if (rate < 0.1) return "<0.1";
+  return rate < 99.95 ? trimZeros(rate.toFixed(1)) : plain.format(Math.round(rate));
+}
+/** 0.42 ms, 3.1 ms, 48 ms, 1.2 s. */
+export function formatLatency(ms: number | null | undefined): string {
+  if (ms === null || ms === undefined || !Number.isFinite(ms)) return "–";
+  if (ms >= 999.5) return formatDuration(ms);
+  return `${ms < 0.995 ? trimZeros(ms.toFixed(2)) : ms < 9.95 ? trimZeros(ms.toFixed(1)) : Math.round(ms)} ms`;
+}
+
 export const plural = (n: number, one: string, many = `${one}s`): string => `${formatCount(n)} ${n === 1 ? one : many}`;
 
 /** Without the codes that a terminal would turn into colours or cursor movements. */

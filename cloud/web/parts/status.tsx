@@ -15,7 +15,7 @@ import {
   IconPlayerPauseFilled,
   type Icon,
 } from "@tabler/icons-react";
-import type { Agent, Command, Enrollment, Run, StepState } from "../api/types.ts";
+import type { Agent, Command, Deployment, Enrollment, Replica, Run, StepState } from "../api/types.ts";
 
 export type Tone = "ok" | "bad" | "warn" | "run" | "idle";
 export interface Look {
@@ -62,6 +62,24 @@ export const COMMAND_LOOKS: Record<Command["state"], Look> = {
   refused: { word: "Refused", tone: "bad", icon: IconBan },
   lost: { word: "Lost", tone: "bad", icon: IconHelpCircle },
 };
+export const DEPLOYMENT_LOOKS: Record<Deployment["state"], Look> = {
+  queued: { word: "Queued", tone: "idle", icon: IconClock },
+  refused: { word: "Refused", tone: "bad", icon: IconBan },
+  unknown: { word: "Unknown", tone: "warn", icon: IconHelpCircle },
+  progressing: { word: "Progressing", tone: "run", icon: IconLoader2, spin: true },
+  available: { word: "Available", tone: "ok", icon: IconCircleCheckFilled },
+  degraded: { word: "Degraded", tone: "warn", icon: IconAlertTriangleFilled },
+  failed: { word: "Failed", tone: "bad", icon: IconCircleXFilled },
+  removing: { word: "Removing", tone: "idle", icon: IconLoader2, spin: true },
+};
+export const REPLICA_LOOKS: Record<Replica["state"], Look> = {
+  waiting: { word: "Waiting", tone: "idle", icon: IconClock },
+  starting: { word: "Starting", tone: "run", icon: IconLoader2, spin: true },
+  ready: { word: "Ready", tone: "ok", icon: IconCircleCheckFilled },
+  unready: { word: "Not answering", tone: "warn", icon: IconAlertTriangleFilled },
+  crashed: { word: "Crashed", tone: "bad", icon: IconCircleXFilled },
+  draining: { word: "Draining", tone: "idle", icon: IconArrowDownCircle },
+};
 export const UNKNOWN_LOOK: Look = { word: "Unknown", tone: "warn", icon: IconHelpCircle };
 export const ENROLLMENT_LOOKS: Record<Enrollment["state"], Look> = {
   waiting: { word: "Waiting", tone: "run", icon: IconCircleDashed },
@@ -92,6 +110,13 @@ export const AgentStatus = ({ agent, pill }: { agent: Agent; pill?: boolean }) =
 );
 export const RunStatus = ({ run, pill }: { run: Pick<Run, "state">; pill?: boolean }) => (
   <Status look={lookOf(RUN_LOOKS, run.state)} {...(pill ? { pill } : {})} />
+);
+export const DeploymentStatus = ({ deployment, pill }: { deployment: Pick<Deployment, "state" | "stateReason">; pill?: boolean }) => (
+  <Status
+    look={lookOf(DEPLOYMENT_LOOKS, deployment.state)}
+    title={deployment.stateReason}
+    {...(pill ? { pill } : {})}
+  />
 );
 export const commandLook = (command: Pick<Command, "state" | "unknown">): Look =>
   command.unknown ? UNKNOWN_LOOK : lookOf(COMMAND_LOOKS, command.state);

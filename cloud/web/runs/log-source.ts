@@ -1,4 +1,4 @@
-// Reads an attempt's log over HTTP: the end first, then on and on while it is written. A cut is mended from the last
+// Reads a log (of an attempt of a step, of a start of a replica) over HTTP: the end first, then on and on while it is written. A cut is mended from the last
 // number seen, so no line is lost or doubled.
 import { useCallback, useEffect, useRef, useState } from "react";
 import { isApiError, query, send } from "../api/client.ts";
@@ -19,11 +19,40 @@ export interface LogSource {
   retry: () => void;
 }
 
-const logsUrl = (run: string, step: string, params: Record<string, string | number | boolean | undefined>) =>
-  `/v1/runs/${encodeURIComponent(run)}/steps/${encodeURIComponent(step)}/logs${query(params)}`;
+/** Where a log is read, and what a reader calls it. */
+export interface LogAddress {
+  path: string;
+  /** Which of the logs there: of an attempt, of a start. */
+  which: Record<string, number>;
+  /** Of what it is the log: "train", "replica r1.0". */
+  name: string;
+  /** What wrote it: "step", "replica". */
+  writer: string;
+  /** One of what has a log each: "attempt", "start". */
+  one: string;
+  file: string;
+}
+export const stepLog = (run: string, step: string, attempt: number): LogAddress => ({
+  path: `/v1/runs/${encodeURIComponent(run)}/steps/${encodeURIComponent(step)}/logs`,
+  which: { attempt },
+  name: step,
+  writer: "step",
+  one: "attempt",
+  file: `${run}.${step}.${attempt}.ndjson`,
+});
+export const replicaLog = (deployment: string, name: string, replica: string, start: number): LogAddress => ({
+  path: `/v1/deployments/${encodeURIComponent(deployment)}/replicas/${encodeURIComponent(replica)}/logs`,
+  which: { start },
+  name: `replica ${replica}`,
+  writer: "replica",
+  one: "start",
+  file: `${name}.${replica}.${start}.ndjson`,
+});
+
+const logUrl = (log: LogAddress, params: Record<string, string | number | boolean | undefined>) =>
+  `${log.path}${query({ ...log.which, ...params })}`;
 /** Everything, as a file. */
-export const downloadUrl = (run: string, step: string, attempt: number): string =>
-  logsUrl(run, step, { attempt, after: 0, limit: 100_000 });
+export const downloadUrl = (log: LogAddress): string => logUrl(log, { after: 0, limit: 100_000 });
 
 async function readAll(response: Response, onRecords: (records: LogRecord[]) => void): Promise<void> {
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -37,14 +66,11 @@ async function readAll(response: Response, onRecords: (records: LogRecord[]) => 
   }
 }
 
-/** `live`: the attempt has not ended, so the stream's end is a cut. `around`: a line that must be among those loaded. */
-export function useLogSource(
-  run: string,
-  step: string,
-  attempt: number,
-  live: boolean,
-  around: number | undefined,
-): LogSource {
+/** `live`: what writes has not ended, so the stream's end is a cut. `around`: a line that must be among those loaded. */
+export function useLogSource(address: LogAddress, live: boolean, around: number | undefined): LogSource {
+  const to = useRef(address);
+  to.current = address;
+  const key = logUrl(address, {});
   const [log, setLog] = useState<LogLines>(EMPTY_LOG);
   const [state, setState] = useState<LogSource["state"]>("loading");
   const [error, setError] = useState<unknown>(null);
@@ -86,7 +112,7 @@ export function useLogSource(
               : from.current !== undefined
                 ? { after: Math.max(0, from.current - 1_000) }
                 : { tail: TAIL };
-          const response = await send("GET", logsUrl(run, step, { attempt, ...start, follow: true }), {
+          const response = await send("GET", logUrl(to.current, { ...start, follow: true }), {
             signal: stop.signal,
             headers: { accept: "application/x-ndjson" },
           });
@@ -126,7 +152,7 @@ export function useLogSource(
       stop.abort();
       clearTimeout(frame);
     };
-  }, [run, step, attempt, turn]);
+  }, [key, turn]);
 
   const loadEarlier = useCallback(async () => {
     const before = missingBefore(held.current);
@@ -134,7 +160,7 @@ export function useLogSource(
     setLoadingEarlier(true);
     try {
       const after = Math.max(0, before - PAGE);
-      const response = await send("GET", logsUrl(run, step, { attempt, after, limit: before - after }), {
+      const response = await send("GET", logUrl(to.current, { after, limit: before - after }), {
         headers: { accept: "application/x-ndjson" },
       });
       const records: LogRecord[] = [];
@@ -146,7 +172,7 @@ export function useLogSource(
     } finally {
       setLoadingEarlier(false);
     }
-  }, [run, step, attempt]);
+  }, []);
 
   return { log, state, error, loadEarlier, loadingEarlier, retry: () => setTurn((n) => n + 1) };
 }

@@ -1,4 +1,4 @@
-// A step's log, live: follows while the reader is at the bottom, and leaves them alone when they are not.
+// A log of a step or a replica, live: follows while the reader is at the bottom, and leaves them alone when they are not.
 import { ActionIcon, Button, Tooltip } from "@mantine/core";
 import { IconArrowDown, IconClock, IconDownload, IconPlugConnectedX } from "@tabler/icons-react";
 import { useVirtualizer } from "@tanstack/react-virtual";
@@ -11,14 +11,12 @@ import { findLines } from "../viewers/lines.ts";
 import { Marked, SearchField, WrapButton } from "../viewers/lines-view.tsx";
 import { toast } from "../shell/toasts.tsx";
 import { followNext, missingBefore } from "./log-model.ts";
-import { downloadUrl, useLogSource } from "./log-source.ts";
+import { downloadUrl, useLogSource, type LogAddress } from "./log-source.ts";
 
 const LINE_PX = 19;
 
 interface Props {
-  run: string;
-  step: string;
-  attempt: number;
+  log: LogAddress;
   live: boolean;
   /** The agent does not answer: what is shown is not known to be the newest. */
   silent: boolean;
@@ -26,8 +24,8 @@ interface Props {
   onLine: (line: number | undefined) => void;
 }
 
-export function LogView({ run, step, attempt, live, silent, line, onLine }: Props) {
-  const source = useLogSource(run, step, attempt, live, line);
+export function LogView({ log, live, silent, line, onLine }: Props) {
+  const source = useLogSource(log, live, line);
   const { lines } = source.log;
   const [following, setFollowing] = useState(line === undefined);
   const [wrap, setWrap] = useState(false);
@@ -114,8 +112,8 @@ export function LogView({ run, step, attempt, live, silent, line, onLine }: Prop
         <Tooltip label="Download the log">
           <ActionIcon
             component="a"
-            href={downloadUrl(run, step, attempt)}
-            download={`${run}.${step}.${attempt}.ndjson`}
+            href={downloadUrl(log)}
+            download={log.file}
             aria-label="Download the log"
           >
             <IconDownload size={16} stroke={1.7} />
@@ -125,10 +123,10 @@ export function LogView({ run, step, attempt, live, silent, line, onLine }: Prop
       <div style={{ position: "relative", flex: 1, minHeight: 0, display: "flex", flexDirection: "column" }}>
         {lines.length === 0 && (source.state === "ended" || (source.state === "reading" && live)) ? (
           source.state === "ended" ? (
-            <Empty icon={IconClock} title="This attempt wrote no log" />
+            <Empty icon={IconClock} title={`This ${log.one} wrote no log`} />
           ) : (
             <Empty icon={IconClock} title="Nothing was written yet">
-              Lines appear here as the step writes them.
+              Lines appear here as the {log.writer} writes them.
             </Empty>
           )
         ) : lines.length === 0 ? (
@@ -143,7 +141,7 @@ export function LogView({ run, step, attempt, live, silent, line, onLine }: Prop
             ref={scroller}
             tabIndex={0}
             role="log"
-            aria-label={`Log of ${step}`}
+            aria-label={`Log of ${log.name}`}
             aria-live="off"
             onWheel={() => (byReader.current = performance.now())}
             onPointerDown={() => (byReader.current = performance.now() + 60_000)}

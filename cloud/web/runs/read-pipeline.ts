@@ -4,7 +4,8 @@ import type { ParamValue } from "../api/types.ts";
 export interface ReadPipeline {
   name: string;
   description: string;
-  steps: { name: string; program: string; after: string[] }[];
+  /** What a step starts: a program of the agent, or an image. */
+  steps: { name: string; program: string; image: string; after: string[] }[];
   params: { name: string; description: string; fallback: ParamValue | undefined }[];
   /** The JSON as it is, to be sent. */
   value: unknown;
@@ -33,6 +34,7 @@ export function readPipeline(text: string): { pipeline: ReadPipeline | null; pro
     return {
       name: textOf(step["name"]),
       program: textOf(step["program"]),
+      image: textOf(step["image"]),
       after: [...new Set([...needs, ...inputs.map((input) => textOf(input["step"])).filter(Boolean)])],
     };
   });

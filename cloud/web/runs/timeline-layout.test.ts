@@ -13,6 +13,7 @@ const step = (name: string, needs: string[] = [], inputs: PipelineStep["inputs"]
   env: {},
   timeoutMs: 1000,
   retries: 0,
+  resources: { cpus: 1, memoryBytes: 512 * 1024 ** 2 },
 });
 const attempt = (
   name: string,
