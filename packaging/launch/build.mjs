@@ -1,4 +1,4 @@
-// npm run build: the compiled tree in dist/, mirroring protocol, agent, cloud and packaging/demo. External packages
+// npm run build: the compiled tree in dist/, mirroring protocol, agent, cloud, packaging/demo and packaging/serving. External packages
 // resolve upward to the repository's node_modules; only our own `protocol` is linked inside dist. With --if-changed it
 // ends at once when dist/ was made from the very same files.
 import { createHash } from "node:crypto";
@@ -18,7 +18,7 @@ import { LaunchError, ensureInstalled, ensureWeb, root, runNode24, script } from
 
 /** Built aside and moved into place: a program that runs from dist/ keeps the files it has opened. */
 const aside = join(root, `.dist-${process.pid}`);
-const FOLDERS = ["protocol", "agent", "cloud", "packaging/demo", "packaging/launch"];
+const FOLDERS = ["protocol", "agent", "cloud", "packaging/demo", "packaging/serving", "packaging/launch"];
 
 /** Copies what tsc does not emit and the programs read or run at run time. */
 function copyOthers(folder) {
