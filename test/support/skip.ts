@@ -7,6 +7,8 @@ import { delimiter, join } from "node:path";
 const binaries = {
   s3: ["versitygw"],
   vault: ["vault-dev"],
+  /** Found only by root: nobody else can start one. */
+  docker: ["dockerd"],
   chromium: ["chromium", "chromium-browser", "google-chrome"],
 } as const;
 
@@ -16,7 +18,8 @@ const cache = process.env["SALLYPORT_SERVERS_CACHE"] ?? join(homedir(), ".cache/
 
 /** Path of a server's binary in the cache or on PATH; undefined when this machine has none. */
 export function findServer(name: ServerName): string | undefined {
-  const folders = [join(cache, "bin"), ...(process.env["PATH"] ?? "").split(delimiter)];
+  if (name === "docker" && process.getuid?.() !== 0) return undefined;
+  const folders = [join(cache, "bin"), ...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin"];
   for (const folder of folders) {
     for (const binary of binaries[name]) {
       const file = join(folder, binary);
