@@ -11,6 +11,7 @@ import {
   type Clock,
   type CommandId,
   type CommandSpec,
+  type DeploymentId,
   type ErrorCode,
   type PoolId,
   type ReplicaId,
@@ -22,7 +23,15 @@ import {
 import type { Logger } from "pino";
 import type { z } from "zod";
 import type { CloudSession, Sessions } from "../link/sessions.ts";
-import type { CommandRow, IdempotentAnswer, RunRow, Scope, Store } from "../store/store.ts";
+import type {
+  CommandRow,
+  IdempotencyEntry,
+  IdempotentAnswer,
+  NewCommand,
+  RunRow,
+  Scope,
+  Store,
+} from "../store/store.ts";
 import { signOffer, writeIntent, type Sequences } from "./intents.ts";
 import { parseInput, type PoolRef } from "./interactive.ts";
 import type { DispatchMetrics } from "./metrics.ts";
@@ -39,6 +48,11 @@ export interface Submission<I extends z.ZodType> {
   /** Chosen by the client; absent = made here. */
   command?: CommandId | undefined;
   run?: Omit<RunRow, "workspace" | "command" | "createdAt">;
+  /** Stores the command together with what it belongs to, in one transaction. Absent = the command (and its run) alone. */
+  commit?: (
+    command: NewCommand,
+    idempotency?: IdempotencyEntry,
+  ) => Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }>;
 }
 
 export interface SubmitKey {
@@ -209,6 +223,13 @@ export function makeDurable(deps: DurableDeps): Durable {
   async function bound(row: CommandRow): Promise<ReplicaId | null> {
     const waiting = waiters.get(row.id);
     const maybe = waiting === undefined ? offeredBefore(row) : waiting.maybeWith;
+    const deployment = /^deployment:(dep_[0-9a-f]{32})$/.exec(row.resource)?.[1];
+    if (deployment !== undefined) {
+      // A replica that is revoked or deleted holds nothing any more that could be asked for.
+      const asked = maybe === null ? null : await store.replica(systemScope(row.workspace), maybe);
+      if (asked !== null && asked.revokedAt === null) return maybe;
+      return await store.deploymentHolder(row.workspace, deployment as DeploymentId, row.id);
+    }
     if (maybe !== null) return maybe;
     if (row.kind !== runCancel.kind) return null;
     if (row.run === null) return null;
@@ -390,8 +411,9 @@ export function makeDurable(deps: DurableDeps): Durable {
         error: null,
         result: null,
       };
-      const answered = await store.createCommand(
-        scope,
+      const commit =
+        submission.commit ?? ((command, idempotency) => store.createCommand(scope, command, idempotency));
+      const answered = await commit(
         {
           id: intent.command,
           pool: submission.pool.id,

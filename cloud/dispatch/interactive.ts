@@ -36,6 +36,8 @@ export interface RelayOptions {
   upload?: AsyncIterable<Uint8Array>;
   /** Only this replica will do (it holds the run). Absent = any of the pool. */
   replica?: ReplicaId;
+  /** Of kinds whose bytes come after their answer: how long that may take. Absent = as the kind says, at most 60 s. */
+  answerWithinMs?: number;
 }
 
 export interface Relayed<O> {
@@ -193,7 +195,7 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
           spec.content === "upload" ? sendUpload(opened, options.upload ?? [], (bytes) => (sent += bytes)) : null;
         const withinMs =
           spec.content === "download" || spec.content === "records"
-            ? Math.min(HEAD_DEADLINE_MS, spec.timeoutMs)
+            ? (options.answerWithinMs ?? Math.min(HEAD_DEADLINE_MS, spec.timeoutMs))
             : spec.timeoutMs;
         const head = await answerWithin(clock, opened, withinMs + GRACE_MS, pump, `${spec.kind} on pool ${pool.name}`);
         const result = readResult(spec, head);

@@ -21,7 +21,7 @@
 //   DELETE /v1/pools/{pool}/stores/{store}/content?path                  artifact.delete; If-Match
 //   GET    /v1/runs          POST, GET /v1/runs/{id}, POST /v1/runs/{id}/cancel
 //   GET    /v1/runs/{id}/steps/{step}/logs?attempt&after&tail&limit&follow     NDJSON of log records
-//   GET    /v1/deployments   POST, GET /v1/deployments/{id}; ETag
+//   GET    /v1/deployments?pool&name&removed   POST, GET /v1/deployments/{id}; ETag
 //   PUT    /v1/deployments/{id}               the whole spec; If-Match
 //   POST   /v1/deployments/{id}/scale         {replicas}; If-Match
 //   POST   /v1/deployments/{id}/rollback      {revision}; If-Match
@@ -30,7 +30,8 @@
 //   GET    /v1/deployments/{id}/revisions     newest first
 //   GET    /v1/deployments/{id}/rollups?since
 //   GET    /v1/deployments/{id}/replicas/{replica}/logs?start&after&tail&limit&follow   NDJSON of log records
-//   POST   /v1/deployments/{id}/request?path&method&timeoutMs    JSON as it is; the replica's answer as it is
+//   POST   /v1/deployments/{id}/request?path&method&timeoutMs    JSON as it is; the replica's status, type and bytes as
+//                                             they are, marked by `sallyport-replica`; an answer without that is ours
 //   GET    /v1/commands      GET /v1/commands/{id}
 //   GET    /v1/changes       SSE: event `change`, data {entity, id, version, n}; Last-Event-ID or ?after=n replays
 //   GET    /openapi.json  /healthz  /readyz  /metrics
@@ -355,6 +356,8 @@ export const deploymentSchema = z.object({
   actor: z.object({ id: z.string(), name: z.string(), via: z.string() }),
   createdAt: z.int(),
   updatedAt: z.int(),
+  /** When nothing of it ran any more; such are listed only with `?removed=true`. */
+  removedAt: z.int().nullable(),
   /** The last whole minute at the endpoint. */
   rollup: rollupSchema.nullable(),
 });

@@ -9,6 +9,7 @@ const REPLICA = "agent replica, by id";
 const COMMAND = "command, by id";
 const POOL = "pool, by id";
 const USER = "person, by id";
+const DEPLOYMENT = "deployment, by id";
 
 export const STORED_COLUMNS: AllowList = {
   cloud: {
@@ -211,6 +212,48 @@ export const STORED_COLUMNS: AllowList = {
     n: "number of the change",
     entity: "kind of thing that changed",
     entity_id: "which; its content is not here",
+  },
+  deployments: {
+    workspace_id: WORKSPACE,
+    deployment_id: DEPLOYMENT,
+    pool_id: POOL,
+    name: "its name as people gave it; part of the endpoint's address",
+    replica_id: "agent replica that holds it; null until one took it",
+    generation: "number of the newest apply",
+    revision: "number of what its replicas are made from",
+    spec: "the deployment as asked: store, path and digest of the model, numbers, names of secrets; never a secret's value",
+    command_id: "newest command about it",
+    actor_id: "person or token that asked for the newest change",
+    actor_name: "their name at that time",
+    actor_via: "page, token or the cloud itself",
+    created_at: "when it was asked",
+    updated_at: "when it was last changed by someone",
+    removing: "1 = its removal was asked",
+    removed_at: "when nothing of it ran any more; kept because commands name it",
+    status: "what its agent last said of it: states, codes, redacted sentences, figures; no requests, no answers, no keys",
+    observed_at: "when it said so",
+  },
+  deployment_revisions: {
+    workspace_id: WORKSPACE,
+    deployment_id: DEPLOYMENT,
+    revision: "its number",
+    spec: "the deployment as asked when the revision began",
+    from_revision: "earlier revision that it repeats",
+    actor_id: "person or token that asked",
+    actor_name: "their name at that time",
+    actor_via: "page, token or the cloud itself",
+    created_at: "when it was asked",
+  },
+  deployment_rollups: {
+    workspace_id: WORKSPACE,
+    deployment_id: DEPLOYMENT,
+    at: "end of a minute; kept for a day",
+    requests: "how many there were at the endpoint",
+    errors: "how many failed",
+    retries: "how many went to a second replica",
+    p50_ms: "median time of an answer",
+    p95_ms: "time that 95 of 100 answers kept",
+    p99_ms: "time that 99 of 100 answers kept",
   },
   dispatch_counters: { workspace_id: WORKSPACE, replica_id: REPLICA, sequence: "highest dispatch sequence given out" },
 };

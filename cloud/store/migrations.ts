@@ -124,4 +124,35 @@ export const MIGRATIONS: readonly Migration[] = [
         primary key (workspace_id, replica_id), foreign key (workspace_id, replica_id) references replicas (workspace_id, replica_id))`,
     ],
   },
+  {
+    id: 2,
+    name: "deployments",
+    statements: [
+      `create table deployments (
+        workspace_id text not null, deployment_id text not null, pool_id text not null, name text not null, replica_id text,
+        generation bigint not null, revision bigint not null, spec text not null, command_id text not null,
+        actor_id text not null, actor_name text not null, actor_via text not null,
+        created_at bigint not null, updated_at bigint not null, removing bigint not null, removed_at bigint,
+        status text, observed_at bigint,
+        primary key (workspace_id, deployment_id),
+        foreign key (workspace_id, pool_id) references pools (workspace_id, pool_id),
+        foreign key (workspace_id, replica_id) references replicas (workspace_id, replica_id),
+        foreign key (workspace_id, command_id) references commands (workspace_id, command_id))`,
+      `create unique index deployments_by_name on deployments (workspace_id, pool_id, name) where removed_at is null`,
+      `create index deployments_by_time on deployments (workspace_id, created_at, deployment_id)`,
+      `create index deployments_by_replica on deployments (workspace_id, replica_id) where removed_at is null`,
+      `create table deployment_revisions (
+        workspace_id text not null, deployment_id text not null, revision bigint not null, spec text not null, from_revision bigint,
+        actor_id text not null, actor_name text not null, actor_via text not null, created_at bigint not null,
+        primary key (workspace_id, deployment_id, revision),
+        foreign key (workspace_id, deployment_id) references deployments (workspace_id, deployment_id))`,
+      `create table deployment_rollups (
+        workspace_id text not null, deployment_id text not null, at bigint not null,
+        requests bigint not null, errors bigint not null, retries bigint not null,
+        p50_ms double precision, p95_ms double precision, p99_ms double precision,
+        primary key (workspace_id, deployment_id, at),
+        foreign key (workspace_id, deployment_id) references deployments (workspace_id, deployment_id))`,
+      `create index commands_by_resource on commands (workspace_id, resource, created_at)`,
+    ],
+  },
 ];

@@ -46,6 +46,7 @@ const WRITE_NAMES = [
   "declareLost",
   "expireQueued",
   "commitReports",
+  "commitDeployment",
 ] as const satisfies readonly (keyof typeof WRITES)[];
 const READ_NAMES = [
   "hasSignedIn",
@@ -66,6 +67,12 @@ const READ_NAMES = [
   "offerable",
   "run",
   "runs",
+  "deployment",
+  "deployments",
+  "deploymentRevisions",
+  "deploymentRevision",
+  "deploymentRollups",
+  "deploymentHolder",
   "changesAfter",
 ] as const satisfies readonly (keyof typeof READS)[];
 

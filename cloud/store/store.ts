@@ -4,6 +4,9 @@ import type {
   AgentStatus,
   Body,
   CommandId,
+  DeploymentId,
+  DeploymentSpec,
+  DeploymentStatus,
   EnrollmentId,
   ErrorBody,
   Pipeline,
@@ -11,6 +14,7 @@ import type {
   ProducedArtifact,
   ReplicaId,
   Report,
+  Rollup,
   RunId,
   SessionId,
   StepState,
@@ -172,9 +176,70 @@ export interface RunRow {
   params: Record<string, ParamValue>;
   createdAt: number;
 }
+/** Wanted and observed. What is observed has an age: `observedAt`. */
+export interface DeploymentRow {
+  workspace: WorkspaceId;
+  id: DeploymentId;
+  pool: PoolId;
+  poolName: string;
+  name: string;
+  /** The agent replica that holds it; null until one took it. Stays when that is revoked, until another takes it. */
+  replica: ReplicaId | null;
+  replicaName: string | null;
+  /** The owner is revoked or deleted: the next apply goes to any replica of the pool. */
+  ownerGone: boolean;
+  generation: number;
+  revision: number;
+  /** False after a restore: the agent has revisions that this database never saw. The next apply makes a new one. */
+  revisionKnown: boolean;
+  spec: DeploymentSpec;
+  /** Newest apply or remove. */
+  command: CommandId;
+  actor: Scope["actor"];
+  createdAt: number;
+  updatedAt: number;
+  removing: boolean;
+  removedAt: number | null;
+  /** Null with an `observedAt`: the agent said that it does not have it (any more). Null without: nothing heard yet. */
+  observed: DeploymentStatus | null;
+  observedAt: number | null;
+}
+export interface RevisionRow {
+  revision: number;
+  spec: DeploymentSpec;
+  /** The earlier revision that it repeats. */
+  from: number | null;
+  actor: Scope["actor"];
+  createdAt: number;
+}
+/** What `createCommand` takes. */
+export interface NewCommand {
+  id: CommandId;
+  pool: PoolId;
+  kind: string;
+  resource: string;
+  intent: string;
+  body: Body;
+  notBefore: number;
+  expires: number;
+  createdAt: number;
+  run?: Omit<RunRow, "workspace" | "command">;
+}
+/** A change of a deployment, computed from the row that was read; the transaction verifies that it still is. */
+export interface DeploymentCommit {
+  deployment: { id: DeploymentId; pool: PoolId; name: string; spec: DeploymentSpec };
+  /** Generation that it was computed from; 0 = there must be none of that id. */
+  expectedGeneration: number;
+  /** What the command's input says. The generation is `expectedGeneration` + 1. */
+  revision: number;
+  /** The earlier revision whose content the spec repeats; absent = looked up. */
+  from?: number;
+  removing?: boolean;
+  command: NewCommand;
+}
 export interface ChangeRow {
   n: number;
-  entity: "agent" | "pool" | "enrollment" | "command" | "run" | "token";
+  entity: "agent" | "pool" | "enrollment" | "command" | "run" | "token" | "deployment";
   id: string;
   /** Rises with each change of the thing; equal to `n` now. */
   version: number;
@@ -295,12 +360,17 @@ export interface Store {
       journal: string;
       remoteAddress: string | null;
       now: number;
+      /** Of the deployments that it holds, from hello: a restored database counts on from there. Absent = not said. */
+      generations?: Readonly<Record<string, number>>;
     },
   ): Promise<{ epoch: number; journalChanged: boolean }>;
   closeSession(replica: ReplicaId, session: SessionId, now: number): Promise<void>;
   /** At start: sessions that a process which is gone left open are over. `process` is the one that lives. */
   releaseSessions(process: string, now: number): Promise<number>;
-  /** A change is numbered only when what the agent says of itself changed, not for its host's figures. */
+  /**
+   * A change is numbered only when what the agent says of itself changed, not for its host's figures. What it says of its
+   * deployments goes to those that it owns; `ignored` counts what it said of others, or of some that nobody asked for.
+   */
   seen(
     updates: {
       workspace: WorkspaceId;
@@ -309,7 +379,7 @@ export interface Store {
       at: number;
       status: AgentStatus | null;
     }[],
-  ): Promise<void>;
+  ): Promise<{ ignored: number }>;
   addAlarm(
     workspace: WorkspaceId,
     replica: ReplicaId,
@@ -320,19 +390,8 @@ export interface Store {
   /** Command, its run if it has one, event and change in one transaction; with an idempotency key also the answer. */
   createCommand(
     scope: Scope,
-    command: {
-      id: CommandId;
-      pool: PoolId;
-      kind: string;
-      resource: string;
-      intent: string;
-      body: Body;
-      notBefore: number;
-      expires: number;
-      createdAt: number;
-      run?: Omit<RunRow, "workspace" | "command">;
-    },
-    idempotency?: { key: string; method: string; route: string; requestDigest: string; answer: IdempotentAnswer },
+    command: NewCommand,
+    idempotency?: IdempotencyEntry,
   ): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }>;
   /** Looks up a key before the work. Throws IDEMPOTENCY_MISMATCH for another request digest. */
   idempotent(
@@ -399,6 +458,31 @@ export interface Store {
     scope: Scope,
     query: PageQuery & { state?: CommandState; pipeline?: string },
   ): Promise<Page<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] }>>;
+
+  // deployments
+  /**
+   * One generation more, in one transaction with its command: PRECONDITION_FAILED when the row is at another generation
+   * than expected, CONFLICT when the name is taken in the pool. Older queued commands about it end superseded. A removal of
+   * what no agent can have is done at once and makes no command: `command` is then the newest earlier one.
+   */
+  commitDeployment(
+    scope: Scope,
+    change: DeploymentCommit,
+    idempotency?: IdempotencyEntry,
+  ): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }>;
+  deployment(scope: Scope, id: DeploymentId): Promise<{ deployment: DeploymentRow; command: CommandRow } | null>;
+  /** Newest first; removed ones only when asked for. */
+  deployments(
+    scope: Scope,
+    query: PageQuery & { pool?: PoolId; name?: string; removed?: boolean },
+  ): Promise<Page<{ deployment: DeploymentRow; command: CommandRow }>>;
+  /** Newest first. */
+  deploymentRevisions(scope: Scope, id: DeploymentId, query: { limit: number; before?: number }): Promise<RevisionRow[]>;
+  deploymentRevision(scope: Scope, id: DeploymentId, revision: number): Promise<RevisionRow | null>;
+  /** Minutes after `since`, oldest first; those of one day are kept. */
+  deploymentRollups(scope: Scope, id: DeploymentId, since: number): Promise<Rollup[]>;
+  /** The replica that alone may be offered commands about it: its owner, or the one that may hold it. Null = any. */
+  deploymentHolder(workspace: WorkspaceId, id: DeploymentId, besides: CommandId): Promise<ReplicaId | null>;
 
   // changes
   changesAfter(

@@ -167,5 +167,47 @@ export interface Tables {
   };
   change_counters: { workspace_id: string; n: number };
   changes: { workspace_id: string; n: number; entity: string; entity_id: string };
+  deployments: {
+    workspace_id: string;
+    deployment_id: string;
+    pool_id: string;
+    name: string;
+    replica_id: string | null;
+    generation: number;
+    revision: number;
+    spec: string;
+    command_id: string;
+    actor_id: string;
+    actor_name: string;
+    actor_via: string;
+    created_at: number;
+    updated_at: number;
+    removing: number;
+    removed_at: number | null;
+    status: string | null;
+    observed_at: number | null;
+  };
+  deployment_revisions: {
+    workspace_id: string;
+    deployment_id: string;
+    revision: number;
+    spec: string;
+    from_revision: number | null;
+    actor_id: string;
+    actor_name: string;
+    actor_via: string;
+    created_at: number;
+  };
+  deployment_rollups: {
+    workspace_id: string;
+    deployment_id: string;
+    at: number;
+    requests: number;
+    errors: number;
+    retries: number;
+    p50_ms: number | null;
+    p95_ms: number | null;
+    p99_ms: number | null;
+  };
   dispatch_counters: { workspace_id: string; replica_id: string; sequence: number };
 }

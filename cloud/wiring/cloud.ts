@@ -7,13 +7,15 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ConnectorError, systemClock } from "@sallyport/protocol";
 import type { Logger } from "pino";
-import { collectDefaultMetrics, Gauge, Registry } from "prom-client";
+import { collectDefaultMetrics, Counter, Gauge, Registry } from "prom-client";
 import { Authenticator, signInUrl } from "../auth/index.ts";
 import { publicUrlOf, type CloudConfig } from "../config/index.ts";
 import { makeDispatch } from "../dispatch/index.ts";
 import { agentRoutes } from "../http/routes/agents.ts";
 import { artifactRoutes } from "../http/routes/artifacts.ts";
 import { commandRoutes } from "../http/routes/commands.ts";
+import { deploymentTrafficRoutes } from "../http/routes/deployment-traffic.ts";
+import { deploymentRoutes } from "../http/routes/deployments.ts";
 import { enrollmentRoutes } from "../http/routes/enrollments.ts";
 import { runRoutes } from "../http/routes/runs.ts";
 import { sessionRoutes } from "../http/routes/session.ts";
@@ -94,8 +96,13 @@ export async function startCloud(
 
     const registry = new Registry();
     collectDefaultMetrics({ register: registry });
+    const foreignDeployments = new Counter({
+      name: "sallyport_cloud_foreign_deployments_total",
+      help: "Status entries of deployments that the agent which sent them does not own",
+      registers: [registry],
+    });
     const gateway = new LinkGateway({
-      directory: linkDirectory(store, clock, processId),
+      directory: linkDirectory(store, clock, processId, (count) => foreignDeployments.inc(count)),
       identity: identity.signer,
       identityPublicKey: identity.publicKey,
       commandKeys: () => command.ring,
@@ -199,6 +206,8 @@ export async function startCloud(
         }),
         artifactRoutes({ store, dispatch }),
         runRoutes({ store, dispatch }),
+        deploymentRoutes({ store, dispatch }),
+        deploymentTrafficRoutes({ store, dispatch }),
         commandRoutes({ store, dispatch }),
       ],
     });

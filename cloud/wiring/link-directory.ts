@@ -20,8 +20,13 @@ const toLink = (row: ReplicaRow): LinkReplica => ({
   revoked: row.revokedAt !== null,
 });
 
-/** `process`: names this cloud process in the presence rows. */
-export function linkDirectory(store: Store, clock: Clock, process: string): LinkDirectory {
+/** `process`: names this cloud process in the presence rows. `ignored`: counts what agents say of deployments not theirs. */
+export function linkDirectory(
+  store: Store,
+  clock: Clock,
+  process: string,
+  ignored: (count: number) => void = () => {},
+): LinkDirectory {
   return {
     async findReplica(id) {
       const row = await store.replicaByKey(id);
@@ -45,6 +50,7 @@ export function linkDirectory(store: Store, clock: Clock, process: string): Link
         journal: session.journal,
         remoteAddress: session.remoteAddress,
         now,
+        generations: session.generations,
       });
       if (journalChanged) {
         await store.addAlarm(session.workspace, session.replica, {
@@ -57,7 +63,10 @@ export function linkDirectory(store: Store, clock: Clock, process: string): Link
       return { epoch };
     },
     closed: (session) => store.closeSession(session.replica, session.id, clock.now()),
-    seen: (updates) => store.seen(updates.map((update) => ({ ...update, at: clock.now() }))),
+    async seen(updates) {
+      const answer = await store.seen(updates.map((update) => ({ ...update, at: clock.now() })));
+      if (answer.ignored > 0) ignored(answer.ignored);
+    },
     alarm: (workspace, replica, error) =>
       store.addAlarm(workspace, replica, { at: clock.now(), code: error.code, message: error.message }),
   };

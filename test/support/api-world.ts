@@ -19,6 +19,8 @@ import { makeDispatch, type Dispatch } from "../../cloud/dispatch/index.ts";
 import type { RoutePlugin } from "../../cloud/http/routes.ts";
 import { artifactRoutes } from "../../cloud/http/routes/artifacts.ts";
 import { commandRoutes } from "../../cloud/http/routes/commands.ts";
+import { deploymentTrafficRoutes } from "../../cloud/http/routes/deployment-traffic.ts";
+import { deploymentRoutes } from "../../cloud/http/routes/deployments.ts";
 import { runRoutes } from "../../cloud/http/routes/runs.ts";
 import { makeApiServer } from "../../cloud/http/server.ts";
 import { SessionRegistry } from "../../cloud/link/session-registry.ts";
@@ -78,6 +80,8 @@ export async function apiWorld(
       artifactRoutes({ store, dispatch }),
       commandRoutes({ store, dispatch }),
       runRoutes({ store, dispatch }),
+      deploymentRoutes({ store, dispatch }),
+      deploymentTrafficRoutes({ store, dispatch }),
       ...more({ store, dispatch, sessions }),
     ],
   });

@@ -1,110 +1,27 @@
 // Log records of a step, from the replica that has them. Following goes on over the next link by the last number seen.
-import {
-  ConnectorError,
-  lastSeq,
-  logRecordSchema,
-  readNdjson,
-  runLogs,
-  toConnectorError,
-  wait,
-  type ErrorCode,
-  type LogRecord,
-  type ReplicaId,
-  type RunId,
-} from "@sallyport/protocol";
-import type { Dispatch, PoolRef } from "../../dispatch/index.ts";
+import { runLogs, type LogRecord, type ReplicaId, type RunId } from "@sallyport/protocol";
+import { followRecords, type Dispatch, type PoolRef, type RecordsRequest } from "../../dispatch/index.ts";
 import type { Scope } from "../../store/store.ts";
 
-export interface LogRequest {
+export interface LogRequest extends RecordsRequest {
   run: RunId;
   step: string;
   attempt?: number;
-  after: number;
-  limit: number;
-  follow: boolean;
-  tail?: number;
 }
 
-/** An agent that was updated or lost its network is back within this, or the reader is told. */
-const RESUME_MS = 60_000;
-const PAUSE_MS = { first: 100, most: 2_000 };
-const RESUMABLE: ReadonlySet<ErrorCode> = new Set([
-  "LINK_LOST",
-  "GOING_AWAY",
-  "SESSION_SUPERSEDED",
-  "AGENT_OFFLINE",
-  "AGENT_DRAINING",
-  "STREAM_REFUSED",
-]);
-
-/** Before the first answer: only a link that broke while it was on its way. An offline agent is said at once. */
-const RETRIED: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED"]);
-
 /** Resolves when the agent has answered; the records then come as they are read. AGENT_OFFLINE is said at once. */
-export async function followLogs(
+export const followLogs = (
   dispatch: Dispatch,
   scope: Scope,
   pool: PoolRef,
   replica: ReplicaId,
   request: LogRequest,
   signal: AbortSignal,
-): Promise<AsyncIterable<LogRecord>> {
-  const { clock } = dispatch;
-  const ask = (input: LogRequest) =>
-    dispatch.relay(scope, pool, runLogs, input, { resource: `run:${request.run}`, replica, signal });
-
-  /** Asks the one replica that has the log until it answers, or for `RESUME_MS` after `failure`. */
-  async function again(failure: ConnectorError, input: LogRequest): ReturnType<typeof ask> {
-    const deadline = clock.monotonic() + RESUME_MS;
-    let last = failure;
-    for (let pauseMs = PAUSE_MS.first; ; pauseMs = Math.min(pauseMs * 2, PAUSE_MS.most)) {
-      if (!RESUMABLE.has(last.code) || signal.aborted || clock.monotonic() >= deadline) throw last;
-      await wait(clock, pauseMs, signal);
-      try {
-        return await ask(input);
-      } catch (failed) {
-        last = toConnectorError(failed);
-      }
-    }
-  }
-
-  const first = await ask(request).catch((error: unknown) => {
-    const failure = toConnectorError(error);
-    if (!RETRIED.has(failure.code)) throw failure;
-    return again(failure, request);
-  });
-
-  return (async function* () {
-    let answer = first;
-    let after = request.after;
-    let count = 0;
-    // Named from here on: a newer attempt must not go on in the middle of this one.
-    const { attempt } = first.result;
-    for (;;) {
-      try {
-        for await (const line of readNdjson(answer.content!)) {
-          const record = logRecordSchema.safeParse(line);
-          if (!record.success)
-            throw new ConnectorError("PROTOCOL_ERROR", "The agent sent a log record that is not of the agreed shape.");
-          after = Math.max(after, lastSeq(record.data));
-          count++;
-          yield record.data;
-        }
-        return;
-      } catch (error) {
-        const { tail, ...rest } = request;
-        const limit = request.follow ? request.limit : request.limit - count;
-        if (limit <= 0) return;
-        // Nothing came of a tail yet: it is asked for again as it was.
-        answer = await again(toConnectorError(error), {
-          ...rest,
-          attempt,
-          after,
-          limit,
-          ...(count === 0 && tail !== undefined ? { tail } : {}),
-        });
-        dispatch.metrics.resumed("logs");
-      }
-    }
-  })();
-}
+): Promise<AsyncIterable<LogRecord>> =>
+  followRecords(
+    dispatch,
+    request,
+    signal,
+    (input) => dispatch.relay(scope, pool, runLogs, input, { resource: `run:${request.run}`, replica, signal }),
+    ({ attempt }) => ({ attempt }),
+  );

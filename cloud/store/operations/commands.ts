@@ -24,6 +24,7 @@ import type {
   CommandState,
   IdempotencyEntry,
   IdempotentAnswer,
+  NewCommand,
   Page,
   PageQuery,
   RunRow,
@@ -31,6 +32,7 @@ import type {
 } from "../store.ts";
 import type { Tables } from "../tables.ts";
 import { findKey, rememberKey } from "./changes.ts";
+import { deploymentEnded, deploymentOf, deploymentTaken } from "./deployment-status.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, toJson, ws, type Tx } from "./tx.ts";
 
 const ENDS: ReadonlySet<string> = new Set<CommandState>([
@@ -94,8 +96,13 @@ const toCommand = (row: Joined): CommandRow => ({
   result: parseJson<unknown>(row.result),
 });
 
-function touch(tx: Tx, row: { workspace_id: string; command_id: string; run_id: string | null }): void {
+function touch(
+  tx: Tx,
+  row: { workspace_id: string; command_id: string; run_id: string | null; resource: string },
+): void {
   tx.touch(row.workspace_id, "command", row.command_id);
+  const deployment = deploymentOf(row.resource);
+  if (deployment !== null) tx.touch(row.workspace_id, "deployment", deployment);
   if (row.run_id !== null) tx.touch(row.workspace_id, "run", row.run_id);
 }
 
@@ -150,18 +157,7 @@ async function move(tx: Tx, row: Tables["commands"], set: Partial<Tables["comman
 export async function createCommand(
   tx: Tx,
   scope: Scope,
-  input: {
-    id: CommandId;
-    pool: PoolId;
-    kind: string;
-    resource: string;
-    intent: string;
-    body: Body;
-    notBefore: number;
-    expires: number;
-    createdAt: number;
-    run?: Omit<RunRow, "workspace" | "command">;
-  },
+  input: NewCommand,
   idempotency?: IdempotencyEntry,
 ): Promise<{ command: CommandRow; replayed: IdempotentAnswer | null }> {
   if (idempotency !== undefined) {
@@ -336,11 +332,14 @@ export async function markAccepted(
   const row = await bare(tx, workspace, id);
   if (row === undefined) return null;
   if (row.state !== "queued") {
+    // Taken while a newer one took its place: it holds the deployment all the same, so the newer one is for it.
+    if (row.state === "superseded") await deploymentTaken(tx, row, replica);
     if (row.replica_id !== replica)
       await addEvent(tx, workspace, id, { at: now, type: "accepted", replica, applied: false });
     return row.state as CommandState;
   }
   await move(tx, row, { state: "accepted", replica_id: replica, accepted_at: now });
+  await deploymentTaken(tx, row, replica);
   await addEvent(tx, workspace, id, { at: now, type: "accepted", replica });
   return "accepted";
 }
@@ -376,6 +375,28 @@ export async function declareLost(tx: Tx, scope: Scope, id: CommandId, now: numb
   await move(tx, row, { state: "lost", ended_at: now });
   await addEvent(tx, scope.workspace, id, { at: now, type: "lost", detail: scope.actor });
   return true;
+}
+
+/** Queued commands about a deployment that a newer one makes needless. */
+export async function supersede(
+  tx: Tx,
+  workspace: string,
+  resource: string,
+  reason: string,
+  now: number,
+): Promise<void> {
+  const rows = await tx.db
+    .selectFrom("commands")
+    .selectAll()
+    .where("workspace_id", "=", workspace)
+    .where("resource", "=", resource)
+    .where("state", "=", "queued")
+    .execute();
+  for (const row of rows) {
+    const error: ErrorBody = { code: "GENERATION_STALE", message: reason };
+    await move(tx, row, { state: "superseded", ended_at: now, error: JSON.stringify(error) });
+    await addEvent(tx, workspace, row.command_id, { at: now, type: "superseded" });
+  }
 }
 
 export async function expireQueued(tx: Tx, now: number): Promise<number> {
@@ -500,6 +521,7 @@ async function applyReport(
         break;
       case "command.succeeded":
         await move(tx, row, { state: "succeeded", started_at: started, ended_at: at, result: toJson(body.result) });
+        await deploymentEnded(tx, row, at);
         break;
       case "command.failed":
         await move(tx, row, { state: "failed", started_at: started, ended_at: at, error: JSON.stringify(body.error) });

@@ -12,6 +12,7 @@ import {
 import type { EnrollmentRow, IdempotencyEntry, Page, PageQuery, PoolRow, ReplicaRow, Scope } from "../store.ts";
 import type { Tables } from "../tables.ts";
 import { rememberKey } from "./changes.ts";
+import { fastForward, observe } from "./deployment-status.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, ws, type Tx } from "./tx.ts";
 
 /** Newest alarms of a replica, and refusals of an enrolment, that are kept. */
@@ -446,6 +447,7 @@ export async function openSession(
     journal: string;
     remoteAddress: string | null;
     now: number;
+    generations?: Readonly<Record<string, number>>;
   },
 ): Promise<{ epoch: number; journalChanged: boolean }> {
   const row = await tx.db
@@ -475,6 +477,7 @@ export async function openSession(
     .where("workspace_id", "=", row.workspace_id)
     .where("replica_id", "=", id)
     .execute();
+  await fastForward(tx, { workspace: row.workspace_id, replica: id, pool: row.pool_id }, session.generations ?? {});
   tx.touch(row.workspace_id, "agent", id);
   tx.touch(row.workspace_id, "pool", row.pool_id);
   return { epoch, journalChanged: row.journal_id !== null && row.journal_id !== session.journal };
@@ -510,16 +513,18 @@ export async function releaseSessions(tx: Tx, process: string, now: number): Pro
   return released.length;
 }
 
-/** What people see of a status: without its time and the host's moving figures. */
+/** What people see of a status: without its time and the host's moving figures. Deployments tell their own changes. */
 const spoken = (status: AgentStatus): string => {
   const { cpuLoad: _load, memoryFreeBytes: _memory, diskFreeBytes: _disk, ...host } = status.host;
-  return JSON.stringify({ ...status, at: 0, host });
+  const deployments = (status.deployments ?? []).map((one) => [one.deployment, one.state]);
+  return JSON.stringify({ ...status, at: 0, host, deployments });
 };
 
 export async function seen(
   tx: Tx,
   updates: { workspace: WorkspaceId; replica: ReplicaId; session: SessionId; at: number; status: AgentStatus | null }[],
-): Promise<void> {
+): Promise<{ ignored: number }> {
+  let ignored = 0;
   for (const update of updates) {
     const row = await tx.db
       .selectFrom("replicas")
@@ -541,11 +546,19 @@ export async function seen(
       .where("replica_id", "=", update.replica)
       .execute();
     const before = parseJson<AgentStatus>(row.status);
+    if (update.status !== null)
+      ignored += await observe(
+        tx,
+        { workspace: update.workspace, replica: update.replica, pool: row.pool_id },
+        update.status.deployments ?? [],
+        update.at,
+      );
     if (update.status !== null && (before === null || spoken(before) !== spoken(update.status))) {
       tx.touch(update.workspace, "agent", update.replica);
       tx.touch(update.workspace, "pool", row.pool_id);
     }
   }
+  return { ignored };
 }
 
 export async function addAlarm(

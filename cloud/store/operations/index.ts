@@ -1,6 +1,7 @@
 // All operations by name, split by which worker runs them. Reads never write; writes may read.
 import * as changes from "./changes.ts";
 import * as commands from "./commands.ts";
+import * as deployments from "./deployments.ts";
 import * as fleet from "./fleet.ts";
 import * as signIn from "./sign-in.ts";
 
@@ -39,6 +40,7 @@ export const WRITES = {
   declareLost: commands.declareLost,
   expireQueued: commands.expireQueued,
   commitReports: commands.commitReports,
+  commitDeployment: deployments.commitDeployment,
 } as const;
 
 export const READS = {
@@ -60,5 +62,11 @@ export const READS = {
   offerable: commands.offerable,
   run: commands.run,
   runs: commands.runs,
+  deployment: deployments.deployment,
+  deployments: deployments.deployments,
+  deploymentRevisions: deployments.deploymentRevisions,
+  deploymentRevision: deployments.deploymentRevision,
+  deploymentRollups: deployments.deploymentRollups,
+  deploymentHolder: deployments.deploymentHolder,
   changesAfter: changes.changesAfter,
 } as const;
