@@ -31,12 +31,14 @@ export interface EnrollmentDeps {
   trust: { identityFingerprint: string; caFingerprint: string | null };
   /** What agents dial. */
   publicUrl: () => string;
+  /** Name of the agent's image. */
+  agentImage: string;
 }
 
 export const enrollmentRoutes =
   (deps: EnrollmentDeps): RoutePlugin =>
   async (app) => {
-    const { store, clock, trust, publicUrl } = deps;
+    const { store, clock, trust, publicUrl, agentImage } = deps;
 
     const view = (row: EnrollmentRow): Enrollment => ({
       id: row.id,
@@ -115,7 +117,7 @@ export const enrollmentRoutes =
         );
         const secret = formatEnrolmentSecret({ id, secret: secretBytes, ...trust });
         const url = publicUrl();
-        return reply.code(201).send({ ...view(row), secret, url, commands: enrolmentCommands(url, secret) });
+        return reply.code(201).send({ ...view(row), secret, url, commands: enrolmentCommands(url, secret, agentImage) });
       },
     );
 
