@@ -1,5 +1,6 @@
 // What the sub-commands of this folder share: the state directory of the configured agent, and where words go.
 import { toConnectorError, type ConnectorError } from "@sallyport/protocol";
+import type { Config } from "../config/index.ts";
 import { describe, loadFor, type ConfigSource } from "../config/cli.ts";
 
 /** 0 as asked; 1 it failed; 2 the configuration or the command line is wrong. */
@@ -18,7 +19,7 @@ export interface LocalCommands {
   readonly configOption: readonly [flags: string, text: string];
   write(text: string): void;
   /** Runs `action` for the agent of that configuration; its answer is the exit code. */
-  perform(configFile: string | undefined, action: (stateDir: string) => Promise<number>): Promise<void>;
+  perform(configFile: string | undefined, action: (stateDir: string, config: Config) => Promise<number>): Promise<void>;
 }
 
 export const localCommandsOf = (source: ConfigSource, configOption: LocalCommands["configOption"]): LocalCommands => ({
@@ -27,7 +28,7 @@ export const localCommandsOf = (source: ConfigSource, configOption: LocalCommand
   async perform(configFile, action) {
     try {
       const loaded = loadFor(source, configFile);
-      if (loaded !== null) source.exit(await action(loaded.config.state));
+      if (loaded !== null) source.exit(await action(loaded.config.state, loaded.config));
     } catch (error) {
       source.exit(explain(toConnectorError(error), source.writeError));
     }

@@ -29,7 +29,7 @@ export async function startAgent(context: AgentContext): Promise<RunningAgent> {
   const { cloudUrl } = membership;
   const state = await openState(context);
   try {
-    const parts = makeParts(context, state);
+    const parts = await makeParts(context, state);
     const watched = makeLink(context, membership, state, parts);
     const { link } = watched;
     const control = makeControl(context, { state, parts, watched, cloudUrl, startedAt });
@@ -79,7 +79,7 @@ async function drain({ clock, log }: AgentContext, signal: string, one: Draining
   state.audit.append({ event: "agent.stopped", who: "agent", note: signal });
   parts.facts.stop();
   await parts.connections.close();
-  parts.engine.close();
+  await parts.engines.close();
   await control.close();
   log.info("stopped");
 }

@@ -39,6 +39,7 @@ export function makeControl(context: AgentContext, sources: PsSources): ControlS
       return { stopped };
     },
     ready: async () => readiness(parts, watched),
+    endpoints: async () => [],
   };
   return new ControlServer(stateDir, operations);
 }

@@ -4,9 +4,7 @@ import { CommandRegistry } from "../commands/registry.ts";
 import { CommandRunner } from "../commands/runner.ts";
 import { Intake } from "../commands/intake.ts";
 import { PauseFile } from "../control/index.ts";
-import type { Engines } from "../engines/engine.ts";
-import { makeEngines } from "../engines/engines.ts";
-import { createProcessEngine, type ProcessEngine } from "../engines/process/index.ts";
+import { openEngines, type OpenEngines } from "../engines/open-engines.ts";
 import { artifactKinds } from "../features/artifacts/index.ts";
 import { createPipelines, type Pipelines } from "../features/pipelines/index.ts";
 import { HostFacts } from "../host/index.ts";
@@ -34,8 +32,7 @@ export interface Parts {
   readonly policy: LivePolicy;
   readonly intake: Intake;
   readonly pauseFile: PauseFile;
-  readonly engine: ProcessEngine;
-  readonly engines: Engines;
+  readonly engines: OpenEngines;
   readonly connections: Connections;
   readonly pipelines: Pipelines;
   readonly registry: CommandRegistry;
@@ -44,7 +41,7 @@ export interface Parts {
   readonly facts: HostFacts;
 }
 
-export function makeParts(context: AgentContext, state: OpenState): Parts {
+export async function makeParts(context: AgentContext, state: OpenState): Promise<Parts> {
   const { clock, log, redactor, environment } = context;
   const { config } = context.compiled;
   const { audit, journal } = state;
@@ -54,8 +51,13 @@ export function makeParts(context: AgentContext, state: OpenState): Parts {
   const pauseFile = new PauseFile(config.state);
   const pause = pauseFile.read();
   if (pause !== null) intake.pause(pause);
-  const engine = createProcessEngine({ stateDir: config.state, clock });
-  const engines = makeEngines([engine]);
+  const engines = await openEngines({
+    stateDir: config.state,
+    dockerSocket: config.engines.docker?.socket ?? null,
+    agentId: journal.id,
+    clock,
+    log,
+  });
   const connections = new Connections({ config, environment, redactor, clock });
   const pipelines = makePipelines(context, state, { policy, engines, connections });
   const registry = makeRegistry(connections, pipelines);
@@ -79,7 +81,6 @@ export function makeParts(context: AgentContext, state: OpenState): Parts {
     policy,
     intake,
     pauseFile,
-    engine,
     engines,
     connections,
     pipelines,

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { RunningCommand } from "../commands/runner.ts";
 import type { PsAnswer, PsCommand, PsStep } from "../control/index.ts";
-import type { ProcessEngine } from "../engines/process/index.ts";
+import type { OpenEngines } from "../engines/open-engines.ts";
 import type { AgentContext } from "./context.ts";
 import { heldBack } from "./held-back.ts";
 import type { WatchedLink } from "./link.ts";
@@ -27,10 +27,10 @@ export interface PsSources {
 
 export async function answerPs(context: AgentContext, sources: PsSources): Promise<PsAnswer> {
   const { cloudUrl, parts, startedAt } = sources;
-  const { intake, runner, engine, policy } = parts;
+  const { intake, runner, engines, policy } = parts;
   const { link, watch } = sources.watched;
   const { journal } = sources.state;
-  const steps = hostRuns(context.compiled.config.state) ? await runningSteps(engine) : [];
+  const steps = await runningSteps(engines, context.compiled.config.state);
   const running = runner.running();
   const known = new Set<string>(running.map((one) => one.command));
   return {
@@ -48,10 +48,13 @@ export async function answerPs(context: AgentContext, sources: PsSources): Promi
   };
 }
 
-async function runningSteps(engine: ProcessEngine): Promise<PsStep[]> {
+/** Of all engines that can be asked; one that does not answer runs what it runs. */
+async function runningSteps({ process, docker }: OpenEngines, stateDir: string): Promise<PsStep[]> {
   const steps: PsStep[] = [];
-  for (const { name, status } of await engine.list()) {
-    if (status.state === "running") steps.push({ name, pid: status.pid, startedAt: status.startedAt });
+  for (const engine of [hostRuns(stateDir) ? process : null, docker]) {
+    for (const { name, status } of (await engine?.list().catch(() => [])) ?? []) {
+      if (status.state === "running") steps.push({ name, pid: status.pid, startedAt: status.startedAt });
+    }
   }
   return steps;
 }

@@ -6,7 +6,7 @@ import type { Parts } from "./parts.ts";
 
 export function makeStatus(context: AgentContext, parts: Parts): () => AgentStatus {
   const { clock, redactor, version } = context;
-  const { engine, facts, intake, policy, registry, runner } = parts;
+  const { engines, facts, intake, policy, registry, runner } = parts;
   const config = () => context.compiled.config;
   return statusBuilder({
     version,
@@ -23,7 +23,7 @@ export function makeStatus(context: AgentContext, parts: Parts): () => AgentStat
       })),
     programs: () =>
       Object.keys(config().programs).filter((program) => policy.decide({ kind: "program", program }).allowed),
-    engines: () => [engine.name].filter((name) => policy.decide({ kind: "engine", engine: name }).allowed),
+    engines: () => engines.names.filter((name) => policy.decide({ kind: "engine", engine: name }).allowed),
     policy,
     commands: () => policy.allowedCommands(registry.names),
     limits: () => ({

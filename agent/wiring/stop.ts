@@ -17,7 +17,7 @@ export interface StopOptions {
  * stopped; throws NOT_FOUND when nothing of that id runs.
  */
 export async function stopHere(
-  { runner, engine, pipelines }: Parts,
+  { runner, engines, pipelines }: Parts,
   { id, who, stateDir }: StopOptions,
 ): Promise<string[]> {
   const stopped: string[] = [];
@@ -28,7 +28,8 @@ export async function stopHere(
     if (ofRun !== null || (await runner.cancelLocal(one.command, who)))
       stopped.push(one.run ?? one.command, ...(ofRun?.stopped ?? []));
   }
-  if (hostRuns(stateDir)) stopped.push(...(await stopWork(engine, (name) => id === null || name === id)));
+  for (const engine of [hostRuns(stateDir) ? engines.process : null, engines.docker])
+    if (engine !== null) stopped.push(...(await stopWork(engine, (name) => id === null || name === id)));
   if (id !== null && stopped.length === 0) {
     throw new ConnectorError("NOT_FOUND", `Nothing of the name ${id} runs here.`, {
       fix: "See what does with: sallyport-agent ps",
