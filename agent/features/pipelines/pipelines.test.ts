@@ -1,110 +1,20 @@
 // The feature with a real engine, a real journal and real processes; agents and hosts killed where it hurts.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import t, { type Test } from "tap";
+import t from "tap";
 import {
   ConnectorError,
   newCommandId,
   newId,
-  reportBodySchema,
   sha256,
   systemClock,
   treeDigest,
   wait,
-  type LogRecord,
   type PipelineInput,
-  type ReportBody,
 } from "@sallyport/protocol";
-import { allProcs } from "../../engines/process/proc.ts";
-import { testAgent, type TestAgent, type TestAgentOptions } from "./fixtures/test-agent.ts";
-
-const until = async (what: string, holds: () => boolean | Promise<boolean>): Promise<void> => {
-  for (let i = 0; i < 2000; i++) {
-    if (await holds()) return;
-    await wait(systemClock, 10);
-  }
-  throw new Error(`never: ${what}`);
-};
-
-const hostsOf = (stateDir: string): number[] =>
-  allProcs().flatMap(({ pid }) => {
-    try {
-      const args = readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0");
-      return args.some((arg) => arg.includes("host-main")) && args.includes(join(stateDir, "host")) ? [pid] : [];
-    } catch {
-      return [];
-    }
-  });
-
-interface Scene {
-  options: TestAgentOptions;
-  store: string;
-  /** Effects of steps: each writes its lines here. */
-  effects: string;
-  lines: () => string[];
-  agent: (more?: Partial<TestAgentOptions>) => Promise<TestAgent>;
-}
-
-function scene(t: Test): Scene {
-  const folder = mkdtempSync(join(tmpdir(), "sallyport-pipelines-"));
-  const store = join(folder, "store");
-  const stateDir = join(folder, "state");
-  mkdirSync(store);
-  mkdirSync(stateDir);
-  const effects = join(folder, "effects");
-  const options: TestAgentOptions = { stateDir, storeDir: store };
-  const agents: TestAgent[] = [];
-  t.teardown(async () => {
-    for (const agent of agents) {
-      for (const { name } of await agent.engine.list().catch(() => [])) await agent.engine.stop(name, 0);
-      await agent.close();
-    }
-    for (const pid of hostsOf(stateDir)) process.kill(pid, "SIGKILL");
-    await until("no host", () => hostsOf(stateDir).length === 0);
-    rmSync(folder, { recursive: true, force: true });
-  });
-  return {
-    options,
-    store,
-    effects,
-    lines: () => (existsSync(effects) ? readFileSync(effects, "utf8").split("\n").slice(0, -1) : []),
-    async agent(more = {}) {
-      const agent = await testAgent({ ...options, ...more });
-      agents.push(agent);
-      return agent;
-    },
-  };
-}
-
-type StepReport = Extract<ReportBody, { type: "step" }>;
-async function stepReports(agent: TestAgent): Promise<StepReport[]> {
-  const reports = await agent.journal.reportsAfter(0, 1000);
-  return reports
-    .map(({ body }) => reportBodySchema.parse(JSON.parse(body.data)))
-    .filter((body) => body.type === "step");
-}
-const statesOf = (reports: StepReport[], step: string): string[] =>
-  reports.filter((r) => r.step === step).map((r) => `${r.attempt} ${r.state}`);
-
-async function logOf(agent: TestAgent, input: Record<string, unknown>): Promise<LogRecord[]> {
-  const { records } = await agent.readLogs(input);
-  const found: LogRecord[] = [];
-  for await (const record of records!) found.push(record as LogRecord);
-  return found;
-}
-const textOf = (records: LogRecord[], stream = "stdout"): string[] =>
-  records.flatMap((r) => ("gap" in r || r.stream !== stream ? [] : [r.body.data]));
-
-const ids = () => ({ command: newCommandId(), run: newId("run") });
-const pipeline = (steps: PipelineInput["steps"], more: Partial<PipelineInput> = {}): PipelineInput => ({
-  name: "p",
-  outputs: { store: "lake" },
-  steps,
-  ...more,
-});
+import { hostsOf, ids, logOf, pipeline, scene, statesOf, stepReports, textOf, until } from "./fixtures/scene.ts";
 
 await t.test(
   "files, trees, parameters and secrets go in; outputs with digests come out; the log has no secret",

@@ -374,10 +374,8 @@ class Attempt {
       this.#over = true;
       return { exited, stopping, stopped };
     }
-    // `absent` cannot be: it was begun.
-    let exited = begun as Exited;
-    // What it wrote while nobody was there may not be in its files yet.
-    if (this.#feed) exited = await this.#ended(engine, leave, exited.startedAt);
+    // `absent` cannot be: it was begun. Not all that it wrote need be in its files yet.
+    const exited = await this.#ended(engine, leave, (begun as Exited).startedAt);
     this.#over = true;
     return { exited, stopping, stopped };
   }
