@@ -1,13 +1,14 @@
 // sallyport-cloud: the control plane's program. Reads flags, environment and file, starts or asks, answers on stdout.
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { ConnectorError, systemClock, toConnectorError } from "@sallyport/protocol";
+import { join, resolve } from "node:path";
+import { ConnectorError, nameSchema, systemClock, toConnectorError } from "@sallyport/protocol";
 import { Command, Option } from "commander";
 import { Authenticator, signInUrl } from "./auth/index.ts";
 import { loadConfig, OPTIONS, publicUrlOf, type CloudConfig, type OptionName } from "./config/index.ts";
-import { writePrivateFile } from "./keys/index.ts";
-import { DATABASE_FILE, openSqliteStore } from "./store/index.ts";
-import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud } from "./wiring/cloud.ts";
+import { newEnrolment } from "./features/agents/index.ts";
+import { loadKeyRing, writePrivateFile } from "./keys/index.ts";
+import { DATABASE_FILE, openSqliteStore, type Scope, type Store, type UserRow } from "./store/index.ts";
+import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud, tlsOf } from "./wiring/cloud.ts";
 import { makeLogger } from "./wiring/logger.ts";
 
 const { version } = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8")) as { version: string };
@@ -77,7 +78,10 @@ async function run(given: Record<string, unknown>): Promise<void> {
 }
 
 /** Works on the database itself, whether or not the control plane runs. */
-async function adminReset(given: Record<string, unknown>): Promise<void> {
+async function withStore(
+  given: Record<string, unknown>,
+  work: (config: CloudConfig, store: Store, admin: UserRow) => Promise<void>,
+): Promise<void> {
   const config = configOf(given);
   if (!existsSync(join(config.data, DATABASE_FILE))) {
     throw new ConnectorError("CONFIG_INVALID", `There is no database in ${config.data}.`, {
@@ -86,7 +90,14 @@ async function adminReset(given: Record<string, unknown>): Promise<void> {
   }
   const store = await openSqliteStore({ dir: config.data });
   try {
-    const admin = await store.ensureAdmin(config.admin, config.workspace);
+    await work(config, store, await store.ensureAdmin(config.admin, config.workspace));
+  } finally {
+    await store.close();
+  }
+}
+
+const adminReset = (given: Record<string, unknown>): Promise<void> =>
+  withStore(given, async (config, store, admin) => {
     const secret = await new Authenticator(store, systemClock).offerSignIn(admin);
     const known = join(config.data, PUBLIC_URL_FILE);
     const base =
@@ -94,10 +105,35 @@ async function adminReset(given: Record<string, unknown>): Promise<void> {
     const url = signInUrl(base, secret);
     writePrivateFile(join(config.data, SIGN_IN_FILE), `${url}\n`);
     say(url);
-  } finally {
-    await store.close();
-  }
-}
+  });
+
+/** For set-ups without a person: with `--once` a pool that an agent has joined gets no further secret. */
+const adminEnroll = (pool: string, given: Record<string, unknown>): Promise<void> =>
+  withStore(given, async (config, store, admin) => {
+    if (!nameSchema.safeParse(pool).success)
+      throw new ConnectorError("CONFIG_INVALID", `${JSON.stringify(pool)} is no name for a pool.`, {
+        fix: "Lower-case letters, digits and hyphens.",
+      });
+    const scope: Scope = {
+      workspace: admin.workspace,
+      actor: { id: admin.id, name: "sallyport-cloud admin enroll", via: "system" },
+    };
+    if (given["once"] === true) {
+      const joined = (await store.replicas(scope)).find((row) => row.poolName === pool && row.revokedAt === null);
+      if (joined !== undefined) {
+        process.stderr.write(`${joined.name} has joined the pool ${pool} already: no secret is made.\n`);
+        return;
+      }
+    }
+    const now = systemClock.now();
+    const tls = await tlsOf(config, now);
+    const { fingerprint } = loadKeyRing(join(config.data, "keys/identity.json"), "identity", now);
+    const trust = { identityFingerprint: fingerprint, caFingerprint: tls?.caFingerprint ?? null };
+    const { secret } = await newEnrolment(store, scope, { pool, name: null, now, trust, idempotency: null });
+    const file = given["out"] as string | undefined;
+    if (file === undefined) say(secret);
+    else writePrivateFile(resolve(file), `${secret}\n`);
+  });
 
 function configShow(given: Record<string, unknown>): void {
   const config = configOf(given);
@@ -106,9 +142,10 @@ function configShow(given: Record<string, unknown>): void {
 }
 
 const guarded =
-  (work: (given: Record<string, unknown>) => void | Promise<void>) => async (given: Record<string, unknown>) => {
+  <Given extends unknown[]>(work: (...given: Given) => void | Promise<void>) =>
+  async (...given: Given) => {
     try {
-      await work(given);
+      await work(...given);
     } catch (error) {
       fail(error);
     }
@@ -126,13 +163,15 @@ withOptions(
     .description("print every option's value")
     .option("--origin", "also say where each came from"),
 ).action(guarded(configShow));
+const admin = program.command("admin").description("about the admin, on the control plane's own disk");
+withOptions(admin.command("reset").description("print a new one-time sign-in link")).action(guarded(adminReset));
 withOptions(
-  program
-    .command("admin")
-    .description("about the admin")
-    .command("reset")
-    .description("print a new one-time sign-in link"),
-).action(guarded(adminReset));
+  admin
+    .command("enroll <pool>")
+    .description("print a secret that lets one agent join the pool, once, within an hour")
+    .option("--out <file>", "write it to a file for its owner alone, instead")
+    .option("--once", "make none when an agent has joined the pool"),
+).action(guarded(adminEnroll));
 program
   .command("version")
   .description("print the version")

@@ -119,7 +119,8 @@ export function agentCommands(program: Command, client: () => Client): void {
       if (formatOf(options.output) === "json") process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
       else if (options.output === "name") process.stdout.write(`${made.secret}\n`);
       else {
-        for (const command of made.commands) process.stdout.write(`# ${command.title}\n${command.text}\n`);
+        for (const { title, note, text } of made.commands)
+          process.stdout.write(`# ${title}${note === undefined ? "" : `: ${note}`}\n${text}\n`);
         process.stderr.write(`works once, until ${new Date(made.expiresAt).toLocaleTimeString()}\n`);
       }
     });

@@ -24,6 +24,8 @@ export interface CloudConfig {
   tls: { kind: "none" } | { kind: "given"; cert: string; key: string } | { kind: "own" };
   admin: string;
   workspace: string;
+  /** Name of the agent's image in the lines that enrol one. */
+  agentImage: string;
   logLevel: Options["logLevel"];
   drainMs: number;
   origins: Origin[];
@@ -146,6 +148,7 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
     tls,
     admin: options.admin,
     workspace: options.workspace,
+    agentImage: options.agentImage,
     logLevel: options.logLevel,
     drainMs: options.drainMs,
     origins,

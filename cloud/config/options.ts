@@ -20,6 +20,14 @@ const publicUrl = z
   .regex(/^https?:\/\/[^/?#@]+\/?$/, "http:// or https://, a host and perhaps a port, nothing more")
   .transform((text) => text.replace(/\/$/, ""));
 
+const imageName = z
+  .string()
+  .max(255)
+  .regex(
+    /^[a-z0-9][a-z0-9._:-]*(\/[a-z0-9][a-z0-9._-]*)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$/,
+    "the name of an image, such as registry.example/sallyport/agent:1.2",
+  );
+
 const defaultData = (): string =>
   process.getuid?.() === 0 ? "/var/lib/sallyport-cloud" : join(homedir(), ".local/state/sallyport-cloud");
 
@@ -102,6 +110,15 @@ export const OPTIONS = {
     variable: "SALLYPORT_CLOUD_WORKSPACE",
     fallback: (): string => "default",
     text: "name of the first workspace",
+  },
+  /** What the page's `docker run` line starts: the image as the agents' machines name it. */
+  agentImage: {
+    schema: imageName,
+    flag: "agent-image",
+    argument: "<name>",
+    variable: "SALLYPORT_CLOUD_AGENT_IMAGE",
+    fallback: (): string => "sallyport/agent",
+    text: "image that the page's docker run line names",
   },
   logLevel: {
     schema: z.enum(LOG_LEVELS),

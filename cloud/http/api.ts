@@ -186,11 +186,11 @@ export const enrollmentSchema = z.object({
   ),
 });
 export type Enrollment = z.infer<typeof enrollmentSchema>;
-/** `secret` is shown once; `url` is what the agent dials; the commands are ready to copy. */
+/** `secret` is shown once; `url` is what the agent dials; the commands are ready to copy, `note` first read. */
 export const madeEnrollmentSchema = enrollmentSchema.extend({
   secret: z.string(),
   url: z.string(),
-  commands: z.array(z.object({ title: z.string(), text: z.string() })),
+  commands: z.array(z.object({ title: z.string(), text: z.string(), note: z.string().optional() })),
 });
 export type MadeEnrollment = z.infer<typeof madeEnrollmentSchema>;
 

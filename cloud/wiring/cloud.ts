@@ -41,7 +41,8 @@ export interface RunningCloud {
   stop(): Promise<void>;
 }
 
-async function tlsOf(config: CloudConfig, now: number): Promise<ServerTls | null> {
+/** Null: it serves plain HTTP. */
+export async function tlsOf(config: CloudConfig, now: number): Promise<ServerTls | null> {
   if (config.tls.kind === "none") return null;
   if (config.tls.kind === "own") return ownTls(join(config.data, "tls"), config.hosts, now);
   try {
@@ -195,6 +196,7 @@ export async function startCloud(
           clock,
           trust: { identityFingerprint: identity.fingerprint, caFingerprint: tls?.caFingerprint ?? null },
           publicUrl: () => url,
+          agentImage: config.agentImage,
         }),
         agentRoutes({
           store,

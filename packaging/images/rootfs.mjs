@@ -238,7 +238,7 @@ export function appLayer(file, { root, time, workspaces, commands, shared = [], 
 }
 
 /** Of the compiled tree, without what only a developer reads. */
-const runs = (path) => !/\.(map|sh)$/.test(path) && basename(path) !== ".sallyport-sources";
+const runs = (path) => !/\.(map|sh)$/.test(path) && ![".sallyport-sources", "node_modules"].includes(basename(path));
 
 function nativeFiles(folder) {
   if (!existsSync(folder)) return [];

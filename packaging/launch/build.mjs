@@ -76,6 +76,11 @@ await script(async () => {
     writeFileSync(join(aside, "protocol/package.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
     mkdirSync(join(aside, "node_modules/@sallyport"), { recursive: true });
     symlinkSync("../../protocol", join(aside, "node_modules/@sallyport/protocol"), "junction");
+    // Packages that npm could not put at the top, because another version is there.
+    for (const folder of FOLDERS) {
+      const nested = join(root, folder, "node_modules");
+      if (existsSync(nested)) symlinkSync(nested, join(aside, folder, "node_modules"), "junction");
+    }
     // Not every folder of the compiled tree has a package.json above it that says so.
     writeFileSync(join(aside, "package.json"), `${JSON.stringify({ private: true, type: "module" })}\n`);
 

@@ -72,14 +72,16 @@ function checkEngine() {
     );
 }
 
-async function build(name, { base, version }, names) {
+function build(name, { base, version }, names) {
   const { file, target } = IMAGES[name];
   const args = ["build", "--quiet", "--file", join(root, file), "--target", target];
   args.push("--build-arg", `BASE=${base}`, "--build-arg", `VERSION=${version}`);
   for (const each of names) args.push("--tag", each);
-  const code = await run("docker", [...args, join(root, ".cache/images", name)], { stdio: ["ignore", "ignore", 2] });
-  if (code !== 0)
-    throw new LaunchError(`the image ${names[0]} could not be built: docker ended with exit code ${code}.`);
+  // Its remarks are shown when it fails: the classic builder announces its own end at each build.
+  const built = docker([...args, join(root, ".cache/images", name)]);
+  if (built.status === 0) return;
+  say(`${built.stdout}${built.stderr}`.trim());
+  throw new LaunchError(`the image ${names[0]} could not be built: docker ended with exit code ${built.status}.`);
 }
 
 await script(async () => {
@@ -124,7 +126,7 @@ await script(async () => {
       }
       const version = versionOf(root, IMAGES[name].version);
       const names = [...new Set([options.tag, version])].map((tag) => `${options.prefix}${name}:${tag}`);
-      await build(name, { base: options.base, version }, names);
+      build(name, { base: options.base, version }, names);
       const seen = docker(["image", "inspect", "--format", "{{.Id}} {{.Size}}", names[0]]);
       const [id, size] = seen.stdout.trim().split(" ");
       if (seen.status !== 0 || id === undefined)

@@ -2,3 +2,4 @@
 // cloud/http's routes import this file.
 export * from "./agent-view.ts";
 export * from "./enrolment-commands.ts";
+export * from "./new-enrolment.ts";

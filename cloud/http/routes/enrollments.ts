@@ -1,15 +1,7 @@
 // Enrolments: a single-use secret that lets one agent join a pool, shown once with the lines that use it.
-import {
-  ConnectorError,
-  enrollmentIdSchema,
-  formatEnrolmentSecret,
-  hashEnrolmentSecret,
-  newEnrolmentSecretBytes,
-  newId,
-  type Clock,
-} from "@sallyport/protocol";
+import { ConnectorError, enrollmentIdSchema, type Clock } from "@sallyport/protocol";
 import { z } from "zod";
-import { enrolmentCommands } from "../../features/agents/index.ts";
+import { enrolmentCommands, newEnrolment, type EnrolmentTrust } from "../../features/agents/index.ts";
 import type { EnrollmentRow, Store } from "../../store/index.ts";
 import {
   enrollmentSchema,
@@ -21,14 +13,12 @@ import {
 } from "../api.ts";
 import { madeOnce, notFound, type RoutePlugin } from "../routes.ts";
 
-const ENROLMENT_LIFETIME_MS = 3600_000;
 const params = z.object({ id: enrollmentIdSchema });
 
 export interface EnrollmentDeps {
   store: Store;
   clock: Clock;
-  /** What the secret pins: the identity key's fingerprint, and that of the CA which this cloud made, if it did. */
-  trust: { identityFingerprint: string; caFingerprint: string | null };
+  trust: EnrolmentTrust;
   /** What agents dial. */
   publicUrl: () => string;
   /** Name of the agent's image. */
@@ -99,25 +89,17 @@ export const enrollmentRoutes =
         const scope = app.scope(request);
         const { key, earlier } = await app.idempotent(request);
         if (earlier !== null) throw madeOnce("enrolment secret", earlier);
-        const now = clock.now();
-        const id = newId("enrollment", now);
-        const secretBytes = newEnrolmentSecretBytes();
-        const pool = await store.ensurePool(scope, request.body.pool, now);
-        const row = await store.addEnrollment(
-          scope,
-          {
-            id,
-            pool: pool.id,
-            name: request.body.name ?? null,
-            secretHash: hashEnrolmentSecret(secretBytes),
-            createdAt: now,
-            expiresAt: now + ENROLMENT_LIFETIME_MS,
-          },
-          key === null ? undefined : { ...key, answer: { status: 409, body: { id } } },
-        );
-        const secret = formatEnrolmentSecret({ id, secret: secretBytes, ...trust });
+        const { row, secret } = await newEnrolment(store, scope, {
+          pool: request.body.pool,
+          name: request.body.name ?? null,
+          now: clock.now(),
+          trust,
+          idempotency: key === null ? null : (id) => ({ ...key, answer: { status: 409, body: { id } } }),
+        });
         const url = publicUrl();
-        return reply.code(201).send({ ...view(row), secret, url, commands: enrolmentCommands(url, secret, agentImage) });
+        return reply
+          .code(201)
+          .send({ ...view(row), secret, url, commands: enrolmentCommands(url, secret, agentImage) });
       },
     );
 

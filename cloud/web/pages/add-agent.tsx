@@ -162,6 +162,11 @@ function Made({ made, onAgain }: { made: MadeEnrollment; onAgain: () => void }) 
           />
         )}
         <div className="card-body stack">
+          {command?.note && (
+            <div className="note warn">
+              <div className="note-body">{command.note}</div>
+            </div>
+          )}
           {command && <CopyLine text={command.text} />}
           <div className="dim small">
             The agent dials <span className="mono">{made.url}</span> and proves that it talks to this very control plane
