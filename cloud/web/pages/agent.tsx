@@ -1,18 +1,18 @@
 // One agent: what it says of itself, how it is connected, what it may do, and what can be done to it.
 import { Button, Menu, Modal, Skeleton, TextInput, ActionIcon } from "@mantine/core";
-import { IconAlertTriangle, IconBan, IconDots, IconPencil, IconShieldLock, IconTrash } from "@tabler/icons-react";
+import { IconAlertTriangle, IconBan, IconDots, IconPencil, IconRocket, IconShieldLock, IconTrash } from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
-import { useState, type ReactNode } from "react";
+import { Fragment, useState, type ReactNode } from "react";
 import { api } from "../api/client.ts";
 import { agentQuery } from "../api/queries.ts";
 import type { Agent } from "../api/types.ts";
 import { Confirm } from "../parts/confirm.tsx";
 import { Id } from "../parts/copy.tsx";
-import { formatBytes, formatDuration, formatTime } from "../parts/format.ts";
+import { formatBytes, formatDuration, formatRate, formatTime, plural } from "../parts/format.ts";
 import { Empty, Note, ProblemNote } from "../parts/notes.tsx";
 import { PageHead, Tabs } from "../parts/page.tsx";
-import { AgentStatus } from "../parts/status.tsx";
+import { AgentStatus, DEPLOYMENT_LOOKS, Status, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
 import { Ago, useNow } from "../parts/time.tsx";
 import { toast } from "../shell/toasts.tsx";
 import { isHere } from "./agents.tsx";
@@ -93,6 +93,17 @@ export function AgentDetail() {
             value: "stores",
             word: <>Stores {agent.status && <span className="tag num">{agent.status.stores.length}</span>}</>,
           },
+          {
+            value: "deployments",
+            word: (
+              <>
+                Deployments{" "}
+                {agent.status && agent.status.deployments.length > 0 && (
+                  <span className="tag num">{agent.status.deployments.length}</span>
+                )}
+              </>
+            ),
+          },
           { value: "policy", word: "Policy and programs" },
           {
             value: "alarms",
@@ -120,6 +131,8 @@ export function AgentDetail() {
           )}
           {tab === "stores" ? (
             <StoresTab agent={agent} />
+          ) : tab === "deployments" ? (
+            <DeploymentsTab agent={agent} />
           ) : tab === "policy" ? (
             <PolicyTab agent={agent} />
           ) : tab === "alarms" ? (
@@ -379,6 +392,112 @@ function StoresTab({ agent }: { agent: Agent }) {
         </tbody>
       </table>
     </section>
+  );
+}
+
+/** What it holds, as it said; and what it may hold at all. */
+function DeploymentsTab({ agent }: { agent: Agent }) {
+  const status = agent.status;
+  if (!status)
+    return (
+      <Empty icon={IconRocket} title="Not known yet">
+        The agent has not said anything of itself.
+      </Empty>
+    );
+  const here = isHere(agent);
+  const { ceilings } = status;
+  return (
+    <>
+      {status.deployments.length === 0 ? (
+        <section className="card">
+          <Empty icon={IconRocket} title="It holds no deployments">
+            {status.serving.length === 0 || ceilings.deployments === 0
+              ? "It cannot hold any as it is configured: see below."
+              : "A model that is deployed to its pool may come to it."}
+          </Empty>
+        </section>
+      ) : (
+        <section className="card scroll-x" tabIndex={0} aria-label="Deployments that it holds">
+          <table className={`plain-table${here ? "" : " stale"}`}>
+            <thead>
+              <tr>
+                <th>Deployment</th>
+                <th>State</th>
+                <th className="right">Replicas</th>
+                <th className="right">Revision</th>
+                <th>Engine</th>
+                <th className="right">Req/s</th>
+              </tr>
+            </thead>
+            <tbody>
+              {status.deployments.map((each) => (
+                <tr key={each.deployment}>
+                  <td>
+                    <Link to="/deployments/$id" params={{ id: each.deployment }} className="link">
+                      {each.name}
+                    </Link>
+                  </td>
+                  <td>
+                    <span className="row" style={{ gap: 6 }}>
+                      <Status look={here ? lookOf(DEPLOYMENT_LOOKS, each.state) : UNKNOWN_LOOK} />
+                      {!here && (
+                        <span className="faint small nowrap">was {lookOf(DEPLOYMENT_LOOKS, each.state).word.toLowerCase()}</span>
+                      )}
+                    </span>
+                  </td>
+                  <td className="right num nowrap">
+                    {here ? each.replicasReady : "–"} / {each.replicasWanted}
+                  </td>
+                  <td className="right num">{each.revision}</td>
+                  <td>{each.engine}</td>
+                  <td className="right num">{here && each.rollup ? formatRate(each.rollup.requests) : <span className="faint">–</span>}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </section>
+      )}
+      <div className="two-cols">
+        <Card title="Engines that serve models">
+          {status.serving.length === 0 ? (
+            <span className="dim">
+              None: its configuration names no way to serve models, or its policy allows no engine for it.
+            </span>
+          ) : (
+            <dl className="facts">
+              {status.serving.map((each) => (
+                <Fragment key={each.engine}>
+                  <dt>{each.engine}</dt>
+                  <dd>
+                    {each.isolated
+                      ? "containers, apart from the host and within limits"
+                      : "plain processes of the agent's user: nothing keeps them from its machine, limits are not enforced"}
+                  </dd>
+                </Fragment>
+              ))}
+            </dl>
+          )}
+        </Card>
+        <Card title="Ceilings of its policy">
+          {ceilings.deployments === 0 ? (
+            <span className="dim">Its policy allows no deployments.</span>
+          ) : (
+            <dl className="facts">
+              <dt>Deployments</dt>
+              <dd className="num">
+                {status.deployments.length} of {ceilings.deployments}
+              </dd>
+              <dt>Of one deployment</dt>
+              <dd className="num">{plural(ceilings.replicas, "replica")}</dd>
+              <dt>Of one replica</dt>
+              <dd className="num">
+                {plural(ceilings.cpus, "core")}, {Math.floor(ceilings.memoryBytes / 1024 ** 2).toLocaleString("en")} MiB
+              </dd>
+            </dl>
+          )}
+        </Card>
+      </div>
+    </>
   );
 }
 

@@ -11,10 +11,10 @@ import {
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import type { ReactNode } from "react";
-import { agentsQuery, poolsQuery, useCommands, useRuns } from "../api/queries.ts";
+import { agentsQuery, deploymentsQuery, poolsQuery, useCommands, useRuns } from "../api/queries.ts";
 import { Empty, ProblemNote } from "../parts/notes.tsx";
 import { PageHead } from "../parts/page.tsx";
-import { AGENT_LOOKS, RUN_LOOKS, Status, StatusIcon, lookOf } from "../parts/status.tsx";
+import { AGENT_LOOKS, DEPLOYMENT_LOOKS, RUN_LOOKS, Status, StatusIcon, lookOf } from "../parts/status.tsx";
 import { shortId } from "../parts/format.ts";
 import { Ago, Took } from "../parts/time.tsx";
 import { hasLooked } from "../viewers/looked.ts";
@@ -24,6 +24,7 @@ export function Home() {
   const pools = useQuery(poolsQuery);
   const runs = useRuns();
   const commands = useCommands();
+  const deployments = useQuery(deploymentsQuery);
   if (agents.isPending || runs.isPending || commands.isPending) {
     return (
       <>
@@ -37,7 +38,7 @@ export function Home() {
       </>
     );
   }
-  const error = agents.error ?? runs.error ?? commands.error;
+  const error = agents.error ?? runs.error ?? commands.error ?? deployments.error;
   const fleet = (agents.data ?? []).filter((agent) => agent.state !== "revoked");
   const recent = runs.items ?? [];
   const sent = commands.items ?? [];
@@ -92,6 +93,23 @@ export function Home() {
       ),
     },
   ];
+  const serving = (pools.data ?? []).find((pool) => pool.serving.length > 0 && pool.ceilings.deployments > 0);
+  const deployed = (deployments.data ?? []).length > 0;
+  // Only where an agent can serve: a step that cannot be done is none.
+  if (serving || deployed)
+    todo.push({
+      done: deployed,
+      title: "Deploy a model",
+      text: "Replicas run beside your data and answer at an endpoint in your own network.",
+      action: (
+        <Button
+          variant={ran ? "filled" : "default"}
+          renderRoot={(props) => <Link to="/deployments/new" search={serving ? { pool: serving.name } : {}} {...props} />}
+        >
+          Deploy a model
+        </Button>
+      ),
+    });
   const open = todo.filter((each) => !each.done).length;
 
   const needs: { key: string; to: ReactNode }[] = [];
@@ -117,6 +135,26 @@ export function Home() {
           </span>
           <span className="faint small nowrap">
             seen <Ago at={agent.lastSeenAt} />
+          </span>
+        </Link>
+      ),
+    });
+  }
+  for (const deployment of deployments.data ?? []) {
+    if (deployment.state !== "failed" && deployment.state !== "degraded" && deployment.state !== "refused") continue;
+    needs.push({
+      key: deployment.id,
+      to: (
+        <Link to="/deployments/$id" params={{ id: deployment.id }} className="list-row">
+          <StatusIcon look={lookOf(DEPLOYMENT_LOOKS, deployment.state)} />
+          <span className="grow">
+            <div style={{ fontWeight: 550 }}>
+              Deployment {deployment.name}: {lookOf(DEPLOYMENT_LOOKS, deployment.state).word.toLowerCase()}
+            </div>
+            <div className="dim clip">{deployment.stateReason}</div>
+          </span>
+          <span className="faint small nowrap">
+            <Ago at={deployment.updatedAt} />
           </span>
         </Link>
       ),
@@ -226,8 +264,8 @@ export function Home() {
               <div className="list-row dim" style={{ padding: "13px 14px" }}>
                 <IconShieldCheck size={17} stroke={1.7} className="tone-ok" aria-hidden />
                 {fleet.length === 0
-                  ? "Nothing yet: problems with agents, runs and waiting commands will be listed here."
-                  : "Nothing: every agent is connected, no pipeline is failing, nothing waits."}
+                  ? "Nothing yet: problems with agents, runs, deployments and waiting commands will be listed here."
+                  : "Nothing: every agent is connected, no pipeline and no deployment is failing, nothing waits."}
               </div>
             ) : (
               <ul className="list">
@@ -279,6 +317,36 @@ export function Home() {
             </div>
           </section>
           <section>
+            {(deployments.data ?? []).length > 0 && (
+              <div style={{ marginBottom: 20 }}>
+                <div className="section-head">
+                  <h2>Deployments</h2>
+                  <Link to="/deployments" className="link more">
+                    All deployments
+                  </Link>
+                </div>
+                <div className="card">
+                  <ul className="list">
+                    {(deployments.data ?? []).slice(0, 5).map((each) => (
+                      <li key={each.id}>
+                        <Link to="/deployments/$id" params={{ id: each.id }} className="list-row">
+                          <StatusIcon look={lookOf(DEPLOYMENT_LOOKS, each.state)} />
+                          <span className="grow clip">
+                            <span style={{ fontWeight: 550 }}>{each.name}</span>{" "}
+                            <span className="faint">{each.pool.name}</span>
+                          </span>
+                          <span className="small faint nowrap num">
+                            {each.state === "available" || each.state === "degraded" || each.state === "progressing"
+                              ? `${each.replicasReady ?? "–"} of ${each.spec.replicas} ready`
+                              : lookOf(DEPLOYMENT_LOOKS, each.state).word.toLowerCase()}
+                          </span>
+                        </Link>
+                      </li>
+                    ))}
+                  </ul>
+                </div>
+              </div>
+            )}
             <div className="section-head">
               <h2>Fleet</h2>
               <Link to="/agents" className="link more">

@@ -10,6 +10,7 @@ import {
   IconPackage,
   IconPlayerPlay,
   IconPlayerStop,
+  IconRocket,
   IconStack2,
 } from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
@@ -22,7 +23,7 @@ import { Confirm } from "../parts/confirm.tsx";
 import { Copy, Id } from "../parts/copy.tsx";
 import { formatBytes, formatDuration, formatTime, plural } from "../parts/format.ts";
 import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
-import { PageHead, Tabs } from "../parts/page.tsx";
+import { Fact, PageHead, Tabs } from "../parts/page.tsx";
 import { RunStatus, STEP_LOOKS, Status, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
 import { Ago, Took } from "../parts/time.tsx";
 import { predecessorsOf } from "../runs/timeline-layout.ts";
@@ -237,17 +238,6 @@ export function RunDetailPage() {
   );
 }
 
-function Fact({ label, children, grow }: { label: string; children: React.ReactNode; grow?: boolean }) {
-  return (
-    <div style={grow ? { flex: "1 1 160px", minWidth: 0 } : undefined}>
-      <div className="faint" style={{ fontSize: 11.5 }}>
-        {label}
-      </div>
-      <div className={grow ? "row" : "row nowrap"}>{children}</div>
-    </div>
-  );
-}
-
 /** The run's error; when it only says that a step failed, the step's own panel has the details. */
 function RunErrorNote({
   run,
@@ -428,6 +418,9 @@ function Outputs({ run, step, attempt }: { run: RunDetail; step: PipelineStep; a
 /** Pictures and figures this small are shown at once. */
 const INLINE_BYTES = 2_000_000;
 
+const isModel = (output: ProducedArtifact) =>
+  output.kind === "file" && (output.path.toLowerCase().endsWith(".onnx") || output.mediaType.includes("onnx"));
+
 function Output({ pool, output }: { pool: string; output: ProducedArtifact }) {
   const inline =
     output.kind === "file" &&
@@ -459,15 +452,32 @@ function Output({ pool, output }: { pool: string; output: ProducedArtifact }) {
           {formatBytes(output.sizeBytes)} · {output.kind === "tree" ? "folder" : output.mediaType}
         </span>
         {output.kind === "file" && (
-          <ActionIcon
-            component="a"
-            href={artifactUrls.content(pool, output.store, output.path)}
-            download
-            ml="auto"
-            aria-label={`Download ${output.name}`}
-          >
-            <IconDownload size={15} stroke={1.8} />
-          </ActionIcon>
+          <span className="row" style={{ marginLeft: "auto", gap: 4 }}>
+            {isModel(output) && (
+              <Button
+                variant="default"
+                size="compact-xs"
+                leftSection={<IconRocket size={13} />}
+                renderRoot={(props) => (
+                  <Link
+                    to="/deployments/new"
+                    search={{ pool, store: output.store, path: output.path, digest: output.digest }}
+                    {...props}
+                  />
+                )}
+              >
+                Deploy
+              </Button>
+            )}
+            <ActionIcon
+              component="a"
+              href={artifactUrls.content(pool, output.store, output.path)}
+              download
+              aria-label={`Download ${output.name}`}
+            >
+              <IconDownload size={15} stroke={1.8} />
+            </ActionIcon>
+          </span>
         )}
       </div>
       <div className="card-body" style={{ padding: "10px 14px" }}>

@@ -34,6 +34,18 @@ export function PageHead({
   );
 }
 
+/** One of the facts under a head: a small label and what it is. */
+export function Fact({ label, children, grow }: { label: string; children: ReactNode; grow?: boolean }) {
+  return (
+    <div style={grow ? { flex: "1 1 160px", minWidth: 0 } : undefined}>
+      <div className="faint" style={{ fontSize: 11.5 }}>
+        {label}
+      </div>
+      <div className={grow ? "row" : "row nowrap"}>{children}</div>
+    </div>
+  );
+}
+
 /** The page's filter: `/` jumps into it, Esc empties and then leaves it. */
 export function Filter({
   value,

@@ -6,6 +6,7 @@ import {
   IconFolders,
   IconHome2,
   IconLogout,
+  IconRocket,
   IconSearch,
   IconServer2,
   IconSettings,
@@ -16,7 +17,8 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet, useNavigate } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
 import { followChanges, useLive } from "../api/changes.ts";
-import { agentsQuery, meQuery, useRuns } from "../api/queries.ts";
+import { agentsQuery, deploymentsQuery, meQuery, useRuns } from "../api/queries.ts";
+import type { Deployment } from "../api/types.ts";
 import { ProblemNote } from "../parts/notes.tsx";
 import { isTyping } from "../parts/table.tsx";
 import { Mark } from "./mark.tsx";
@@ -32,9 +34,13 @@ const GO: Record<string, string> = {
   a: "/agents",
   f: "/artifacts",
   r: "/runs",
+  d: "/deployments",
   c: "/commands",
   s: "/settings",
 };
+
+/** States of a deployment that ask for somebody. */
+const AILING = new Set<Deployment["state"]>(["refused", "degraded", "failed"]);
 
 export function Layout() {
   const client = useQueryClient();
@@ -42,6 +48,7 @@ export function Layout() {
   const me = useQuery(meQuery);
   const agents = useQuery(agentsQuery);
   const runs = useRuns();
+  const deployments = useQuery(deploymentsQuery);
   const live = useLive();
   const [palette, setPalette] = useState(false);
 
@@ -80,6 +87,7 @@ export function Layout() {
 
   const bad = agents.data?.filter((agent) => agent.state === "lost" || agent.state === "disconnected").length ?? 0;
   const running = runs.items?.filter((run) => run.state === "running").length ?? 0;
+  const ailing = deployments.data?.filter((each) => AILING.has(each.state)).length ?? 0;
   const item = (
     to: string,
     word: string,
@@ -124,6 +132,7 @@ export function Layout() {
         {item("/agents", "Agents", IconServer2, { n: bad, tone: "bad", label: "offline" })}
         {item("/artifacts", "Artifacts", IconFolders)}
         {item("/runs", "Runs", IconActivity, { n: running, tone: "run", label: "running" })}
+        {item("/deployments", "Deployments", IconRocket, { n: ailing, tone: "bad", label: "not as wanted" })}
         {item("/commands", "Commands", IconTerminal2)}
         {item("/settings", "Settings", IconSettings)}
         <div className="side-foot">

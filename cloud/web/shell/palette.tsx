@@ -8,6 +8,7 @@ import {
   IconMoon,
   IconPlayerPlay,
   IconPlus,
+  IconRocket,
   IconServer2,
   IconSettings,
   IconSun,
@@ -17,8 +18,8 @@ import {
 import { useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { useEffect, useId, useMemo, useRef, useState } from "react";
-import { agentsQuery, poolsQuery, useRuns } from "../api/queries.ts";
-import { AGENT_LOOKS, RUN_LOOKS, lookOf } from "../parts/status.tsx";
+import { agentsQuery, deploymentsQuery, poolsQuery, useRuns } from "../api/queries.ts";
+import { AGENT_LOOKS, DEPLOYMENT_LOOKS, RUN_LOOKS, lookOf } from "../parts/status.tsx";
 import { shortId } from "../parts/format.ts";
 import { signOut } from "./sign-out.ts";
 
@@ -47,6 +48,7 @@ function Body({ onClose }: { onClose: () => void }) {
   const agents = useQuery(agentsQuery).data;
   const pools = useQuery(poolsQuery).data;
   const runs = useRuns().items;
+  const deployments = useQuery(deploymentsQuery).data;
   const { setColorScheme } = useMantineColorScheme();
   const [text, setText] = useState("");
   const [at, setAt] = useState(0);
@@ -60,9 +62,11 @@ function Body({ onClose }: { onClose: () => void }) {
       { group: "Go to", text: "Agents", hint: "g a", icon: IconServer2, run: go("/agents") },
       { group: "Go to", text: "Artifacts", hint: "g f", icon: IconFolder, run: go("/artifacts") },
       { group: "Go to", text: "Runs", hint: "g r", icon: IconActivity, run: go("/runs") },
+      { group: "Go to", text: "Deployments", hint: "g d", icon: IconRocket, run: go("/deployments") },
       { group: "Go to", text: "Commands", hint: "g c", icon: IconTerminal2, run: go("/commands") },
       { group: "Go to", text: "Settings", hint: "g s", icon: IconSettings, run: go("/settings") },
       { group: "Do", text: "Start a run", icon: IconPlayerPlay, run: go("/runs/new") },
+      { group: "Do", text: "Deploy a model", icon: IconRocket, run: go("/deployments/new") },
       { group: "Do", text: "Add an agent", icon: IconPlus, run: go("/agents/new") },
       { group: "Do", text: "Use the dark theme", icon: IconMoon, run: () => setColorScheme("dark") },
       { group: "Do", text: "Use the light theme", icon: IconSun, run: () => setColorScheme("light") },
@@ -84,6 +88,13 @@ function Body({ onClose }: { onClose: () => void }) {
           run: () => void navigate({ to: "/artifacts/$pool/$store", params: { pool: pool.name, store: store.id } }),
         })),
       ),
+      ...(deployments ?? []).map((deployment) => ({
+        group: "Deployments",
+        text: deployment.name,
+        hint: `${lookOf(DEPLOYMENT_LOOKS, deployment.state).word}, ${deployment.pool.name}`,
+        icon: IconRocket,
+        run: () => void navigate({ to: "/deployments/$id", params: { id: deployment.id } }),
+      })),
       ...(runs ?? []).slice(0, 200).map((run) => ({
         group: "Runs",
         text: `${run.pipeline} ${shortId(run.id)}`,
@@ -92,7 +103,7 @@ function Body({ onClose }: { onClose: () => void }) {
         run: () => void navigate({ to: "/runs/$id", params: { id: run.id } }),
       })),
     ];
-  }, [agents, pools, runs, navigate, setColorScheme]);
+  }, [agents, pools, deployments, runs, navigate, setColorScheme]);
 
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   const found = items.filter((item) =>
@@ -118,7 +129,7 @@ function Body({ onClose }: { onClose: () => void }) {
       <input
         className="pal-in"
         data-autofocus
-        placeholder="Search agents, stores, runs, or type an action"
+        placeholder="Search agents, stores, deployments, runs, or type an action"
         aria-label="Search or type an action"
         role="combobox"
         aria-expanded={shown.length > 0}

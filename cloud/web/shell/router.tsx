@@ -124,6 +124,44 @@ const run = createRoute({
     }),
   component: lazyRouteComponent(() => import("../pages/run.tsx"), "RunDetailPage"),
 });
+const deployments = createRoute({
+  ...under,
+  path: "/deployments",
+  validateSearch: (search: Raw) => only({ q: text(search["q"]), state: text(search["state"]) }),
+  component: lazyRouteComponent(() => import("../pages/deployments.tsx"), "Deployments"),
+});
+/** A model to deploy, by reference: `?pool&store&path&digest`. */
+const model = (search: Raw) =>
+  only({
+    pool: text(search["pool"]),
+    store: text(search["store"]),
+    path: text(search["path"]),
+    digest: text(search["digest"]),
+  });
+const newDeployment = createRoute({
+  ...under,
+  path: "/deployments/new",
+  validateSearch: model,
+  component: lazyRouteComponent(() => import("../pages/new-deployment.tsx"), "NewDeployment"),
+});
+const deployment = createRoute({
+  ...under,
+  path: "/deployments/$id",
+  validateSearch: (search: Raw) =>
+    only({
+      tab: text(search["tab"]),
+      replica: text(search["replica"]),
+      start: number(search["start"]),
+      line: number(search["line"]),
+    }),
+  component: lazyRouteComponent(() => import("../pages/deployment.tsx"), "DeploymentPage"),
+});
+const changeDeployment = createRoute({
+  ...under,
+  path: "/deployments/$id/change",
+  validateSearch: model,
+  component: lazyRouteComponent(() => import("../pages/new-deployment.tsx"), "ChangeDeployment"),
+});
 const commands = createRoute({
   ...under,
   path: "/commands",
@@ -140,7 +178,23 @@ const settings = createRoute({
 export const router = createRouter({
   routeTree: root.addChildren([
     signin,
-    frame.addChildren([home, agents, addAgent, agent, stores, artifacts, runs, newRun, run, commands, settings]),
+    frame.addChildren([
+      home,
+      agents,
+      addAgent,
+      agent,
+      stores,
+      artifacts,
+      runs,
+      newRun,
+      run,
+      deployments,
+      newDeployment,
+      deployment,
+      changeDeployment,
+      commands,
+      settings,
+    ]),
   ]),
   defaultPreload: "intent",
   // Plain `a=b`, no JSON: addresses are read and written by people too.

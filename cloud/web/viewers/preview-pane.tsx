@@ -8,6 +8,7 @@ import {
   IconLink,
   IconPlayerPlay,
   IconPlugConnectedX,
+  IconRocket,
   IconTrash,
   IconX,
 } from "@tabler/icons-react";
@@ -79,6 +80,7 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
   const shown = tabs.some((tab) => tab.value === view) ? view! : (tabs[0]?.value ?? "");
   const reference = `${pool}/${store}/${path}`;
   const isPipeline = name.endsWith(".pipeline.json");
+  const isModel = name.toLowerCase().endsWith(".onnx");
   return (
     <section
       className="pane"
@@ -122,6 +124,14 @@ export function PreviewPane({ pool, store, path, view, line, canDelete, onView, 
               renderRoot={(props) => <Link to="/runs/new" search={{ pool, store, path }} {...props} />}
             >
               Start a run
+            </Button>
+          )}
+          {isModel && (
+            <Button
+              leftSection={<IconRocket size={13} />}
+              renderRoot={(props) => <Link to="/deployments/new" search={{ pool, store, path }} {...props} />}
+            >
+              Deploy
             </Button>
           )}
           <Tooltip label="Download">
