@@ -5,7 +5,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Duplex } from "node:stream";
 import { badRequest, RequestError } from "./errors.ts";
 import type { InferReply, Signature, TensorInfo } from "./infer.ts";
-import { Metrics, type Route } from "./metrics.ts";
+import type { Metrics, Route } from "./metrics.ts";
 
 export const PLATFORM = "onnxruntime_onnx";
 
