@@ -1,14 +1,15 @@
 // sallyport-cloud: the control plane's program. Reads flags, environment and file, starts or asks, answers on stdout.
+import { X509Certificate } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { ConnectorError, nameSchema, systemClock, toConnectorError } from "@sallyport/protocol";
+import { certificateFingerprint, ConnectorError, nameSchema, systemClock, toConnectorError } from "@sallyport/protocol";
 import { Command, Option } from "commander";
 import { Authenticator, signInUrl } from "./auth/index.ts";
 import { loadConfig, OPTIONS, publicUrlOf, type CloudConfig, type OptionName } from "./config/index.ts";
 import { newEnrolment } from "./features/agents/index.ts";
-import { loadKeyRing, writePrivateFile } from "./keys/index.ts";
+import { loadKeyRing, readPrivateFile, writePrivateFile } from "./keys/index.ts";
 import { DATABASE_FILE, openSqliteStore, type Scope, type Store, type UserRow } from "./store/index.ts";
-import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud, tlsOf } from "./wiring/cloud.ts";
+import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud } from "./wiring/cloud.ts";
 import { makeLogger } from "./wiring/logger.ts";
 
 const { version } = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8")) as { version: string };
@@ -126,9 +127,15 @@ const adminEnroll = (pool: string, given: Record<string, unknown>): Promise<void
       }
     }
     const now = systemClock.now();
-    const tls = await tlsOf(config, now);
+    // Read, never made: a certificate made here would be for this command's host name.
+    const ca = config.tls.kind === "own" ? readPrivateFile(join(config.data, "tls/ca.crt")) : null;
+    if (ca === null && config.tls.kind === "own")
+      throw new ConnectorError("CONFIG_INVALID", `There is no certificate authority in ${config.data} yet.`, {
+        fix: "Start the control plane once: it makes its own.",
+      });
     const { fingerprint } = loadKeyRing(join(config.data, "keys/identity.json"), "identity", now);
-    const trust = { identityFingerprint: fingerprint, caFingerprint: tls?.caFingerprint ?? null };
+    const caFingerprint = ca === null ? null : certificateFingerprint(new X509Certificate(ca).raw);
+    const trust = { identityFingerprint: fingerprint, caFingerprint };
     const { secret } = await newEnrolment(store, scope, { pool, name: null, now, trust, idempotency: null });
     const file = given["out"] as string | undefined;
     if (file === undefined) say(secret);

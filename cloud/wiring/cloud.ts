@@ -41,8 +41,7 @@ export interface RunningCloud {
   stop(): Promise<void>;
 }
 
-/** Null: it serves plain HTTP. */
-export async function tlsOf(config: CloudConfig, now: number): Promise<ServerTls | null> {
+async function tlsOf(config: CloudConfig, now: number): Promise<ServerTls | null> {
   if (config.tls.kind === "none") return null;
   if (config.tls.kind === "own") return ownTls(join(config.data, "tls"), config.hosts, now);
   try {

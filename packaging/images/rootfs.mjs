@@ -204,7 +204,10 @@ export function systemLayer(file, { root, bare, init }) {
 }
 
 /** Compiled workspaces and their packages under /opt/sallyport, and `command` in PATH for each program. */
-export function appLayer(file, { root, time, workspaces, commands, shared = [], folders = [], shell = false }) {
+export function appLayer(
+  file,
+  { root, time, workspaces, commands, files = {}, shared = [], folders = [], shell = false },
+) {
   layer(file, time, (made) => {
     const dist = join(root, "dist");
     const { packages, own } = productionPackages(root, workspaces);
@@ -221,6 +224,7 @@ export function appLayer(file, { root, time, workspaces, commands, shared = [], 
       if (!existsSync(join(made.folder, APP, entry))) throw new Error(`${entry} is not among what is compiled`);
       made.write(join("usr/local/bin", name), `#!/usr/bin/node\nimport("/${APP}/${entry}");\n`, 0o755);
     }
+    for (const [name, from] of Object.entries(files)) made.copy(join(root, from), join(APP, name));
     // What native packages load beside what Node has loaded already.
     for (const library of nativeFiles(join(made.folder, APP, "node_modules"))) {
       for (const needed of librariesOf(library)) {

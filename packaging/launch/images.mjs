@@ -21,7 +21,7 @@ const USAGE = `npm run images -- [NAME...] [options]
 const AGENT = {
   workspaces: ["agent"],
   commands: { "sallyport-agent": "agent/bin/sallyport-agent.mjs" },
-  // A volume takes the mode of the folder it is first mounted on: any user may make its own folder in it.
+  // A named volume takes the mode of the folder it is first mounted on: any user may make its own folder in it.
   shared: ["var/lib/sallyport", "data"],
   folders: ["etc/sallyport"],
 };
@@ -32,7 +32,8 @@ const SERVING = {
 const CLOUD = {
   workspaces: ["cloud"],
   commands: { "sallyport-cloud": "cloud/bin/sallyport-cloud.mjs", sallyport: "cloud/bin/sallyport.mjs" },
-  shared: ["var/lib/sallyport-cloud"],
+  shared: ["var/lib/sallyport-cloud", "run/enrol"],
+  files: { "cloud-health.mjs": "packaging/images/cloud-health.mjs" },
 };
 
 /** `layers`: files beside the system's in the folder that docker is given. */
@@ -106,7 +107,8 @@ await script(async () => {
     throw new LaunchError("images are made on Linux: they are filled from the machine.");
   if (!options.prepare) checkEngine();
   await ensureInstalled();
-  const compiled = await run(process.execPath, [join(root, "packaging/launch/build.mjs"), "--if-changed"]);
+  const compile = [join(root, "packaging/launch/build.mjs"), "--if-changed"];
+  const compiled = await run(process.execPath, compile, { stdio: ["ignore", 2, "inherit"] });
   if (compiled !== 0) return compiled;
 
   // Read only now: what it needs is installed.
