@@ -4,12 +4,14 @@ import { connect } from "node:net";
 import { connect as tlsConnect } from "node:tls";
 import { join } from "node:path";
 import {
+  deploymentSpecSchema,
   jsonBody,
   newCommandId,
   newId,
   parseEnrolmentSecret,
   certificateFingerprint,
   pipelineSchema,
+  type DeploymentId,
   type EnrollmentId,
   type ReplicaId,
 } from "@sallyport/protocol";
@@ -109,6 +111,8 @@ async function signIn(
   return { response, cookie: response.headers.getSetCookie()[0]?.split(";")[0] ?? "" };
 }
 
+const SPEC = deploymentSpecSchema.parse({ model: { store: "s", path: "m", digest: `sha256:${"ab".repeat(32)}` } });
+
 /** Things of one workspace that routes name. */
 async function furnish(
   store: Store,
@@ -121,6 +125,7 @@ async function furnish(
   run: string;
   token: string;
   pool: string;
+  deployment: DeploymentId;
 }> {
   const now = Date.now();
   const row = await store.ensurePool(scope, pool, now);
@@ -164,8 +169,25 @@ async function furnish(
       createdAt: now,
     },
   });
+  const deployment = newId("deployment");
+  await store.commitDeployment(scope, {
+    deployment: { id: deployment, pool: row.id, name: "d", spec: SPEC },
+    expectedGeneration: 0,
+    revision: 1,
+    command: {
+      id: newCommandId(),
+      pool: row.id,
+      kind: "deployment.apply",
+      resource: `deployment:${deployment}`,
+      intent: "{}",
+      body: jsonBody({}),
+      notBefore: 0,
+      expires: now + 3600_000,
+      createdAt: now,
+    },
+  });
   const { id } = await tokenFor(store, scope);
-  return { enrollment, replica: joined.replica.id, command, run, token: id, pool };
+  return { enrollment, replica: joined.replica.id, command, run, token: id, pool, deployment };
 }
 
 t.test("doors: from the route table, each route without, with, and with a foreign credential", async (t) => {
@@ -189,11 +211,24 @@ t.test("doors: from the route table, each route without, with, and with a foreig
             ? things.run
             : url.startsWith("/v1/commands")
               ? things.command
-              : "none";
-    const path = url.replace(":pool", things.pool).replace(":store", "s").replace(":step", "a").replace(":id", id);
+              : url.startsWith("/v1/deployments")
+                ? things.deployment
+                : "none";
+    const path = url
+      .replace(":pool", things.pool)
+      .replace(":store", "s")
+      .replace(":step", "a")
+      .replace(":replica", "r1.0")
+      .replace(":id", id);
     return /\/(stat|preview|content)$/.test(path) ? `${path}?path=a.txt` : path;
   };
-  const bodies: Record<string, unknown> = { "PATCH /v1/agents/:id": { name: "renamed" } };
+  const bodies: Record<string, unknown> = {
+    "PATCH /v1/agents/:id": { name: "renamed" },
+    "PUT /v1/deployments/:id": { spec: SPEC },
+    "POST /v1/deployments/:id/scale": { replicas: 2 },
+    "POST /v1/deployments/:id/rollback": { revision: 1 },
+    "POST /v1/deployments/:id/diff": { spec: SPEC },
+  };
   const call = (route: { method: string; url: string }, headers: Record<string, string>) => {
     const body = bodies[`${route.method} ${route.url}`];
     return fetch(`${cloud.url}${concrete(route.url)}`, {
@@ -242,7 +277,14 @@ t.test("doors: from the route table, each route without, with, and with a foreig
       await response.arrayBuffer();
     }
   }
-  for (const path of ["/v1/agents", "/v1/pools", "/v1/runs", "/v1/commands", "/v1/enrollments"]) {
+  for (const path of [
+    "/v1/agents",
+    "/v1/pools",
+    "/v1/runs",
+    "/v1/commands",
+    "/v1/enrollments",
+    "/v1/deployments",
+  ]) {
     t.same(
       ((await (await fetch(cloud.url + path, { headers: bearer(foreign.token) })).json()) as { items: unknown[] })
         .items,
