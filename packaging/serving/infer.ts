@@ -39,8 +39,8 @@ export interface InferRequest {
   outputs: { name: string; binary: boolean }[];
 }
 
-/** A body of brackets alone would cost sixteen times its size in the parser; no honest one has this many lists. */
-const LISTS_MAX = 4_000_000;
+/** A body of brackets alone costs twenty to fifty times its size in the parser; no honest one has this many lists. */
+const LISTS_MAX = 1_000_000;
 const DIMENSIONS_MAX = 32;
 
 type Json = Record<string, unknown>;

@@ -3,6 +3,7 @@
 // project's other workspaces, and nothing imports it. Arguments and signals come in here, exit codes go out.
 import { chmodSync, readFileSync, unlinkSync } from "node:fs";
 import { connect, type Server } from "node:net";
+import { setFlagsFromString } from "node:v8";
 import { readArguments, usage, type Address, type Arguments } from "./arguments.ts";
 import { EXIT, StartError } from "./errors.ts";
 import { Metrics } from "./metrics.ts";
@@ -16,6 +17,10 @@ const THREAD_END_MS = 2000;
 const { version: serverVersion } = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8")) as {
   version: string;
 };
+
+// Both threads' heaps for new objects stay small. Grown, they hold 100 MB more of garbage and serve no more requests a
+// second (measured: 167 MB resident beside 273). Read at each collection, so it may be set after the start.
+setFlagsFromString("--semi-space-growth-factor=1");
 
 /** One line of JSON per event, none per request. Where nobody reads any more, the program goes on. */
 process.stderr.on("error", () => {});
