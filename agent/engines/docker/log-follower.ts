@@ -11,6 +11,8 @@ import { FrameReader, secondsOf, type LogFrame } from "./log-frames.ts";
 const STREAMS = ["stdout", "stderr"] as const;
 type StreamName = (typeof STREAMS)[number];
 
+const NEWLINE = Buffer.from("\n");
+
 const RETRY_MS = 250;
 const MAX_RETRY_MS = 5000;
 /** Between the end of a followed log and the Engine's word that the container ended. */
@@ -47,6 +49,8 @@ interface Sink {
   latest: string;
   /** Of the message that comes next in the present reading; null until the mark was met. */
   offset: number | null;
+  /** Time of the message before, when it did not end its line. */
+  unfinished: string | null;
   pending: Buffer[];
   pendingBytes: number;
 }
@@ -107,7 +111,7 @@ export class LogFollower {
           if (over === null) return;
           await this.#read(sinks, !over);
           failures = 0;
-          if (over) return;
+          if (over) return await this.#end(sinks);
           if (!this.#over) await wait(clock, ENDING_MS, this.#closing.signal);
         } catch (error) {
           if (this.#closing.signal.aborted) return;
@@ -124,6 +128,11 @@ export class LogFollower {
       await this.#save(sinks).catch((error: unknown) => log.warn({ err: error }, "a log's cursor cannot be written"));
       for (const sink of sinks) await sink.file.close();
     }
+  }
+
+  async #end(sinks: Sink[]): Promise<void> {
+    for (const sink of sinks) if (sink.unfinished !== null) this.#put(sink, NEWLINE);
+    await this.#flush(sinks);
   }
 
   get #cursorPath(): string {
@@ -147,6 +156,7 @@ export class LogFollower {
         mark: mark !== null && mark.bytes <= sizeBytes ? mark : null,
         latest: "",
         offset: null,
+        unfinished: null,
         pending: [],
         pendingBytes: 0,
       });
@@ -193,6 +203,7 @@ export class LogFollower {
     for (const sink of sinks) {
       sink.pending = [];
       sink.pendingBytes = 0;
+      sink.unfinished = null;
       sink.latest = sink.mark?.at ?? "";
       if (sink.mark === null) {
         sink.offset = sink.from;
@@ -254,16 +265,25 @@ export class LogFollower {
         this.#o.log.warn({ container: this.#o.name, stream: sink.name }, "a part of a container's output was lost: its log turned over unread");
       }
     }
+    // Parts of one long line have one time. Engines of version 20 leave out the newline behind the last.
+    if (sink.unfinished !== null && sink.unfinished !== at) this.#put(sink, NEWLINE);
     if (at > sink.latest) {
       sink.latest = at;
       sink.mark = { at, bytes: sink.offset, least: at };
     } else if (sink.mark !== null && at < sink.mark.least) sink.mark = { ...sink.mark, least: at };
-    const known = Math.max(0, Math.min(bytes.length, sink.sizeBytes + sink.pendingBytes - sink.offset));
+    this.#put(sink, bytes);
+    sink.unfinished = bytes.at(-1) === NEWLINE[0] ? null : at;
+  }
+
+  /** What the file has not yet. */
+  #put(sink: Sink, bytes: Buffer): void {
+    const offset = sink.offset ?? sink.sizeBytes;
+    const known = Math.max(0, Math.min(bytes.length, sink.sizeBytes + sink.pendingBytes - offset));
     if (known < bytes.length) {
       sink.pending.push(bytes.subarray(known));
       sink.pendingBytes += bytes.length - known;
     }
-    sink.offset += bytes.length;
+    sink.offset = offset + bytes.length;
   }
 
   /** A disk that is full for now: the log waits at the Engine. */
