@@ -31,6 +31,8 @@ const boundary = {
 const STORE_TRIES = 5;
 const SECRET_TRIES_AFTER_END = 8;
 const RETRY_MS = 1000;
+/** Between two looks at whether the engine of a running step still answers. */
+const LOOK_MS = 5000;
 /** An image that is not there after this is being pulled: the log says so. */
 const PULLING_MS = 1000;
 const MAX_RETRY_MS = 60_000;
@@ -388,8 +390,27 @@ class Attempt {
       if (this.#feed) await engine.attach(this.#name, files);
       // Should the engine be lost on the way, its feeding may have ended with it.
       this.#feed = true;
-      return engine.ended(this.#name, signal);
+      const over = new AbortController();
+      const watched = engine.isolated ? this.#watch(engine, AbortSignal.any([signal, over.signal])) : Promise.resolve();
+      try {
+        return await engine.ended(this.#name, signal);
+      } finally {
+        over.abort();
+        await watched;
+      }
     }, signal);
+  }
+
+  /** Whoever waits for an end is not told that the engine is away meanwhile: it is asked, for the log to say so. */
+  async #watch(engine: Engine, until: AbortSignal): Promise<void> {
+    try {
+      for (;;) {
+        await wait(this.#in.deps.clock, LOOK_MS, until);
+        await this.#insist(() => engine.status(this.#name), until, ifUnreachable);
+      }
+    } catch {
+      // it ended, or the wait itself meets what is wrong
+    }
   }
 
   /** Somebody removed the engine's record of work that had begun. */
