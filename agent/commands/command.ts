@@ -39,6 +39,11 @@ export interface CommandKind<I extends z.ZodType = z.ZodType, O extends z.ZodTyp
    */
   readonly overtakes?: boolean;
   /**
+   * False: a durable kind that writes down what is wanted and is no work itself. It keeps its turn within its resource
+   * and takes none of the slots for work. Absent = true.
+   */
+  readonly slot?: boolean;
+  /**
    * Further policy questions that the input raises, asked at acceptance, before anything is journaled (for a pipeline:
    * the whole DAG). The runner has asked `{kind: "command"}` already. Throws POLICY_DENIED or INPUT_INVALID.
    */

@@ -1,5 +1,5 @@
 // The order in which accepted durable commands run: as accepted, one at a time within a resource, so many at once as
-// the policy allows. It holds names only; what a command says stays in the journal until its turn comes.
+// the policy allows; those that are no work take no slot. It holds names only; what a command says stays in the journal until its turn comes.
 import type { CommandId } from "@sallyport/protocol";
 
 export interface QueuedCommand {
@@ -7,6 +7,8 @@ export interface QueuedCommand {
   readonly kind: string;
   readonly resource: string;
   readonly overtakes: boolean;
+  /** False: it waits for its turn within the resource, never for a slot. */
+  readonly slot: boolean;
   /** It ran before the restart: it takes its slot at once, whatever the limit is by now. */
   readonly adopted: boolean;
 }
@@ -55,15 +57,15 @@ export class DurableQueue {
     if (this.#stopped) return;
     const limit = this.#limit();
     const ordinary = [...this.#running.values()].filter((command) => !command.overtakes);
-    let slots = limit - ordinary.length;
+    let slots = limit - ordinary.filter((command) => command.slot).length;
     const taken = new Set(ordinary.map((command) => command.resource));
     for (const command of [...this.#waiting.values()]) {
       if (!command.overtakes) {
         // Also a command that has no slot keeps the later ones of its resource back.
-        const free = command.adopted || (slots > 0 && !taken.has(command.resource));
+        const free = command.adopted || ((!command.slot || slots > 0) && !taken.has(command.resource));
         taken.add(command.resource);
         if (!free) continue;
-        slots--;
+        if (command.slot) slots--;
       }
       this.#waiting.delete(command.id);
       this.#running.set(command.id, command);

@@ -251,7 +251,7 @@ export class CommandRunner {
       if (!parsed.success) throw invalidInput(`The input of ${intent.kind}`, parsed.error);
       input = parsed.data;
       if (kind.spec.class !== "durable") policy.require({ kind: "ceiling", ceiling: "streams", value: 1 });
-      else if (kind.overtakes !== true) policy.require({ kind: "ceiling", ceiling: "concurrentRuns", value: 1 });
+      else if (kind.overtakes !== true && kind.slot !== false) policy.require({ kind: "ceiling", ceiling: "concurrentRuns", value: 1 });
       kind.check?.(input as never, policy);
       audit.require();
     } catch (caught) {
@@ -454,9 +454,9 @@ export class CommandRunner {
   // ---- durable
 
   #enqueue(id: CommandId, kind: string, resource: string, adopted: boolean): void {
-    const overtakes =
-      this.#options.registry.names.includes(kind) && this.#options.registry.get(kind).overtakes === true;
-    this.#queue.add({ id, kind, resource, overtakes, adopted });
+    const known = this.#options.registry.names.includes(kind) ? this.#options.registry.get(kind) : null;
+    const overtakes = known?.overtakes === true;
+    this.#queue.add({ id, kind, resource, overtakes, slot: known?.slot !== false, adopted });
     this.#options.changed?.();
   }
 

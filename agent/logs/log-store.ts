@@ -43,6 +43,7 @@ export class LogStore {
   readonly #options: LogStoreOptions;
   readonly #root: string;
   readonly #watchers = new Map<string, Set<() => void>>();
+  readonly #held = new Set<string>();
 
   constructor(options: LogStoreOptions) {
     this.#options = options;
@@ -103,6 +104,19 @@ export class LogStore {
     }
   }
 
+  /** Keeps `collect` from the logs of a run for as long as it is held, whoever calls. */
+  hold(run: string): void {
+    this.#held.add(run);
+  }
+  letGo(run: string): void {
+    this.#held.delete(run);
+  }
+
+  /** Removes the log of one attempt. */
+  async remove(address: LogAddress): Promise<void> {
+    await rm(this.#folder(address), { recursive: true, force: true });
+  }
+
   /** Removes the logs of the longest finished runs until the rest is under the cap. `keep`: runs that are not over. */
   async collect(keep: ReadonlySet<string>): Promise<{ removed: string[]; bytes: number }> {
     const runs: { run: string; bytes: number; at: number }[] = [];
@@ -114,7 +128,7 @@ export class LogStore {
     const removed: string[] = [];
     for (const r of runs.toSorted((a, b) => a.at - b.at)) {
       if (bytes <= this.#options.capBytes) break;
-      if (keep.has(r.run)) continue;
+      if (keep.has(r.run) || this.#held.has(r.run)) continue;
       await rm(join(this.#root, r.run), { recursive: true, force: true });
       bytes -= r.bytes;
       removed.push(r.run);
