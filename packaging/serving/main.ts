@@ -33,10 +33,17 @@ function fail(error: StartError): never {
   process.exit(EXIT[error.code]);
 }
 
+/** True when it settled in time, one way or the other. */
 const within = (promise: Promise<unknown>, ms: number): Promise<boolean> => {
   const { promise: late, resolve } = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => resolve(false), ms);
-  return Promise.race([promise.then(() => true), late]).finally(() => clearTimeout(timer));
+  return Promise.race([
+    promise.then(
+      () => true,
+      () => true,
+    ),
+    late,
+  ]).finally(() => clearTimeout(timer));
 };
 
 function listenOnce(server: Server, address: Address): Promise<void> {
@@ -109,11 +116,14 @@ async function run(args: Arguments): Promise<void> {
     if (stopping) return;
     stopping = true;
     say("stopping", { signal, inFlight: host.inFlight });
+    const begin = performance.now();
     const finished = await within(server.stop(), args.graceMs);
     const cut = finished ? 0 : host.inFlight;
     if (!finished) server.http.closeAllConnections();
     host.stop();
-    const ended = await within(host.ended, THREAD_END_MS);
+    // A model that is still being loaded has what is left of the time.
+    const restMs = finished ? args.graceMs - (performance.now() - begin) : 0;
+    const ended = await within(host.ended, Math.max(THREAD_END_MS, restMs));
     say("stopped", { cut });
     if (ended) process.exit(0);
     // A thread inside the runtime cannot be ended, and exit() would wait for it.
