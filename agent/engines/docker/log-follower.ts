@@ -115,6 +115,8 @@ export class LogFollower {
           if (!this.#over) await wait(clock, ENDING_MS, this.#closing.signal);
         } catch (error) {
           if (this.#closing.signal.aborted) return;
+          // Removed between its end and the last reading: there is nothing more to come.
+          if (this.#over && (await this.#o.isOver().catch(() => true)) === null) return;
           if (this.#over && failures === 0) {
             failures++;
             continue;
