@@ -4,9 +4,13 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { benchLink } from "./link.bench.ts";
+import { benchRouter } from "./router.bench.ts";
 import type { BarResult, Row } from "./report.ts";
 
-const BENCHES: Readonly<Record<string, () => Promise<{ rows: Row[]; bars: BarResult[] }>>> = { link: benchLink };
+const BENCHES: Readonly<Record<string, () => Promise<{ rows: Row[]; bars: BarResult[] }>>> = {
+  link: benchLink,
+  router: benchRouter,
+};
 
 const args = process.argv.slice(2);
 const json = args.includes("--json");
