@@ -11,11 +11,11 @@ import { busyboxImage } from "../../../test/support/servers/images.ts";
 import { workName } from "../../engines/engine.ts";
 import { ids, logOf, pipeline, scene, stepReports, textOf, until } from "./fixtures/scene.ts";
 
-t.setTimeout(300_000);
+t.setTimeout(120_000);
 const driver = fileURLToPath(new URL("fixtures/driver.ts", import.meta.url));
 const MIB = 1024 * 1024;
 
-await t.test("steps in containers of a real Docker Engine", { skip: needs("docker"), timeout: 300_000 }, async (t) => {
+await t.test("steps in containers of a real Docker Engine", { skip: needs("docker"), timeout: 120_000 }, async (t) => {
   const server = await startDocker(t, ["--live-restore"]);
   const image = await busyboxImage(server.docker);
   const containers = async () => (await server.docker.listContainers({ all: true })).map(({ Names }) => Names[0]);
