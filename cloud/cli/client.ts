@@ -12,6 +12,8 @@ export interface Call {
   json?: unknown;
   /** Raw bytes to send; with `bytes`, their length. */
   body?: AsyncIterable<Uint8Array>;
+  /** Answers of 4xx and 5xx that are not the API's own and are the caller's to judge. Absent = none. */
+  passes?: (response: IncomingMessage) => boolean;
 }
 
 /** Time to the head of an answer; the agent's own deadlines are shorter. Uploads and streams take what they take. */
@@ -24,10 +26,10 @@ export class Client {
     this.#context = context;
   }
 
-  /** The response, its body not read yet. Throws ApiFailure for 4xx and 5xx. */
+  /** The response, its body not read yet. Throws ApiFailure for 4xx and 5xx, unless the call lets it pass. */
   async open(path: string, call: Call = {}): Promise<IncomingMessage> {
     const response = await this.#send(path, call);
-    if ((response.statusCode ?? 500) < 400) return response;
+    if ((response.statusCode ?? 500) < 400 || call.passes?.(response) === true) return response;
     const text = await textOf(response);
     let problem: Problem;
     try {

@@ -5,6 +5,7 @@ import { agentCommands } from "./agents.ts";
 import { artifactCommands } from "./artifacts.ts";
 import { Client, textOf } from "./client.ts";
 import { loadContext } from "./context.ts";
+import { deploymentCommands } from "./deployments.ts";
 import { EXIT, explain } from "./exit.ts";
 import { runCommands } from "./runs.ts";
 
@@ -20,6 +21,8 @@ Examples:
   sallyport artifact ls lab/lake/data
   sallyport artifact get lab/lake/data/train.csv
   sallyport run start digits.pipeline.json --pool lab -p epochs=20 --follow
+  sallyport deployment apply -f digits.deployment.yaml --wait
+  sallyport deployment request digits -d @request.json
 
 Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 not found, 4 not signed in, 5 denied by policy, 6 conflict,
             7 agent or control plane not reached, 8 timeout, 130 interrupted
@@ -32,6 +35,7 @@ accountCommands(program, client);
 agentCommands(program, client);
 artifactCommands(program, client);
 runCommands(program, client);
+deploymentCommands(program, client);
 program
   .command("api")
   .description("call the API yourself")

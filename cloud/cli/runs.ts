@@ -1,12 +1,12 @@
 // `sallyport run` and `sallyport command`.
 import { readFileSync } from "node:fs";
 import type { Command as Commander } from "commander";
-import { readNdjson, type LogRecord } from "@sallyport/protocol";
 import { parse } from "yaml";
 import type { Command, Run, RunDetail } from "../http/api.ts";
 import type { Client } from "./client.ts";
 import { EndWith, EXIT } from "./exit.ts";
-import { age, formatOf, paint, print, printOne, tame } from "./output.ts";
+import { printRecords } from "./log-records.ts";
+import { age, formatOf, print, printOne } from "./output.ts";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 const FORMAT = ["-o, --output <format>", "table, json or name", "table"] as const;
@@ -294,17 +294,7 @@ async function printLog(
   if (options.attempt !== undefined) query.set("attempt", options.attempt);
   if (options.tail !== undefined) query.set("tail", options.tail);
   const response = await client.open(`${runPath(id)}/steps/${encodeURIComponent(step)}/logs?${query}`);
-  const prefix = prefixed ? `${paint(step, "blue")} ` : "";
-  for await (const value of readNdjson(response)) {
-    const record = value as LogRecord;
-    if ("gap" in record)
-      process.stderr.write(`${prefix}[${record.to - record.from + 1} records are missing: ${record.reason}]\n`);
-    else {
-      const text = tame(record.body.data).replace(/\n$/, "");
-      const out = record.stream === "stderr" ? process.stderr : process.stdout;
-      out.write(`${prefix}${record.stream === "system" ? paint(text, "grey") : text}\n`);
-    }
-  }
+  await printRecords(response, prefixed ? step : "");
 }
 
 /** Says why a run waits, each reason once. An offer that is under way is no reason yet: it is answered within a moment. */

@@ -1,8 +1,9 @@
 // Deployments over HTTP, the real store and the real dispatcher; only what the agents answer is the test's.
-import { ConnectorError, type AgentStatus, type DeploymentStatus, type ReplicaId } from "@sallyport/protocol";
+import { ConnectorError, type DeploymentStatus, type ReplicaId } from "@sallyport/protocol";
 import t from "tap";
 import { apiWorld, logLine, type ApiWorld } from "../../../test/support/api-world.ts";
 import { accept, answer, type FakeAgent } from "../../../test/support/fake-agent.ts";
+import { CEILINGS as ceilings, connectKnown, observedOf, say } from "../../../test/support/fake-deployments.ts";
 import { waitFor } from "../../../test/support/launcher.ts";
 import type { Command, Deployment, DeploymentDetail, DeploymentDiff, DeploymentRevision } from "../api.ts";
 
@@ -10,52 +11,6 @@ const DIGEST = `sha256:${"ab".repeat(32)}`;
 const spec = (more: Record<string, unknown> = {}) => ({
   model: { store: "lake", path: "models/digits.onnx", digest: DIGEST },
   ...more,
-});
-const ceilings = { deployments: 5, replicas: 3, cpus: 2, memoryBytes: 1024 ** 3 };
-
-const observedOf = (of: Deployment, more: Partial<DeploymentStatus> = {}): DeploymentStatus => ({
-  deployment: of.id as DeploymentStatus["deployment"],
-  name: of.name,
-  generation: of.generation,
-  revision: of.revision,
-  state: "available",
-  conditions: [],
-  replicasWanted: of.spec.replicas,
-  replicasReady: of.spec.replicas,
-  replicas: [],
-  engine: "process",
-  isolated: false,
-  endpoint: `http://10.0.0.1:8080/${of.name}/v2`,
-  rollup: null,
-  ...more,
-});
-
-const statusWith = (deployments: DeploymentStatus[]): AgentStatus => ({
-  at: 1,
-  version: "1",
-  labels: {},
-  paused: null,
-  draining: false,
-  stores: [],
-  programs: [],
-  engines: ["process"],
-  policyDigest: "",
-  commands: ["deployment.apply", "deployment.remove"],
-  limits: { runs: 1, steps: 1 },
-  ceilings,
-  serving: [{ engine: "process", isolated: false }],
-  deployments,
-  running: [],
-  host: {
-    hostname: "h",
-    platform: "linux",
-    cpus: 1,
-    cpuLoad: null,
-    memoryTotalBytes: 1,
-    memoryFreeBytes: 1,
-    diskTotalBytes: null,
-    diskFreeBytes: null,
-  },
 });
 
 /** A new life of the world, one agent that takes everything, and the words to speak with it. */
@@ -72,18 +27,7 @@ async function world(test: Parameters<typeof apiWorld>[0]) {
   };
   const agent = takes(await made.replica("prod-1"));
   const get = async (id: string) => made.api.json<DeploymentDetail>(`/v1/deployments/${id}`);
-  const connect = async (one: FakeAgent) => {
-    const session = await one.connect();
-    await made.store.openSession(session.replica, {
-      id: session.id,
-      process: "p",
-      instance: "i",
-      journal: session.journal,
-      remoteAddress: null,
-      now: Date.now(),
-    });
-    return session;
-  };
+  const connect = (one: FakeAgent, generations?: Record<string, number>) => connectKnown(made.store, one, generations);
   return {
     ...made,
     agent,
@@ -105,17 +49,7 @@ async function world(test: Parameters<typeof apiWorld>[0]) {
       }),
     state: (id: string, state: string) =>
       waitFor(`deployment is ${state}`, async () => (await get(id)).state === state),
-    /** As the gateway would after a line of the status stream. */
-    say: (one: FakeAgent, deployments: DeploymentStatus[]) =>
-      made.store.seen([
-        {
-          workspace: made.scope.workspace,
-          replica: one.identity.replica,
-          session: one.session!.id,
-          at: Date.now(),
-          status: statusWith(deployments),
-        },
-      ]),
+    say: (one: FakeAgent, deployments: DeploymentStatus[]) => say(made.store, one, deployments),
     ended: (one: FakeAgent, command: string) =>
       one.report([{ command, body: { type: "command.succeeded", result: {} } }]),
   };
@@ -450,4 +384,22 @@ t.test("logs of a replica, and minutes at the endpoint", async (t) => {
   await w.say(w.agent, [observedOf(made, { rollup: rollup(2 + 24 * 60) })]);
   t.match(await w.api.json(`/v1/deployments/${id}/rollups?since=0`), { items: [{ requests: 2 + 24 * 60 }] });
   t.match(await w.get(id), { rollup: { requests: 2 + 24 * 60 } });
+});
+
+t.test("a restored control plane counts on from what its agents hold", async (t) => {
+  const w = await world(t);
+  await w.connect(w.agent);
+  const made = (await w.create()).json<DeploymentDetail>();
+  await w.state(made.id, "progressing");
+  await w.ended(w.agent, made.command);
+  await w.agent.cut();
+  // The backup was made at generation 1; the agent has been told more since.
+  await w.connect(w.agent, { [made.id]: 8, dep_00000000000000000000000000000000: 3 });
+  t.match(await w.get(made.id), { generation: 8, revision: 1 });
+  t.match(await w.say(w.agent, [observedOf({ ...made, generation: 8, revision: 4 })]), { ignored: 0 });
+  t.match(await w.get(made.id), { generation: 8, revision: 4, stateReason: /restored from a backup/ });
+  const next = await w.send("PUT", made.id, { spec: spec() }, '"8"');
+  t.match(next.json(), { generation: 9, revision: 5 }, "a revision whose content is not known is never repeated");
+  const foreign = observedOf({ ...made, id: "dep_00000000000000000000000000000001" });
+  t.match(await w.say(w.agent, [foreign]), { ignored: 1 });
 });
