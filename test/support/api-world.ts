@@ -44,7 +44,16 @@ export interface ApiWorld {
 
 export async function apiWorld(
   t: Teardown,
-  more: (deps: { store: Store; dispatch: Dispatch; sessions: SessionRegistry }) => RoutePlugin[] = () => [],
+  more: (deps: {
+    store: Store;
+    dispatch: Dispatch;
+    sessions: SessionRegistry;
+    authenticator: Authenticator;
+  }) => RoutePlugin[] = () => [],
+  options: {
+    /** The built page, served beside the API. Default: none. */
+    pageFolder?: string;
+  } = {},
 ): Promise<ApiWorld> {
   const key = generateKeyPairSync("ed25519");
   const keys = new Map([["test", key.publicKey]]);
@@ -64,9 +73,10 @@ export async function apiWorld(
     log,
   });
   dispatch.start();
+  const authenticator = new Authenticator(store, systemClock);
   const server = await makeApiServer({
     store,
-    authenticator: new Authenticator(store, systemClock),
+    authenticator,
     clock: systemClock,
     log,
     registry: new Registry(),
@@ -74,7 +84,7 @@ export async function apiWorld(
     tls: null,
     secureCookies: false,
     hosts: [],
-    pageFolder: "/nonexistent",
+    pageFolder: options.pageFolder ?? "/nonexistent",
     ready: () => true,
     routes: [
       artifactRoutes({ store, dispatch }),
@@ -82,7 +92,7 @@ export async function apiWorld(
       runRoutes({ store, dispatch }),
       deploymentRoutes({ store, dispatch }),
       deploymentTrafficRoutes({ store, dispatch }),
-      ...more({ store, dispatch, sessions }),
+      ...more({ store, dispatch, sessions, authenticator }),
     ],
   });
   const port = await server.listen("127.0.0.1", 0);

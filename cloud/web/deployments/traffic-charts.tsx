@@ -115,7 +115,7 @@ export function Traffic({ rollups, silent }: { rollups: Rollup[]; silent: boolea
   const times = hour.map((each) => each.at);
   const of = (value: (rollup: Rollup) => number | null) => hour.map(({ rollup }) => (rollup === null ? null : value(rollup)));
   const most = (values: (number | null)[]) => Math.max(0, ...values.map((value) => value ?? 0));
-  const requests = of((each) => each.requests);
+  const rates = of((each) => each.requests / 60);
   const p95 = of((each) => each.p95Ms);
   const shared = { times, at, onAt: setAt };
   return (
@@ -180,9 +180,9 @@ export function Traffic({ rollups, silent }: { rollups: Rollup[]; silent: boolea
           <Chart
             {...shared}
             title="Requests per second"
-            series={[{ word: "requests", tone: "run", values: requests }]}
-            format={formatRate}
-            summary={`At most ${formatRate(most(requests))}.`}
+            series={[{ word: "requests", tone: "run", values: rates }]}
+            format={(rate) => formatRate(rate * 60)}
+            summary={`At most ${formatRate(most(rates) * 60)}.`}
           />
           <Chart
             {...shared}

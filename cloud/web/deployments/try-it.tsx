@@ -227,7 +227,7 @@ export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; si
             {answer.value === undefined ? (
               <pre className="try-pre" tabIndex={0}>{answer.text === "" ? "(empty)" : answer.text}</pre>
             ) : (
-              <JsonView value={answer.value} />
+              <JsonView key={answer.text} value={answer.value} openDepth={6} />
             )}
           </>
         ) : (

@@ -286,6 +286,8 @@ const CONDITION_WORDS: Record<Condition["type"], [ok: string, not: string]> = {
 };
 const CONDITION_OK: Look = { ...REPLICA_LOOKS.ready, word: "OK" };
 const CONDITION_NOT: Look = { ...REPLICA_LOOKS.unready, word: "Not OK" };
+/** Of a deployment that serves nothing. */
+const CONDITION_BAD: Look = { ...REPLICA_LOOKS.crashed, word: "Not OK" };
 
 const textOf = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
 const countOf = (value: unknown) => (typeof value === "number" && Number.isInteger(value) && value > 0 ? value : undefined);
@@ -319,7 +321,7 @@ function Conditions({ deployment, silent, onLog }: { deployment: DeploymentDetai
             return (
               <li key={each.type} className={`condition${silent ? " stale" : ""}`}>
                 <span className="mark">
-                  <StatusIcon look={silent ? UNKNOWN_LOOK : each.ok ? CONDITION_OK : CONDITION_NOT} />
+                  <StatusIcon look={silent ? UNKNOWN_LOOK : each.ok ? CONDITION_OK : deployment.state === "failed" ? CONDITION_BAD : CONDITION_NOT} />
                   <span className="sr">{silent ? `Unknown; was ${each.ok ? "OK" : "not OK"}` : each.ok ? "OK" : "Not OK"}</span>
                 </span>
                 <div className="grow">
@@ -387,15 +389,7 @@ function Replicas({
       title="Replicas"
       flush
       aside={
-        silent && deployment.observed ? (
-          <LastHeard at={deployment.observedAt} />
-        ) : (
-          deployment.observed?.isolated === false && (
-            <span className="tag warn" style={{ marginLeft: "auto" }} title="Plain processes of the agent's user: nothing keeps them from the agent's machine, and limits are not enforced">
-              not isolated
-            </span>
-          )
-        )
+        silent && deployment.observed && <LastHeard at={deployment.observedAt} />
       }
     >
       {replicas.length === 0 ? (
@@ -514,9 +508,12 @@ function ReplicaRow({
                     type="button"
                     className="link as-link"
                     onClick={() => onLog({ replica: replica.name, start: exit.start, line: exit.logSeq })}
-                    aria-label={`Log of ${replica.name}, start ${exit.start}, at its last line`}
                   >
                     its log
+                    <span className="sr">
+                      {" "}
+                      of {replica.name}, start {exit.start}
+                    </span>
                   </button>
                 </>
               )}

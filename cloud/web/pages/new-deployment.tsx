@@ -560,8 +560,10 @@ export function Isolation({ engine }: { engine: { engine: string; isolated: bool
   return engine.isolated ? (
     <span className="dim small">Replicas run as containers: apart from the host, within the limits given here.</span>
   ) : (
-    <Note tone="warn" icon={IconAlertTriangle} title="Replicas run as plain processes of the agent's user.">
-      Nothing keeps them from the agent's machine, and the limits on this page are not enforced.
-    </Note>
+    <Note
+      tone="warn"
+      icon={IconAlertTriangle}
+      title="Replicas run as plain processes of the agent's user: nothing keeps them from the agent's machine, and the limits for cores and memory are not enforced."
+    />
   );
 }

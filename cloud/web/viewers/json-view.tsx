@@ -4,10 +4,10 @@ import { useState } from "react";
 const PAGE = 200;
 const OPEN_DEPTH = 2;
 
-export function JsonView({ value }: { value: unknown }) {
+export function JsonView({ value, openDepth = OPEN_DEPTH }: { value: unknown; openDepth?: number }) {
   return (
     <div className="jt" tabIndex={0} role="region" aria-label="JSON">
-      <Node name={null} value={value} depth={0} />
+      <Node name={null} value={value} depth={0} openDepth={openDepth} />
     </div>
   );
 }
@@ -21,13 +21,23 @@ const scalar = (value: unknown) =>
     <span className="b">{String(value)}</span>
   );
 
-function Node({ name, value, depth }: { name: string | null; value: unknown; depth: number }) {
+function Node({
+  name,
+  value,
+  depth,
+  openDepth,
+}: {
+  name: string | null;
+  value: unknown;
+  depth: number;
+  openDepth: number;
+}) {
   const entries: [string, unknown][] | null = Array.isArray(value)
     ? value.map((each, n) => [String(n), each])
     : typeof value === "object" && value !== null
       ? Object.entries(value)
       : null;
-  const [open, setOpen] = useState(depth < OPEN_DEPTH && (entries?.length ?? 0) <= 100);
+  const [open, setOpen] = useState(depth < openDepth && (entries?.length ?? 0) <= 100);
   const [shown, setShown] = useState(PAGE);
   const key = name === null ? null : <span className="key">{name}: </span>;
   if (entries === null) {
@@ -68,7 +78,7 @@ function Node({ name, value, depth }: { name: string | null; value: unknown; dep
       {open && entries.length > 0 && (
         <div className="kids">
           {entries.slice(0, shown).map(([childName, child]) => (
-            <Node key={childName} name={childName} value={child} depth={depth + 1} />
+            <Node key={childName} name={childName} value={child} depth={depth + 1} openDepth={openDepth} />
           ))}
           {entries.length > shown && (
             <button
