@@ -2,6 +2,7 @@
 // and for how long. Never computes: bodies go to the model's thread as they came. Every error is {"error": sentence}.
 import { createHash, timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { badRequest, RequestError } from "./errors.ts";
 import type { InferReply, Signature, TensorInfo } from "./infer.ts";
@@ -68,6 +69,7 @@ export class ServingServer {
   #signature: Signature | undefined;
   #stopping = false;
   #receivingBytes = 0;
+  readonly #sockets = new Set<Socket>();
 
   constructor(options: ServingOptions, model: ServedModel, metrics: Metrics) {
     this.#options = options;
@@ -88,6 +90,14 @@ export class ServingServer {
     // The body is asked for only when it would be read.
     this.http.on("checkContinue", (request, response) => void this.#serve(request, response, true));
     this.http.on("clientError", refuseConnection);
+    this.http.on("connection", (socket) => {
+      if (this.#stopping) {
+        socket.destroy();
+        return;
+      }
+      this.#sockets.add(socket);
+      socket.once("close", () => this.#sockets.delete(socket));
+    });
   }
 
   /** From now on the model's routes answer. */
@@ -102,6 +112,8 @@ export class ServingServer {
   /** No new connections; requests on the open ones are answered, and each connection ends with its answer. */
   stop(): Promise<void> {
     this.#stopping = true;
+    // Node closes the idle ones by itself, but counts one that has never sent a byte as busy.
+    for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy();
     return new Promise((resolve) => this.http.close(() => resolve()));
   }
 
