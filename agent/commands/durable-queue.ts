@@ -1,5 +1,6 @@
 // The order in which accepted durable commands run: as accepted, one at a time within a resource, so many at once as
-// the policy allows; those that are no work take no slot. It holds names only; what a command says stays in the journal until its turn comes.
+// the policy allows; those that are no work take no slot. It holds names only; what a command says stays in the journal
+// until its turn comes.
 import type { CommandId } from "@sallyport/protocol";
 
 export interface QueuedCommand {

@@ -192,6 +192,23 @@ async function rig(folder: string, options: { seen?: Seen; gates?: Rig["gates"] 
     defineKind({
       spec: defineCommand({
         ...spec,
+        kind: "test.want",
+        class: "durable",
+        input: z.strictObject({ name: z.string() }),
+        output: z.object({}),
+      }),
+      slot: false,
+      run: async ({ name }) => {
+        seen.run.push(name);
+        await gates.get(name)?.promise;
+        return { result: {} };
+      },
+    }),
+  );
+  registry.add(
+    defineKind({
+      spec: defineCommand({
+        ...spec,
         kind: "test.cancel",
         class: "durable",
         input: z.strictObject({ name: z.string() }),
@@ -507,6 +524,32 @@ t.test(
     await closeRig(one);
   },
 );
+
+t.test("a kind that is no work takes no slot and needs none, and keeps its turn on its resource", async (t) => {
+  const one = await rig(t.testdir());
+  const link = await linkTo(one);
+  const { gates, seen } = one;
+  for (const name of ["a1", "b1", "c1", "w1"]) gates.set(name, Promise.withResolvers());
+  const start = (kind: string, name: string) =>
+    ask(link, offer(link.session, kind, { name }, { intent: { resource: name.slice(0, 1) } }));
+  await start("test.want", "w1");
+  for (const name of ["a1", "b1", "c1"]) await start("test.run", name);
+  for (const name of ["w2", "x1"]) await start("test.want", name);
+  await until(() => seen.run.length === 4);
+  t.same(seen.run, ["w1", "a1", "b1", "x1"], "both slots are taken, and not by w1; w2 waits for w1, c1 for a slot");
+  gates.get("w1")!.resolve();
+  await until(() => seen.run.length === 5);
+  t.equal(seen.run[4], "w2");
+  one.policy.replace(policyOf(["*"], 0));
+  await start("test.want", "x2");
+  await until(() => seen.run.length === 6);
+  await t.rejects(start("test.run", "d1"), { code: "POLICY_DENIED" });
+  one.policy.replace(policyOf(["*"], 2));
+  for (const name of ["a1", "b1", "c1"]) gates.get(name)!.resolve();
+  await until(async () => (await one.journal.open()).length === 0);
+  await link.close();
+  await closeRig(one);
+});
 
 t.test(
   "at most so many run at once, one at a time on a resource, in order; a cancel overtakes; a restart goes on",

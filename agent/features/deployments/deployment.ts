@@ -370,26 +370,39 @@ export class Deployment {
     return next;
   }
 
-  /** Drops revisions that nothing needs any more, and old records of replicas. */
+  /** Notes what serves, drops revisions that nothing needs any more, and old records of replicas. One at a time. */
   #tidy(change: { serving?: number }): void {
+    this.#servesNow = change.serving ?? this.#servesNow;
+    this.#untidy = true;
+    this.#tidying ??= this.#tidyAll()
+      .catch(() => undefined)
+      .finally(() => {
+        this.#tidying = null;
+      });
+  }
+  #servesNow: number | null = null;
+  #untidy = false;
+  #tidying: Promise<void> | null = null;
+
+  async #tidyAll(): Promise<void> {
     const { deps, life } = this.#shared;
-    void insist(deps, "journal", life, () =>
-      this.#update((record) => {
-        const serving = change.serving ?? record.serving;
-        const used = new Set([record.revision, serving, ...this.seats.map((one) => one.record.revision)].map(String));
-        const revisions = Object.fromEntries(Object.entries(record.revisions).filter(([number]) => used.has(number)));
-        const same = serving === record.serving && Object.keys(revisions).length === Object.keys(record.revisions).length;
-        return same ? record : { ...record, serving, revisions };
-      }),
-    )
-      .then(async () => {
-        const old = [...this.#records.entries()].filter(([name]) => !this.#seats.has(name));
-        for (const [name] of old.slice(0, Math.max(0, old.length - OLD_RECORDS))) {
-          this.#records.delete(name);
-          await deps.journal.commit({ remove: [{ namespace: REPLICAS, key: replicaKey(this.id, name) }] });
-        }
-      })
-      .catch(() => undefined);
+    while (this.#untidy) {
+      this.#untidy = false;
+      await insist(deps, "journal", life, () =>
+        this.#update((record) => {
+          const serving = this.#servesNow ?? record.serving;
+          const used = new Set([record.revision, serving, ...this.seats.map((one) => one.record.revision)].map(String));
+          const revisions = Object.fromEntries(Object.entries(record.revisions).filter(([number]) => used.has(number)));
+          const same = serving === record.serving && Object.keys(revisions).length === Object.keys(record.revisions).length;
+          return same ? record : { ...record, serving, revisions };
+        }),
+      );
+      const old = [...this.#records.keys()].filter((name) => !this.#seats.has(name));
+      for (const name of old.slice(0, Math.max(0, old.length - OLD_RECORDS))) {
+        await deps.journal.commit({ remove: [{ namespace: REPLICAS, key: replicaKey(this.id, name) }] });
+        this.#records.delete(name);
+      }
+    }
   }
 
   #forgetting: Promise<void> | null = null;

@@ -203,7 +203,7 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
     // Not waited for: an engine that does not answer holds up nothing else.
     void Promise.all(deps.engines.names.map(sweep))
       .then(() =>
-        places.sweep([...all.values()].flatMap((one) => one.seats.map((seat) => seat.work))),
+        places.sweep(() => [...all.values()].flatMap((one) => one.seats.map((seat) => seat.work))),
       )
       .catch((error: unknown) => {
         if (!closing.signal.aborted) log.warn({ err: error }, "what earlier starts left could not be cleared away");

@@ -2,7 +2,7 @@
 // address has room for 107 bytes; where the state folder's own path is too long for that, the socket is reached by way of
 // an open folder.
 import { createHash } from "node:crypto";
-import { chmodSync, closeSync, mkdirSync, openSync, readdirSync } from "node:fs";
+import { chmodSync, closeSync, mkdirSync, openSync, readdirSync, rmSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { WorkName } from "../../engines/engine.ts";
@@ -38,12 +38,11 @@ export class Places {
     await rm(this.folder(work), { recursive: true, force: true });
   }
 
-  /** Removes all folders but those of these. */
-  async sweep(keep: readonly WorkName[]): Promise<void> {
+  /** Removes all folders but those of these; asked before each, since new ones come meanwhile. */
+  async sweep(keep: () => readonly WorkName[]): Promise<void> {
     this.#makeRoot();
-    const kept = new Set(keep.map(short));
     for (const name of readdirSync(this.#root))
-      if (!kept.has(name)) await rm(join(this.#root, name), { recursive: true, force: true });
+      if (!keep().map(short).includes(name)) rmSync(join(this.#root, name), { recursive: true, force: true });
   }
 
   /** Absolute, as this process reaches it. */

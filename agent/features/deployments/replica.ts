@@ -11,6 +11,8 @@ import { boundary, launch, SERVING_PORT, type ReplicaParts, type Seated } from "
 import type { Phase, Seat } from "./plan.ts";
 import { ReplicaLog } from "./replica-log.ts";
 
+/** What keeps a replica from beginning is often mended elsewhere: it is looked at again at least so often. */
+const LAUNCH_RETRY_MS = 60_000;
 const READY_PATH = "/v2/health/ready";
 
 export interface ReplicaOptions extends ReplicaParts {
@@ -120,7 +122,7 @@ export class Replica {
   #state(): ReplicaStatus["state"] {
     switch (this.#phase) {
       case "down":
-        return this.#record.crashes > 0 ? "crashed" : "waiting";
+        return this.#record.crashes > 0 && this.#failures === 0 ? "crashed" : "waiting";
       case "starting":
         return this.#record.startedAt === null ? "waiting" : "starting";
       case "stopping":
@@ -192,7 +194,7 @@ export class Replica {
   }
   /** What was in the way may be gone. */
   retryNow(): void {
-    if (this.#phase !== "down" || this.#record.crashes > 0) return;
+    if (this.#phase !== "down" || this.#failures === 0) return;
     this.#retryAt = null;
     this.#o.changed();
   }
@@ -231,7 +233,8 @@ export class Replica {
       details: { replica: this.name, ...error.details },
       soft: false,
     };
-    this.#retryAt = clock.monotonic() + Math.min(timings.maxBackoffMs, timings.backoffMs * 2 ** Math.min(this.#failures++, 20));
+    const pauseMs = Math.min(timings.maxBackoffMs, LAUNCH_RETRY_MS, timings.backoffMs * 2 ** Math.min(this.#failures++, 20));
+    this.#retryAt = clock.monotonic() + pauseMs;
     this.#settled = true;
     this.#to("down");
   }
