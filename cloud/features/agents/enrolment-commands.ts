@@ -22,7 +22,7 @@ export function enrolmentCommands(url: string, secret: string, image: string): E
   const environment = ` SALLYPORT_URL=${quote(url)} SALLYPORT_ENROLL_SECRET=${quote(secret)}`;
   // By --mount: without an agent.yaml docker refuses it, where -v would make a folder of that name.
   const dockerRun = (more: string) =>
-    ` docker run -d --name sallyport-agent --restart unless-stopped` +
+    ` docker run -d --name sallyport-agent --hostname "$(hostname)" --restart unless-stopped` +
     ` --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp` +
     ` -v sallyport-agent:/var/lib/sallyport` +
     ` --mount "type=bind,src=$PWD/agent.yaml,dst=/etc/sallyport/agent.yaml,readonly"` +
