@@ -2,6 +2,7 @@
 import type { ControlServer } from "../control/index.ts";
 import type { AgentContext } from "./context.ts";
 import { makeControl } from "./control.ts";
+import { startServing } from "./deployments.ts";
 import { greet } from "./greeting.ts";
 import { heldBackLog } from "./held-back.ts";
 import { makeLink } from "./link.ts";
@@ -41,6 +42,7 @@ export async function startAgent(context: AgentContext): Promise<RunningAgent> {
       who: "agent",
       note: `${context.version}, start ${state.journal.startCounter}, policy ${parts.policy.digest}`,
     });
+    await startServing(context, parts);
     const resumed = await parts.runner.resume();
     void parts.pipelines
       .collect()
@@ -78,6 +80,8 @@ async function drain({ clock, log }: AgentContext, signal: string, one: Draining
   await link.drain(left(1000));
   state.audit.append({ event: "agent.stopped", who: "agent", note: signal });
   parts.facts.stop();
+  await parts.deployments.close();
+  await parts.router.close(left(3000));
   await parts.connections.close();
   await parts.engines.close();
   await control.close();

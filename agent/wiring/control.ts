@@ -2,6 +2,7 @@
 import { userInfo } from "node:os";
 import { ControlServer, type ControlOperations } from "../control/index.ts";
 import type { AgentContext } from "./context.ts";
+import { endpointsOf } from "./deployments.ts";
 import type { WatchedLink } from "./link.ts";
 import type { Parts } from "./parts.ts";
 import { answerPs, type PsSources } from "./ps.ts";
@@ -39,7 +40,7 @@ export function makeControl(context: AgentContext, sources: PsSources): ControlS
       return { stopped };
     },
     ready: async () => readiness(parts, watched),
-    endpoints: async () => [],
+    endpoints: async () => endpointsOf(parts),
   };
   return new ControlServer(stateDir, operations);
 }

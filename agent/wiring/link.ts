@@ -28,7 +28,7 @@ export function makeLink(
 ): WatchedLink {
   const { clock, version } = context;
   const { journal } = state;
-  const { changes, runner } = parts;
+  const { changes, deployments, runner } = parts;
   const link = new WsLink({
     cloudUrl,
     identity,
@@ -43,7 +43,7 @@ export function makeLink(
         startCounter: journal.startCounter,
         dispatchSequence: runner.dispatchSequences,
       }),
-      generations: () => ({}),
+      generations: () => deployments.generations(),
       status: makeStatus(context, parts),
       onStatusChange: (listener) => changes.on(listener),
     },

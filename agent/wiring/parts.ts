@@ -6,13 +6,16 @@ import { Intake } from "../commands/intake.ts";
 import { PauseFile } from "../control/index.ts";
 import { openEngines, type OpenEngines } from "../engines/open-engines.ts";
 import { artifactKinds } from "../features/artifacts/index.ts";
+import type { Deployments } from "../features/deployments/index.ts";
 import { createPipelines, type Pipelines } from "../features/pipelines/index.ts";
 import { HostFacts } from "../host/index.ts";
 import { LogStore } from "../logs/index.ts";
 import { LivePolicy } from "../policy/index.ts";
 import { manifestOf, parseArtifactPath } from "../stores/index.ts";
+import type { Router } from "../router/index.ts";
 import { Connections } from "./connections.ts";
 import type { AgentContext } from "./context.ts";
+import { makeServing } from "./deployments.ts";
 import type { OpenState } from "./state.ts";
 
 /** Told of every change of what the agent says of itself. */
@@ -35,6 +38,8 @@ export interface Parts {
   readonly engines: OpenEngines;
   readonly connections: Connections;
   readonly pipelines: Pipelines;
+  readonly router: Router;
+  readonly deployments: Deployments;
   readonly registry: CommandRegistry;
   readonly runner: CommandRunner;
   readonly outbox: ReportOutbox;
@@ -59,8 +64,16 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     log,
   });
   const connections = new Connections({ config, environment, redactor, clock });
-  const pipelines = makePipelines(context, state, { policy, engines, connections });
-  const registry = makeRegistry(connections, pipelines);
+  const logs = new LogStore({
+    stateDir: config.state,
+    redactor,
+    clock,
+    capBytesPerAttempt: config.limits.logBytesPerAttempt,
+    capBytes: config.limits.logBytes,
+  });
+  const pipelines = makePipelines(context, state, { policy, engines, connections }, logs);
+  const { router, deployments } = makeServing(context, state, { policy, engines, connections }, logs);
+  const registry = makeRegistry(connections, pipelines, deployments);
   const runner = new CommandRunner({
     registry,
     journal,
@@ -84,6 +97,8 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     engines,
     connections,
     pipelines,
+    router,
+    deployments,
     registry,
     runner,
     outbox,
@@ -95,17 +110,11 @@ function makePipelines(
   context: AgentContext,
   { journal }: OpenState,
   { policy, engines, connections }: Pick<Parts, "policy" | "engines" | "connections">,
+  logs: LogStore,
 ): Pipelines {
   const { clock, log, redactor } = context;
   const { state: stateDir, limits } = context.compiled.config;
   const { secrets, stores } = connections;
-  const logs = new LogStore({
-    stateDir,
-    redactor,
-    clock,
-    capBytesPerAttempt: limits.logBytesPerAttempt,
-    capBytes: limits.logBytes,
-  });
   return createPipelines({
     journal,
     engines,
@@ -124,9 +133,13 @@ function makePipelines(
 }
 
 /** Every kind of command that this agent knows. */
-function makeRegistry({ stores }: Connections, pipelines: Pipelines): CommandRegistry {
+function makeRegistry(
+  { stores }: Connections,
+  pipelines: Pipelines,
+  deployments: Deployments,
+): CommandRegistry {
   const registry = new CommandRegistry();
   const artifacts = artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest: manifestOf });
-  for (const kind of [...artifacts, ...pipelines.kinds]) registry.add(kind);
+  for (const kind of [...artifacts, ...pipelines.kinds, ...deployments.kinds]) registry.add(kind);
   return registry;
 }

@@ -5,6 +5,7 @@ import type { RunningCommand } from "../commands/runner.ts";
 import type { PsAnswer, PsCommand, PsStep } from "../control/index.ts";
 import type { OpenEngines } from "../engines/open-engines.ts";
 import type { AgentContext } from "./context.ts";
+import { psDeployments } from "./deployments.ts";
 import { heldBack } from "./held-back.ts";
 import type { WatchedLink } from "./link.ts";
 import type { Parts } from "./parts.ts";
@@ -43,7 +44,10 @@ export async function answerPs(context: AgentContext, sources: PsSources): Promi
     draining: intake.draining,
     heldBack: heldBack(runner, policy),
     commands: running.map((one) => withSteps(one, steps)),
-    otherSteps: steps.filter((step) => !known.has(step.name.slice(0, COMMAND_ID_LENGTH))),
+    deployments: psDeployments(parts, steps),
+    otherSteps: steps.filter(
+      ({ name }) => !known.has(name.slice(0, COMMAND_ID_LENGTH)) && !parts.deployments.owns(name),
+    ),
     unacknowledged: journal.lastSequence - journal.acknowledgedThrough,
   };
 }

@@ -8,7 +8,7 @@ import type { OpenState } from "./state.ts";
 
 export function reloadConfig(context: AgentContext, { audit }: OpenState, parts: Parts): void {
   const { log } = context;
-  const { changes, connections, pipelines, policy, runner } = parts;
+  const { changes, connections, deployments, pipelines, policy, runner } = parts;
   try {
     const { text, source } = context.readConfig();
     const { current, problem, needRestart } = reload(context.compiled, text, source, context.environment);
@@ -18,6 +18,7 @@ export function reloadConfig(context: AgentContext, { audit }: OpenState, parts:
     policy.replace(current.policy);
     runner.policyChanged();
     pipelines.policyChanged();
+    deployments.policyChanged();
     changes.tell();
     audit.append({ event: "config.reloaded", who: "agent", note: `policy ${current.policy.digest}` });
     log.info({ policy: current.policy.digest.slice(0, 12) }, "configuration reloaded");

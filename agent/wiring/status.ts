@@ -6,7 +6,7 @@ import type { Parts } from "./parts.ts";
 
 export function makeStatus(context: AgentContext, parts: Parts): () => AgentStatus {
   const { clock, redactor, version } = context;
-  const { engines, facts, intake, policy, registry, runner } = parts;
+  const { deployments, engines, facts, intake, policy, registry, runner } = parts;
   const config = () => context.compiled.config;
   return statusBuilder({
     version,
@@ -36,8 +36,14 @@ export function makeStatus(context: AgentContext, parts: Parts): () => AgentStat
       cpus: policy.limit("cpus"),
       memoryBytes: policy.limit("memoryBytes"),
     }),
-    serving: () => [],
-    deployments: () => [],
+    serving: () =>
+      [
+        ...(config().serving.process === null ? [] : [engines.process]),
+        ...(config().serving.image === null || engines.docker === null ? [] : [engines.docker]),
+      ]
+        .filter(({ name }) => policy.decide({ kind: "engine", engine: name }).allowed)
+        .map(({ name, isolated }) => ({ engine: name, isolated })),
+    deployments: () => deployments.statuses(),
     running: () => runner.running(),
     redact: (value) => redactor.json(value),
   });

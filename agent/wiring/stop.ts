@@ -13,11 +13,12 @@ export interface StopOptions {
 }
 
 /**
- * A run or a command is cancelled as a whole; a step (`<run>/<step>`) ends its run as cancelled. Answers with what was
+ * A run or a command is cancelled as a whole; a step (`<run>/<step>`) ends its run as cancelled. A deployment stays ended
+ * until its next apply; a replica (`<deployment>/<replica>`) comes back. Answers with what was
  * stopped; throws NOT_FOUND when nothing of that id runs.
  */
 export async function stopHere(
-  { runner, engines, pipelines }: Parts,
+  { runner, engines, pipelines, deployments }: Parts,
   { id, who, stateDir }: StopOptions,
 ): Promise<string[]> {
   const stopped: string[] = [];
@@ -27,6 +28,11 @@ export async function stopHere(
     const ofRun = one.run === null ? null : await pipelines.stop(one.run, who);
     if (ofRun !== null || (await runner.cancelLocal(one.command, who)))
       stopped.push(one.run ?? one.command, ...(ofRun?.stopped ?? []));
+  }
+  const held = id === null ? deployments.endpoints().map(({ name }) => name) : [id];
+  for (const one of held) {
+    const ended = await deployments.stop(one, who);
+    stopped.push(...(ended?.stopped ?? []).map((replica) => (one.includes("/") ? replica : `${one}/${replica}`)));
   }
   for (const engine of [hostRuns(stateDir) ? engines.process : null, engines.docker])
     if (engine !== null) stopped.push(...(await stopWork(engine, (name) => id === null || name === id)));
