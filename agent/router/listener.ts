@@ -12,7 +12,7 @@ import type { Balancer } from "./balancer.ts";
 import { Exchange, type Deadlines, type Sink } from "./exchange.ts";
 import { forwardedHeaders } from "./headers.ts";
 import { shows } from "./key.ts";
-import { BufferBudget, bodyTooLarge, readBody, StreamedBody, type RequestBody } from "./request-body.ts";
+import { BufferBudget, bodyTooLarge, readBody, type RequestBody } from "./request-body.ts";
 
 export interface ListenerLimits {
   maxBodyBytes: number;
@@ -154,7 +154,16 @@ function take(
   if (encoding === undefined && (declared === null || declared === 0)) {
     request.resume();
     begin(declared === null ? null : Buffer.alloc(0), 0);
-  } else readBody(request, declared, { maxBytes: limits.maxBodyBytes, repeatableBytes: limits.repeatableBytes }, budget, begin);
+  } else {
+    readBody(
+      request,
+      declared,
+      { maxBytes: limits.maxBodyBytes, repeatableBytes: limits.repeatableBytes },
+      budget,
+      begin,
+      () => refuse(request, response, 413, "TOO_LARGE", bodyTooLarge(limits.maxBodyBytes).message),
+    );
+  }
 }
 
 class ClientSink implements Sink {

@@ -93,6 +93,7 @@ export function readBody(
   limits: BodyLimits,
   budget: BufferBudget,
   done: (body: RequestBody, keptBytes: number) => void,
+  tooLarge: () => void,
 ): void {
   let chunks: Buffer[] = [];
   let bytes = 0;
@@ -112,12 +113,14 @@ export function readBody(
       return stream();
     }
     bytes += chunk.length;
+    if (bytes > limits.maxBytes) {
+      onClose();
+      return tooLarge();
+    }
     chunks.push(chunk);
     // All that was declared is here: the end need not be waited for.
-    if (bytes === declared || bytes > limits.repeatableBytes) {
-      if (bytes === declared) onEnd();
-      else stream();
-    }
+    if (bytes === declared) onEnd();
+    else if (bytes > limits.repeatableBytes) stream();
   };
   const onEnd = () => {
     const whole = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
