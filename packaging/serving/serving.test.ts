@@ -626,7 +626,7 @@ t.test("while it computes: health answers, the queue has an end, who has gone is
     t.equal((await ask("GET", "/v2/health/ready")).status, 200);
     worst = Math.max(worst, performance.now() - begin);
   }
-  t.ok(worst < 500, `health within ${worst.toFixed(1)} ms while the model computes`);
+  t.equal(await inFlight(ask), 1, `50 health answers while it computes, the slowest in ${worst.toFixed(1)} ms`);
 
   const leaving = await Promise.all([open(program), open(program)]);
   const body = JSON.stringify(rounds(1));
@@ -710,11 +710,13 @@ t.test(
       const begin = performance.now();
       await ask("GET", "/v2/health/live");
       if (!done) worst = Math.max(worst, performance.now() - begin);
+      if (!done) answers++;
     }
     const [first] = await large;
     t.same((first.json as { outputs: { data: number[] }[] }).outputs[0]?.data.at(-1), 1_999_999.5);
     t.comment(`slowest health answer beside two requests of ${body.length} bytes: ${worst.toFixed(1)} ms`);
-    t.ok(worst < 1000);
+    // One thread for all would answer twice: before and between.
+    t.ok(answers > 10, `${answers} health answers meanwhile`);
     t.notMatch(JSON.stringify(program.lines), "1999999.5");
     t.equal(program.lines.length, 2, "no line per request");
 
