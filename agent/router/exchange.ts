@@ -40,7 +40,7 @@ export class Deadlines {
   }
   add(exchange: Exchange): void {
     this.#open.add(exchange);
-    this.#timer ??= this.#clock.after(100, () => this.#sweep(), { keepAlive: true });
+    if (this.#timer === null) this.#arm();
   }
   delete(exchange: Exchange): void {
     this.#open.delete(exchange);
@@ -54,7 +54,11 @@ export class Deadlines {
   #sweep(): void {
     const now = this.#clock.monotonic();
     for (const exchange of [...this.#open]) if (exchange.dueMs <= now) exchange.timedOut();
-    this.#timer = this.#open.size === 0 ? null : this.#clock.after(100, () => this.#sweep(), { keepAlive: true });
+    this.#timer = null;
+    if (this.#open.size > 0) this.#arm();
+  }
+  #arm(): void {
+    this.#timer = this.#clock.after(100, () => this.#sweep(), { keepAlive: true });
   }
 }
 
@@ -113,7 +117,10 @@ export class Exchange implements Waiter {
 
   timedOut(): void {
     this.fail(
-      new ConnectorError("TIMED_OUT", `The deployment ${this.#balancer.route.name} did not answer in ${this.#request.timeoutMs} ms.`),
+      new ConnectorError(
+        "TIMED_OUT",
+        `The deployment ${this.#balancer.route.name} did not answer in ${this.#request.timeoutMs} ms.`,
+      ),
       504,
     );
   }
@@ -211,8 +218,15 @@ export class Exchange implements Waiter {
     const { name } = this.#balancer.route;
     if (error instanceof ConnectorError) return this.fail(error, error.status);
     const code = String((error as NodeJS.ErrnoException).code);
-    if (code === "UND_ERR_INVALID_ARG" || code === "UND_ERR_NOT_SUPPORTED" || code === "UND_ERR_REQ_CONTENT_LENGTH_MISMATCH")
-      return this.fail(new ConnectorError("INPUT_INVALID", "The request has a header or path that cannot be passed on."), 400);
+    if (
+      code === "UND_ERR_INVALID_ARG" ||
+      code === "UND_ERR_NOT_SUPPORTED" ||
+      code === "UND_ERR_REQ_CONTENT_LENGTH_MISMATCH"
+    )
+      return this.fail(
+        new ConnectorError("INPUT_INVALID", "The request has a header or path that cannot be passed on."),
+        400,
+      );
     this.avoid = upstream;
     if (!attempt.sent) {
       this.#balancer.refused(upstream);
@@ -223,7 +237,10 @@ export class Exchange implements Waiter {
       if (this.#sends < MAX_SENDS && !(this.#request.body instanceof StreamedBody)) return this.#place();
     }
     this.fail(
-      new ConnectorError("REPLICA_UNREADY", `Replica ${upstream.target.name} of ${name} broke the connection before its answer was whole.`),
+      new ConnectorError(
+        "REPLICA_UNREADY",
+        `Replica ${upstream.target.name} of ${name} broke the connection before its answer was whole.`,
+      ),
       502,
     );
   }

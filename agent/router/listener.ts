@@ -7,7 +7,7 @@ import { readFile } from "node:fs/promises";
 import { createServer as createHttp, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createHttps } from "node:https";
 import type { Socket } from "node:net";
-import { ConnectorError, type Clock, type ErrorCode } from "@sallyport/protocol";
+import type { Clock, ConnectorError, ErrorCode } from "@sallyport/protocol";
 import type { Balancer } from "./balancer.ts";
 import { Exchange, type Deadlines, type Sink } from "./exchange.ts";
 import { forwardedHeaders } from "./headers.ts";
@@ -58,7 +58,12 @@ export async function createListener(options: ListenerOptions): Promise<Server> 
   const server =
     tls === null
       ? createHttp(settings)
-      : createHttps({ ...settings, cert: await readFile(tls.cert), key: await readFile(tls.key), minVersion: "TLSv1.2" });
+      : createHttps({
+          ...settings,
+          cert: await readFile(tls.cert),
+          key: await readFile(tls.key),
+          minVersion: "TLSv1.2",
+        });
   // Node drops headers beyond this number in silence: all are let in, and counted below.
   server.maxHeadersCount = 0;
   server.maxConnections = limits.clientConnections;
@@ -68,7 +73,8 @@ export async function createListener(options: ListenerOptions): Promise<Server> 
     take(options, budget, request, response, true),
   );
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Tracked) => {
-    if (!socket.writable || error.code === "ECONNRESET" || socket[ANSWERING]?.headersSent === true) return void socket.destroy();
+    if (!socket.writable || error.code === "ECONNRESET" || socket[ANSWERING]?.headersSent === true)
+      return void socket.destroy();
     const [status, code, text] =
       error.code === "HPE_HEADER_OVERFLOW"
         ? ([431, "INPUT_INVALID", "The headers are too large."] as const)
@@ -104,7 +110,10 @@ function take(
   if (!shows(request.headers.authorization, found?.key ?? null) || found === null)
     return refuse(request, response, 401, "UNAUTHENTICATED", "No such endpoint, or not its key.");
   const path = url.slice(slash);
-  if (!(path === "/v2" || path.startsWith("/v2/") || path.startsWith("/v2?")) || DOT_SEGMENT.test(path.split("?", 1)[0]!))
+  if (
+    !(path === "/v2" || path.startsWith("/v2/") || path.startsWith("/v2?")) ||
+    DOT_SEGMENT.test(path.split("?", 1)[0]!)
+  )
     return refuse(request, response, 404, "NOT_FOUND", "There is only /v2/... here.");
   if (request.method === "TRACE" || request.method === "CONNECT")
     return refuse(request, response, 405, "INPUT_INVALID", "This method is not passed on.");
@@ -181,7 +190,8 @@ class ClientSink implements Sink {
 
   start(status: number, headers: string[]): void {
     const response = this.#response;
-    for (let i = 0; i < headers.length; i += 2) if (headers[i] === "content-length") this.#left = Number(headers[i + 1]);
+    for (let i = 0; i < headers.length; i += 2)
+      if (headers[i] === "content-length") this.#left = Number(headers[i + 1]);
     if (this.#options.closing()) headers.push("connection", "close");
     response.writeHead(status, headers);
     // A stream of unknown length may pause here; else head and body go in one write.
@@ -209,10 +219,23 @@ class ClientSink implements Sink {
   }
 }
 
-function refuse(request: IncomingMessage, response: ServerResponse, status: number, code: ErrorCode, text: string): void {
+function refuse(
+  request: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  code: ErrorCode,
+  text: string,
+): void {
   if (response.headersSent) return void response.destroy();
   const body = JSON.stringify({ error: text });
-  const headers = ["content-type", "application/json", "content-length", String(Buffer.byteLength(body)), "sallyport-code", code];
+  const headers = [
+    "content-type",
+    "application/json",
+    "content-length",
+    String(Buffer.byteLength(body)),
+    "sallyport-code",
+    code,
+  ];
   if (status === 401) headers.push("www-authenticate", "Bearer");
   if (status === 503) headers.push("retry-after", "1");
   // What it still sends is not read.

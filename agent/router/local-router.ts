@@ -161,7 +161,8 @@ export class LocalRouter implements Router {
       await new Promise<void>((resolve) => this.#clock.after(20, resolve, { keepAlive: true }));
     for (const exchange of this.#deadlines.all()) exchange.abandon();
     server?.closeAllConnections();
-    for (const balancer of [...this.#removed.values(), ...[...this.#byId.values()].map((e) => e.balancer)]) balancer.destroy();
+    for (const balancer of [...this.#removed.values(), ...[...this.#byId.values()].map((e) => e.balancer)])
+      balancer.destroy();
     this.#byId.clear();
     this.#byName.clear();
     await closed;
@@ -199,7 +200,9 @@ export class LocalRouter implements Router {
   }
 
   busy(deployment: DeploymentId, replica: string): number {
-    return (this.#byId.get(deployment)?.balancer.busy(replica) ?? 0) + (this.#removed.get(deployment)?.busy(replica) ?? 0);
+    return (
+      (this.#byId.get(deployment)?.balancer.busy(replica) ?? 0) + (this.#removed.get(deployment)?.busy(replica) ?? 0)
+    );
   }
 
   async drained(deployment: DeploymentId, replica: string, withinMs: number): Promise<void> {
@@ -249,7 +252,15 @@ export class LocalRouter implements Router {
         entry.balancer,
         this.#clock,
         this.#deadlines,
-        { method: routed.method, path: routed.path, headers, requestId, body: routed.body, timeoutMs: routed.timeoutMs, sinceMs },
+        {
+          method: routed.method,
+          path: routed.path,
+          headers,
+          requestId,
+          body: routed.body,
+          timeoutMs: routed.timeoutMs,
+          sinceMs,
+        },
         sink,
       );
       body.exchange = exchange;
@@ -378,10 +389,14 @@ class AnswerBody implements AsyncIterable<Buffer> {
 
 function listenProblem(error: NodeJS.ErrnoException, { listen, tls }: RouterOptions): ConnectorError {
   if (error.code === "EADDRINUSE")
-    return new ConnectorError("PORT_TAKEN", `Another program listens at ${listen}, where the endpoints of deployments should.`, {
-      fix: "Stop that program, or give serving.listen another port; it is tried again by itself.",
-      cause: error,
-    });
+    return new ConnectorError(
+      "PORT_TAKEN",
+      `Another program listens at ${listen}, where the endpoints of deployments should.`,
+      {
+        fix: "Stop that program, or give serving.listen another port; it is tried again by itself.",
+        cause: error,
+      },
+    );
   const what =
     error.syscall === "open" || error.syscall === "read"
       ? `A file of serving.tls (${tls?.cert}, ${tls?.key}) cannot be read`

@@ -42,7 +42,9 @@ function ask(
         const chunks: Buffer[] = [];
         response.on("data", (chunk: Buffer) => chunks.push(chunk));
         response.on("error", reject);
-        response.on("end", () => resolve({ status: response.statusCode!, headers: response.headers, body: Buffer.concat(chunks) }));
+        response.on("end", () =>
+          resolve({ status: response.statusCode!, headers: response.headers, body: Buffer.concat(chunks) }),
+        );
       },
     );
     request.on("error", reject);
@@ -100,10 +102,17 @@ class World {
     return this.router.endpoint("m");
   }
 }
-const target = (name: string, path: string): ReplicaTarget => ({ name, address: { kind: "socket", path }, token: "replica-token" });
+const target = (name: string, path: string): ReplicaTarget => ({
+  name,
+  address: { kind: "socket", path },
+  token: "replica-token",
+});
 
 /** A closed loop: each client asks again as soon as it is answered, until `stop`. */
-function clients(base: string, count: number): { stop(): Promise<{ asked: number; failed: string[] }>; asked(): number } {
+function clients(
+  base: string,
+  count: number,
+): { stop(): Promise<{ asked: number; failed: string[] }>; asked(): number } {
   const agent = new Agent({ keepAlive: true, maxSockets: count });
   const failed: string[] = [];
   let asked = 0;
@@ -113,7 +122,8 @@ function clients(base: string, count: number): { stop(): Promise<{ asked: number
       const body = Buffer.from(`${n}:${asked++}`);
       try {
         const answer = await ask(base, { agent, body: [body] });
-        if (answer.status !== 200 || echoed(answer).body !== body.toString("base64")) failed.push(`${answer.status} ${answer.body}`);
+        if (answer.status !== 200 || echoed(answer).body !== body.toString("base64"))
+          failed.push(`${answer.status} ${answer.body}`);
       } catch (error) {
         failed.push(String(error));
       }
@@ -138,7 +148,10 @@ t.test("who may ask for what", async (t) => {
   const world = new World(t);
   await world.router.start();
   world.route([await world.replica("r1.0")]);
-  t.match(await ask(world.base.replace(/\/m$/, "/"), { method: "GET", path: "healthz", headers: { authorization: "" } }), { status: 200 });
+  t.match(
+    await ask(world.base.replace(/\/m$/, "/"), { method: "GET", path: "healthz", headers: { authorization: "" } }),
+    { status: 200 },
+  );
 
   const wrong = await ask(world.base, { headers: { authorization: "Bearer the-key-of-the-deploymenX" } });
   const unknown = await ask(world.base.replace(/m$/, "other"));
@@ -176,15 +189,20 @@ t.test("what goes through arrives as it was sent", async (t) => {
             connection: "x-hop",
             traceparent: "00-a-b-01",
             "x-request-id": "my-id",
-            ...(chunked && whole.length > 0 ? { "transfer-encoding": "chunked" } : { "content-length": String(whole.length) }),
+            ...(chunked && whole.length > 0
+              ? { "transfer-encoding": "chunked" }
+              : { "content-length": String(whole.length) }),
           },
         });
         if (answer.status !== 200) throw new Error(`${answer.status} ${answer.body}`);
         const got = echoed(answer);
-        if (got.method !== method || got.path !== `/v2/${rest}` || got.body !== whole.toString("base64")) throw new Error(JSON.stringify(got));
+        if (got.method !== method || got.path !== `/v2/${rest}` || got.body !== whole.toString("base64"))
+          throw new Error(JSON.stringify(got));
         const { headers } = got;
-        if (headers["authorization"] !== "Bearer replica-token" || JSON.stringify(got.raw).includes(KEY)) throw new Error("key");
-        if (headers["x-mine"] !== "yes" || headers["x-hop"] !== undefined || headers["traceparent"] !== "00-a-b-01") throw new Error("headers");
+        if (headers["authorization"] !== "Bearer replica-token" || JSON.stringify(got.raw).includes(KEY))
+          throw new Error("key");
+        if (headers["x-mine"] !== "yes" || headers["x-hop"] !== undefined || headers["traceparent"] !== "00-a-b-01")
+          throw new Error("headers");
         if (headers["x-request-id"] !== "my-id" || answer.headers["x-request-id"] !== "my-id") throw new Error("id");
         if (answer.headers["x-gone"] !== undefined) throw new Error("a header of the replica's connection");
       },
@@ -260,11 +278,13 @@ t.test("it is sent twice at most, and never after the first byte of an answer", 
   const world = new World(t);
   await world.router.start();
   let times = 0;
-  const cuts = (bytes: string): RequestListener => (request) => {
-    times += 1;
-    request.resume();
-    request.on("end", () => (bytes === "" ? request.socket.destroy() : request.socket.end(bytes)));
-  };
+  const cuts =
+    (bytes: string): RequestListener =>
+    (request) => {
+      times += 1;
+      request.resume();
+      request.on("end", () => (bytes === "" ? request.socket.destroy() : request.socket.end(bytes)));
+    };
   const breaking = await world.replica("r1.0", cuts(""));
   const partial = await world.replica("r1.1", cuts("HTTP/1.1 200 O"));
   const half = await world.replica("r1.2", cuts("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"));
@@ -302,7 +322,10 @@ t.test("requests wait for a replica, within bounds", async (t) => {
   t.match(refused, { status: 503, headers: { "sallyport-code": "DEPLOYMENT_UNREADY", "retry-after": "1" } });
   world.route([await world.replica("r1.0")]);
   const all = await Promise.all(waiting);
-  t.same(all.map((one) => one.status).sort(), [200, 200, 503]);
+  t.same(
+    all.map((one) => one.status).sort((a, b) => a - b),
+    [200, 200, 503],
+  );
   world.route([], 30);
   t.equal((await ask(world.base)).status, 503, "after holdMs");
   // Nothing listens at its address: it is passed over, and taken again when it is told anew.
@@ -337,22 +360,38 @@ t.test("bytes that are no clean request reach no replica", async (t) => {
     });
   const head = `POST /m/v2/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${KEY}\r\nconnection: close\r\n`;
   const table: [string, string, RegExp][] = [
-    ["both length and chunked", `${head}content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`, /^HTTP\/1.1 400/],
+    [
+      "both length and chunked",
+      `${head}content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`,
+      /^HTTP\/1.1 400/,
+    ],
     ["two lengths", `${head}content-length: 4\r\ncontent-length: 5\r\n\r\nabcde`, /^HTTP\/1.1 400/],
     ["a length with a sign", `${head}content-length: +4\r\n\r\nabcd`, /^HTTP\/1.1 400/],
     ["a list of lengths", `${head}content-length: 4, 4\r\n\r\nabcd`, /^HTTP\/1.1 400/],
     ["chunked not last", `${head}transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n`, /^HTTP\/1.1 400/],
     ["another coding first", `${head}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n`, /^HTTP\/1.1 400/],
-    ["two transfer-encodings", `${head}transfer-encoding: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`, /^HTTP\/1.1 400/],
+    [
+      "two transfer-encodings",
+      `${head}transfer-encoding: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`,
+      /^HTTP\/1.1 400/,
+    ],
     ["a space before the colon", `${head}content-length : 4\r\n\r\nabcd`, /^HTTP\/1.1 400/],
     ["a folded header", `${head}x: a\r\n content-length: 4\r\n\r\nabcd`, /^HTTP\/1.1 400/],
     ["a bare line feed", `${head}x: a\ncontent-length: 4\r\n\r\nabcd`, /^HTTP\/1.1 400/],
     ["a NUL in a header", `${head}x: a\0b\r\n\r\n`, /^HTTP\/1.1 400/],
     ["a chunk length that is no number", `${head}transfer-encoding: chunked\r\n\r\nzz\r\n`, /^(?:HTTP\/1.1 400.*)?/s],
     ["no host", `POST /m/v2/x HTTP/1.1\r\nauthorization: Bearer ${KEY}\r\nconnection: close\r\n\r\n`, /^HTTP\/1.1 400/],
-    ["an absolute address", `POST http://a/m/v2/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${KEY}\r\nconnection: close\r\n\r\n`, /^HTTP\/1.1 401/],
+    [
+      "an absolute address",
+      `POST http://a/m/v2/x HTTP/1.1\r\nhost: a\r\nauthorization: Bearer ${KEY}\r\nconnection: close\r\n\r\n`,
+      /^HTTP\/1.1 401/,
+    ],
     ["headers too large", `${head}x: ${"a".repeat(20_000)}\r\n\r\n`, /^HTTP\/1.1 431/],
-    ["too many headers", `${head}${Array.from({ length: 120 }, (_, i) => `x-${i}: 1\r\n`).join("")}\r\n`, /^HTTP\/1.1 431/],
+    [
+      "too many headers",
+      `${head}${Array.from({ length: 120 }, (_, i) => `x-${i}: 1\r\n`).join("")}\r\n`,
+      /^HTTP\/1.1 431/,
+    ],
     ["a body too large", `${head}content-length: 1001\r\n\r\n`, /^HTTP\/1.1 413/],
     ["headers that do not end", head, /^HTTP\/1.1 408/],
     ["a body that does not come", `${head}content-length: 10\r\n\r\nabc`, /^HTTP\/1.1 408/],
@@ -360,8 +399,15 @@ t.test("bytes that are no clean request reach no replica", async (t) => {
   ];
   for (const [what, text, expected] of table) t.match(await raw(text), expected, what);
   t.equal(reached, 0);
-  t.match(await raw(`${head}upgrade: websocket\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nhi`), /100 Continue.*200 OK/s);
-  t.match(await raw(`${head}transfer-encoding: chunked\r\n\r\n7d0\r\n${"a".repeat(2000)}\r\n0\r\n\r\n`), /^HTTP\/1.1 413/, "long without a length");
+  t.match(
+    await raw(`${head}upgrade: websocket\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nhi`),
+    /100 Continue.*200 OK/s,
+  );
+  t.match(
+    await raw(`${head}transfer-encoding: chunked\r\n\r\n7d0\r\n${"a".repeat(2000)}\r\n0\r\n\r\n`),
+    /^HTTP\/1.1 413/,
+    "long without a length",
+  );
   t.equal(reached, 1);
 });
 
@@ -425,16 +471,37 @@ t.test("figures of a minute", async (t) => {
   await until(() => world.router.busy(ID, "r1.0") === 0);
   await clock.advance(30_000);
   t.equal(told, 1);
-  t.match(world.router.rollup(ID), { at: Date.UTC(2026, 0, 1, 12, 1), requests: 10, errors: 2, retries: 0, p50Ms: Number });
+  t.match(world.router.rollup(ID), {
+    at: Date.UTC(2026, 0, 1, 12, 1),
+    requests: 10,
+    errors: 2,
+    retries: 0,
+    p50Ms: Number,
+  });
   await clock.advance(60_000);
-  t.same(world.router.rollup(ID), { at: Date.UTC(2026, 0, 1, 12, 2), requests: 0, errors: 0, retries: 0, p50Ms: null, p95Ms: null, p99Ms: null });
+  t.same(world.router.rollup(ID), {
+    at: Date.UTC(2026, 0, 1, 12, 2),
+    requests: 0,
+    errors: 0,
+    retries: 0,
+    p50Ms: null,
+    p95Ms: null,
+    p99Ms: null,
+  });
   t.equal(told, 2);
 });
 
 t.test("through the link: the same way, without key and listener", async (t) => {
   const world = new World(t);
   const ask = (path = "/v2/x", signal?: AbortSignal) =>
-    world.router.request(ID, { method: "POST", path, headers: { "content-type": "application/json" }, body: Buffer.from("{}"), timeoutMs: 20_000, ...(signal ? { signal } : {}) });
+    world.router.request(ID, {
+      method: "POST",
+      path,
+      headers: { "content-type": "application/json" },
+      body: Buffer.from("{}"),
+      timeoutMs: 20_000,
+      ...(signal ? { signal } : {}),
+    });
   await t.rejects(ask(), { code: "DEPLOYMENT_UNKNOWN" });
   const gone = target("r1.9", world.socket());
   const good = await world.replica("r1.0");
@@ -457,7 +524,14 @@ t.test("a port that is taken is tried again", async (t) => {
   const other = createTcp();
   await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve));
   const { port } = other.address() as AddressInfo;
-  const router = createRouter({ listen: `127.0.0.1:${port}`, advertise: "https://models.internal/", tls: null, clock: systemClock, log, limits: { listenAgainMs: 20 } });
+  const router = createRouter({
+    listen: `127.0.0.1:${port}`,
+    advertise: "https://models.internal/",
+    tls: null,
+    clock: systemClock,
+    log,
+    limits: { listenAgainMs: 20 },
+  });
   t.teardown(() => router.close(0));
   await router.start();
   t.match(router.problem, { code: "PORT_TAKEN" });

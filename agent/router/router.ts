@@ -61,11 +61,7 @@ export interface Router {
   /** The same way as a client's request, balancing and retry included, without key and listener. */
   request(deployment: DeploymentId, request: RoutedRequest): Promise<RoutedAnswer>;
   /** Asks one replica, past all balancing: for health. `null`: no connection, or no answer in time. */
-  probe(
-    target: ReplicaTarget,
-    path: string,
-    timeoutMs: number,
-  ): Promise<{ status: number; body: string } | null>;
+  probe(target: ReplicaTarget, path: string, timeoutMs: number): Promise<{ status: number; body: string } | null>;
   /** A replica that a request could not reach: it should be probed now. */
   onSuspect(listener: (deployment: DeploymentId, replica: string) => void): void;
   /** The last whole minute; null = none yet. */

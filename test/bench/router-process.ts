@@ -9,7 +9,10 @@ const [kind, ...rest] = process.argv.slice(2);
 process.on("disconnect", () => process.exit(0));
 
 if (kind === "replica") {
-  const body = JSON.stringify({ model_name: "m", outputs: [{ name: "y", shape: [1, 10], datatype: "FP32", data: Array(10).fill(0.1) }] });
+  const body = JSON.stringify({
+    model_name: "m",
+    outputs: [{ name: "y", shape: [1, 10], datatype: "FP32", data: Array(10).fill(0.1) }],
+  });
   const answer = Buffer.from(
     `HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
   );
@@ -41,13 +44,23 @@ if (kind === "replica") {
   );
 } else {
   const [listen, key, ...ports] = rest;
-  const router = createRouter({ listen: listen!, advertise: null, tls: null, clock: systemClock, log: pino({ level: "silent" }) });
+  const router = createRouter({
+    listen: listen!,
+    advertise: null,
+    tls: null,
+    clock: systemClock,
+    log: pino({ level: "silent" }),
+  });
   router.set({
     deployment: "dep" as DeploymentId,
     name: "m",
     key: key!,
     holdMs: 1000,
-    replicas: ports.map((port, i) => ({ name: `r1.${i}`, address: { kind: "tcp", host: "127.0.0.1", port: Number(port) }, token: "token" })),
+    replicas: ports.map((port, i) => ({
+      name: `r1.${i}`,
+      address: { kind: "tcp", host: "127.0.0.1", port: Number(port) },
+      token: "token",
+    })),
   });
   await router.start();
   if (router.problem !== null) throw router.problem;
