@@ -161,10 +161,14 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
       spec: Deployment["spec"];
     };
     if (spec.env["REFUSE"] !== undefined)
-      throw new ConnectorError("POLICY_DENIED", 'The agent\'s policy does not allow to give a replica the secret "db/prod".', {
-        fix: 'Whoever runs the agent can allow it by adding to its configuration `policy: { secrets: ["db/prod"] }` and reloading the agent.',
-        details: { rule: "policy.secrets (default)" },
-      });
+      throw new ConnectorError(
+        "POLICY_DENIED",
+        'The agent\'s policy does not allow to give a replica the secret "db/prod".',
+        {
+          fix: 'Whoever runs the agent can allow it by adding to its configuration `policy: { secrets: ["db/prod"] }` and reloading the agent.',
+          details: { rule: "policy.secrets (default)" },
+        },
+      );
     accept(stream);
     const replicas = Array.from({ length: spec.replicas }, (_, n) =>
       replica(n, { name: `r${revision}.${n}`, revision, since: Date.now() - 4_000, startedAt: Date.now() - 5_000 }),
@@ -206,7 +210,13 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
     '{"code":"MODEL_REFUSED","message":"opset 99 is not supported"}',
   ];
   agent.handlers.set("deployment.logs", async ({ input, stream }) => {
-    const { replica: of, start = 1, after = 0, follow, deployment } = input as {
+    const {
+      replica: of,
+      start = 1,
+      after = 0,
+      follow,
+      deployment,
+    } = input as {
       replica: string;
       start?: number;
       after?: number;
@@ -318,7 +328,10 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
     await page.getByText("No deployments yet").waitFor();
     await inspect("deployments-empty");
     await goto("/deployments/new");
-    await page.getByText(/can serve models|Choose where/).first().waitFor();
+    await page
+      .getByText(/can serve models|Choose where/)
+      .first()
+      .waitFor();
     await inspect("new-deployment-nothing");
     t.pass();
   });
@@ -366,7 +379,10 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
     await page.getByRole("button", { name: "Show as a table" }).click();
     await page.getByRole("columnheader", { name: "Requests per second" }).waitFor();
     await inspect("deployment-traffic-table");
-    t.match(await page.locator("section[aria-label=Endpoint]").textContent(), /\$SALLYPORT_ENDPOINT_KEY.*sallyport-agent endpoint digits/);
+    t.match(
+      await page.locator("section[aria-label=Endpoint]").textContent(),
+      /\$SALLYPORT_ENDPOINT_KEY.*sallyport-agent endpoint digits/,
+    );
     t.match(await page.locator("section[aria-label=Endpoint]").textContent(), /control plane never has it/);
   });
 
@@ -383,7 +399,11 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
     await card.getByLabel("Replicas").fill("3");
     // the other's change comes without an event reaching the page first: the page learns of it by the refusal
     await page.route("**/v1/changes*", (route) => route.abort());
-    await api.json(`/v1/deployments/${id}/scale`, { method: "POST", json: { replicas: 4 }, headers: { "if-match": '"2"' } });
+    await api.json(`/v1/deployments/${id}/scale`, {
+      method: "POST",
+      json: { replicas: 4 },
+      headers: { "if-match": '"2"' },
+    });
     const apply = card.getByRole("button", { name: "Apply" });
     if (await apply.isEnabled()) await apply.click().catch(() => undefined);
     await card.getByText("It has changed meanwhile").waitFor();
@@ -404,7 +424,10 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
     await page.getByText("Makes revision 2").waitFor();
     await inspect("change-deployment");
     await page.getByLabel("Cores a replica").fill("3");
-    await page.getByText(/at most 2 cores a replica|allows 2/).first().waitFor();
+    await page
+      .getByText(/at most 2 cores a replica|allows 2/)
+      .first()
+      .waitFor();
     await inspect("change-deployment-refused");
     await page.getByLabel("Cores a replica").fill("1");
     await page.getByText("Makes revision 2").waitFor();
@@ -480,7 +503,10 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
           revision: 3,
           state: n === 2 ? "waiting" : "crashed",
           code: n === 2 ? "AT_CAPACITY" : "CRASH_LOOP",
-          message: n === 2 ? "There is no room now: 2 of 2 cores are taken." : "It ended with exit code 65; the next start is in 38 s.",
+          message:
+            n === 2
+              ? "There is no room now: 2 of 2 cores are taken."
+              : "It ended with exit code 65; the next start is in 38 s.",
           starts: n === 2 ? 0 : 6,
           startedAt: null,
           since: Date.now() - 40_000,
@@ -508,7 +534,11 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
       replicasWanted: 3,
       conditions: [
         condition("available"),
-        condition("updated", { ok: false, code: "REPLICA_UNREADY", message: "1 of 3 replicas is of revision 3; the others are on their way." }),
+        condition("updated", {
+          ok: false,
+          code: "REPLICA_UNREADY",
+          message: "1 of 3 replicas is of revision 3; the others are on their way.",
+        }),
         condition("endpoint"),
       ],
       replicas: Array.from({ length: 12 }, (_, n) =>
@@ -521,7 +551,14 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
           starts: n === 5 ? 3 : 1,
           lastExit:
             n === 5
-              ? { at: Date.now() - 3_000_000, reason: "out-of-memory", code: null, signal: "SIGKILL", start: 2, logSeq: 40 }
+              ? {
+                  at: Date.now() - 3_000_000,
+                  reason: "out-of-memory",
+                  code: null,
+                  signal: "SIGKILL",
+                  start: 2,
+                  logSeq: 40,
+                }
               : null,
         }),
       ),
@@ -537,7 +574,9 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
   });
 
   await t.test("refused by the policy, waiting, none wanted: the list says which is how", async (t) => {
-    const refused = await create("fraud-scores-with-a-rather-long-name-for-the-north-region-v2", { env: { REFUSE: "1" } });
+    const refused = await create("fraud-scores-with-a-rather-long-name-for-the-north-region-v2", {
+      env: { REFUSE: "1" },
+    });
     await waitFor("the refusal", async () => (await detail(refused.id)).state === "refused");
     await goto(`/deployments/${refused.id}`);
     await pill("Refused");
@@ -606,9 +645,13 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
     await dialog().getByLabel("Type digits to remove it").fill("digits");
     await button.click();
     await page.waitForURL(/deployments$/);
-    await waitFor("it to leave the list", async () => (await page.getByRole("link", { name: "digits", exact: true }).count()) === 0);
+    await waitFor(
+      "it to leave the list",
+      async () => (await page.getByRole("link", { name: "digits", exact: true }).count()) === 0,
+    );
     await goto(`/deployments/${id}`);
-    await pill("Remov");
+    await pill("Removed");
+    t.equal(await page.getByText("Ready", { exact: true }).count(), 0, "nothing is said to run");
     await inspect("deployment-removed");
   });
 

@@ -155,8 +155,12 @@ export const rollupsQuery = (id: string) =>
   queryOptions({
     queryKey: ["deployments", id, "rollups"],
     queryFn: async ({ signal }) =>
-      (await api.get<{ items: Rollup[] }>(`${deploymentUrl(id)}/rollups${query({ since: Math.floor(nowMs() - HOUR_MS) })}`, signal))
-        .items,
+      (
+        await api.get<{ items: Rollup[] }>(
+          `${deploymentUrl(id)}/rollups${query({ since: Math.floor(nowMs() - HOUR_MS) })}`,
+          signal,
+        )
+      ).items,
     refetchInterval: 20_000,
   });
 

@@ -39,7 +39,12 @@ t.test("a spec goes through the form and comes back the same", (t) => {
       fc.integer({ min: 0, max: 1000 }),
       fc.integer({ min: 32 * 1024 ** 2, max: 1024 ** 4 }),
       (env, secrets, replicas, memoryBytes) => {
-        const before = spec({ env: { ...env }, secrets: { ...secrets }, replicas, resources: { cpus: 0.5, memoryBytes } });
+        const before = spec({
+          env: { ...env },
+          secrets: { ...secrets },
+          replicas,
+          resources: { cpus: 0.5, memoryBytes },
+        });
         t.strictSame(specOf(formOf(before), before), before);
       },
     ),
@@ -74,7 +79,10 @@ t.test("what cannot be is said beside its field", (t) => {
 });
 
 t.test("two specs side by side", (t) => {
-  const changes = diffSpecs(spec(), spec({ replicas: 3, env: { ROUND: "two" }, resources: { cpus: 2, memoryBytes: 512 * 1024 ** 2 } }));
+  const changes = diffSpecs(
+    spec(),
+    spec({ replicas: 3, env: { ROUND: "two" }, resources: { cpus: 2, memoryBytes: 512 * 1024 ** 2 } }),
+  );
   t.strictSame(changes, [
     { path: "replicas", from: 1, to: 3 },
     { path: "resources.cpus", from: 1, to: 2 },
@@ -97,11 +105,14 @@ t.test("the sample request has the names, types and sizes that the model asks fo
   };
   t.ok(isMetadata(metadata));
   const sent = JSON.parse(sampleRequest(metadata)!) as { inputs: { shape: number[]; data: unknown[] }[] };
-  t.same(sent.inputs.map((each) => [each.shape, each.data.length, each.data[0]]), [
-    [[1, 64], 64, 0],
-    [[1], 1, false],
-    [[], 1, 0],
-  ]);
+  t.same(
+    sent.inputs.map((each) => [each.shape, each.data.length, each.data[0]]),
+    [
+      [[1, 64], 64, 0],
+      [[1], 1, false],
+      [[], 1, 0],
+    ],
+  );
   t.equal(sampleRequest({ ...metadata, inputs: [{ name: "i", datatype: "FP32", shape: [-1, 3, 224, 224] }] }), null);
   t.notOk(isMetadata({ error: "no" }));
   t.end();
@@ -115,7 +126,14 @@ t.test("the last hour has a place for each minute and a hole for what was not re
   t.equal(hour.at(-1)!.rollup?.requests, 60);
   t.equal(hour.at(-2)!.rollup, null);
   t.equal(hour.filter((each) => each.rollup !== null).length, 2);
-  t.equal(linePath([1, 2, null, 3, null, 4, 5], (x) => x, (y) => y), "M0.0 1.0L1.0 2.0M1.5 3.0h3M5.0 4.0L6.0 5.0");
+  t.equal(
+    linePath(
+      [1, 2, null, 3, null, 4, 5],
+      (x) => x,
+      (y) => y,
+    ),
+    "M0.0 1.0L1.0 2.0M1.5 3.0h3M5.0 4.0L6.0 5.0",
+  );
   t.same([0, 0.3, 1, 7, 20.0000000001, 51].map(niceTop), [1, 0.5, 1, 10, 20, 100]);
   t.end();
 });

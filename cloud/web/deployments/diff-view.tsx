@@ -4,6 +4,8 @@ import type { DeploymentDiff } from "../api/types.ts";
 import { Note } from "../parts/notes.tsx";
 import { pathText, valueText, type SpecChange } from "./diff.ts";
 
+const whole = (value: unknown): string => (typeof value === "string" ? value : JSON.stringify(value));
+
 export function ChangeList({ changes }: { changes: readonly SpecChange[] }) {
   return (
     <ul className="changes">
@@ -16,7 +18,7 @@ export function ChangeList({ changes }: { changes: readonly SpecChange[] }) {
             {from === undefined ? (
               <span className="faint">none</span>
             ) : (
-              <del title={String(from)}>
+              <del title={whole(from)}>
                 <span className="sr">from </span>
                 {valueText(path, from)}
               </del>
@@ -25,7 +27,7 @@ export function ChangeList({ changes }: { changes: readonly SpecChange[] }) {
             {to === undefined ? (
               <span className="faint">none</span>
             ) : (
-              <ins title={String(to)}>
+              <ins title={whole(to)}>
                 <span className="sr">to </span>
                 {valueText(path, to)}
               </ins>
@@ -38,7 +40,8 @@ export function ChangeList({ changes }: { changes: readonly SpecChange[] }) {
 }
 
 export function DiffView({ diff }: { diff: DeploymentDiff }) {
-  if (diff.changes.length === 0 && diff.refusals.length === 0) return <span className="dim">Nothing to do: it is as asked for already.</span>;
+  if (diff.changes.length === 0 && diff.refusals.length === 0)
+    return <span className="dim">Nothing to do: it is as asked for already.</span>;
   return (
     <div className="stack" style={{ gap: 10 }}>
       {diff.changes.length > 0 && <ChangeList changes={diff.changes} />}

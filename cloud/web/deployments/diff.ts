@@ -6,7 +6,9 @@ export type SpecChange = DeploymentDiff["changes"][number];
 
 function flatten(value: unknown, path: string, into: Map<string, unknown>): Map<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) into.set(path, value);
-  else for (const [key, each] of Object.entries(value)) if (each !== undefined) flatten(each, path === "" ? key : `${path}.${key}`, into);
+  else
+    for (const [key, each] of Object.entries(value))
+      if (each !== undefined) flatten(each, path === "" ? key : `${path}.${key}`, into);
   return into;
 }
 

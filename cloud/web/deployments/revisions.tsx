@@ -26,7 +26,7 @@ export function Revisions({ deployment }: { deployment: DeploymentDetail }) {
       </section>
     );
   const serving = new Map<number, number>();
-  for (const replica of deployment.observed?.replicas ?? [])
+  for (const replica of deployment.removedAt === null ? (deployment.observed?.replicas ?? []) : [])
     if (replica.state === "ready") serving.set(replica.revision, (serving.get(replica.revision) ?? 0) + 1);
   return (
     <>
@@ -40,12 +40,8 @@ export function Revisions({ deployment }: { deployment: DeploymentDetail }) {
               <li key={revision.revision} className="revision">
                 <div className="row" style={{ gap: 10 }}>
                   <b className="num nowrap">Revision {revision.revision}</b>
-                  {current && <span className="tag accent">wanted</span>}
-                  {ready > 0 && deployment.state !== "unknown" && (
-                    <span className="tag num">
-                      {ready} ready
-                    </span>
-                  )}
+                  {current && <span className="tag accent">{deployment.removedAt === null ? "wanted" : "last"}</span>}
+                  {ready > 0 && deployment.state !== "unknown" && <span className="tag num">{ready} ready</span>}
                   {revision.from !== null && <span className="tag num">repeats {revision.from}</span>}
                   <span className="faint small clip">
                     <Ago at={revision.createdAt} /> by {revision.actor.name}
@@ -94,14 +90,24 @@ export function Revisions({ deployment }: { deployment: DeploymentDetail }) {
   );
 }
 
-function RollBack({ deployment, to, onClose }: { deployment: DeploymentDetail; to: DeploymentRevision; onClose: () => void }) {
+function RollBack({
+  deployment,
+  to,
+  onClose,
+}: {
+  deployment: DeploymentDetail;
+  to: DeploymentRevision;
+  onClose: () => void;
+}) {
   const client = useQueryClient();
   // Asked about and applied to the same generation, even when another comes while the dialog is open.
   const [base] = useState(deployment);
   const diff = useQuery({
     queryKey: ["deployments", base.id, "diff", base.generation, "revision", to.revision],
     queryFn: () =>
-      api.post<DeploymentDiff>(`/v1/deployments/${base.id}/diff`, { spec: { ...to.spec, replicas: base.spec.replicas } }),
+      api.post<DeploymentDiff>(`/v1/deployments/${base.id}/diff`, {
+        spec: { ...to.spec, replicas: base.spec.replicas },
+      }),
     retry: false,
     staleTime: Infinity,
   });
@@ -127,17 +133,32 @@ function RollBack({ deployment, to, onClose }: { deployment: DeploymentDetail; t
     }
   };
   return (
-    <Modal opened onClose={onClose} title={<b>Roll {base.name} back to revision {to.revision}?</b>} size={560}>
+    <Modal
+      opened
+      onClose={onClose}
+      title={
+        <b>
+          Roll {base.name} back to revision {to.revision}?
+        </b>
+      }
+      size={560}
+    >
       <div className="stack">
         <span className="dim">
-          Its content is applied again{diff.data ? `, as revision ${diff.data.revision}` : ""}; as many replicas stay wanted as
-          now.
+          Its content is applied again{diff.data ? `, as revision ${diff.data.revision}` : ""}; as many replicas stay
+          wanted as now.
         </span>
-        {diff.data ? <DiffView diff={diff.data} /> : diff.error ? <ProblemNote error={diff.error} /> : <span className="dim">Comparing…</span>}
+        {diff.data ? (
+          <DiffView diff={diff.data} />
+        ) : diff.error ? (
+          <ProblemNote error={diff.error} />
+        ) : (
+          <span className="dim">Comparing…</span>
+        )}
         {stale ? (
           <Note tone="warn" title="It has changed since you opened this.">
-            {deployment.actor.name} made generation {deployment.generation}, so nothing was done. Close this, look at it, then
-            decide again.
+            {deployment.actor.name} made generation {deployment.generation}, so nothing was done. Close this, look at
+            it, then decide again.
           </Note>
         ) : (
           error !== null && <ProblemNote error={error} />
@@ -179,7 +200,8 @@ export function SpecFacts({ deployment }: { deployment: DeploymentDetail }) {
       <dd>{spec.runtime === "onnx" ? "ONNX Runtime" : spec.runtime}</dd>
       <dt>A replica</dt>
       <dd className="num">
-        {spec.resources.cpus} {spec.resources.cpus === 1 ? "core" : "cores"}, {Math.round(spec.resources.memoryBytes / 1024 ** 2)} MiB
+        {spec.resources.cpus} {spec.resources.cpus === 1 ? "core" : "cores"},{" "}
+        {Math.round(spec.resources.memoryBytes / 1024 ** 2)} MiB
       </dd>
       {env.length > 0 && (
         <>
@@ -199,7 +221,8 @@ export function SpecFacts({ deployment }: { deployment: DeploymentDetail }) {
           <dd>
             {secrets.map(([name, secret]) => (
               <div key={name}>
-                <span className="mono">{name}</span> <span className="faint">by the name</span> <span className="mono">{secret}</span>
+                <span className="mono">{name}</span> <span className="faint">by the name</span>{" "}
+                <span className="mono">{secret}</span>
               </div>
             ))}
           </dd>

@@ -25,7 +25,10 @@ export function isMetadata(value: unknown): value is ModelMetadata {
     Array.isArray(inputs) &&
     inputs.every(
       (each: unknown) =>
-        typeof each === "object" && each !== null && Array.isArray((each as Tensor).shape) && typeof (each as Tensor).name === "string",
+        typeof each === "object" &&
+        each !== null &&
+        Array.isArray((each as Tensor).shape) &&
+        typeof (each as Tensor).name === "string",
     )
   );
 }
@@ -44,7 +47,12 @@ export function sampleRequest(metadata: ModelMetadata): string | null {
     const zero = JSON.stringify(zeroOf(datatype));
     const width = Math.min(LINE, sizes.at(-1) ?? 1);
     const rows: string[] = [];
-    for (let at = 0; at < count; at += width) rows.push(Array(Math.min(width, count - at)).fill(zero).join(", "));
+    for (let at = 0; at < count; at += width)
+      rows.push(
+        Array(Math.min(width, count - at))
+          .fill(zero)
+          .join(", "),
+      );
     const data = rows.length === 1 ? `[${rows[0]}]` : `[\n        ${rows.join(",\n        ")}\n      ]`;
     inputs.push(
       `    {\n      "name": ${JSON.stringify(name)},\n      "datatype": ${JSON.stringify(datatype)},\n      "shape": ${JSON.stringify(sizes).replaceAll(",", ", ")},\n      "data": ${data}\n    }`,

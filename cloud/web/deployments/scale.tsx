@@ -95,11 +95,18 @@ export function Scale({ deployment }: { deployment: DeploymentDetail }) {
                 : `The agent's policy allows up to ${limit}.`)}
         </span>
         {moved && (
-          <Note tone="warn" title={`It has changed meanwhile: ${deployment.actor.name} made generation ${deployment.generation}.`}>
-            {changesText(diffSpecs(edit.base.spec, deployment.spec)) || "What is asked for is the same"}. Nothing of yours was
-            applied.
+          <Note
+            tone="warn"
+            title={`It has changed meanwhile: ${deployment.actor.name} made generation ${deployment.generation}.`}
+          >
+            {changesText(diffSpecs(edit.base.spec, deployment.spec)) || "What is asked for is the same"}. Nothing of
+            yours was applied.
             <span className="row" style={{ marginTop: 8 }}>
-              <Button variant="default" size="compact-xs" onClick={() => setEdit({ value: edit.value, base: deployment })}>
+              <Button
+                variant="default"
+                size="compact-xs"
+                onClick={() => setEdit({ value: edit.value, base: deployment })}
+              >
                 Go on with {value === "" ? "mine" : plural(value, "replica")}
               </Button>
               <Button variant="default" size="compact-xs" onClick={() => setEdit(null)}>

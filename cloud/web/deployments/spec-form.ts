@@ -64,7 +64,10 @@ export function readPairs(text: string, what: string): { pairs: Record<string, s
     const name = (at < 0 ? line : line.slice(0, at)).trim();
     if (at < 0) return { pairs, problem: `Write ${name}=${what}, one a line.` };
     if (!VARIABLE.test(name))
-      return { pairs, problem: `${name || "A name"} is no variable name: A to Z, 0 to 9 and _, not beginning with a digit.` };
+      return {
+        pairs,
+        problem: `${name || "A name"} is no variable name: A to Z, 0 to 9 and _, not beginning with a digit.`,
+      };
     if (Object.hasOwn(pairs, name)) return { pairs, problem: `${name} is given twice.` };
     const value = line.slice(at + 1);
     if (what !== "value" && value.trim() === "") return { pairs, problem: `${name} names no secret.` };
@@ -151,7 +154,8 @@ export function fieldOf(path: string): Field {
         : first === "model"
           ? "path"
           : "";
-  if (first === "engine" || first === "replicas" || first === "env" || first === "secrets" || first === "name") return first;
+  if (first === "engine" || first === "replicas" || first === "env" || first === "secrets" || first === "name")
+    return first;
   if (first === "pool") return "pool";
   return "";
 }

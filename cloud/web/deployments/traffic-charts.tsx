@@ -113,7 +113,8 @@ export function Traffic({ rollups, silent }: { rollups: Rollup[]; silent: boolea
   const known = hour.flatMap(({ rollup }) => (rollup === null ? [] : [rollup]));
   const sum = sumOf(known);
   const times = hour.map((each) => each.at);
-  const of = (value: (rollup: Rollup) => number | null) => hour.map(({ rollup }) => (rollup === null ? null : value(rollup)));
+  const of = (value: (rollup: Rollup) => number | null) =>
+    hour.map(({ rollup }) => (rollup === null ? null : value(rollup)));
   const most = (values: (number | null)[]) => Math.max(0, ...values.map((value) => value ?? 0));
   const rates = of((each) => each.requests / 60);
   const p95 = of((each) => each.p95Ms);
@@ -208,8 +209,6 @@ export function Traffic({ rollups, silent }: { rollups: Rollup[]; silent: boolea
   );
 }
 
-/** For a list: how busy its minute was. */
-export const rateText = (rollup: Rollup | null): string => (rollup === null ? "–" : formatRate(rollup.requests));
 /** A rollup older than this says nothing of now. */
 export const isFresh = (rollup: Rollup | null, nowMs: number): boolean =>
   rollup !== null && nowMs - rollup.at < 3 * MINUTE_MS;

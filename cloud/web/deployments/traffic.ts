@@ -23,7 +23,11 @@ export function niceTop(value: number): number {
 }
 
 /** SVG path data of a line with holes; a single known minute between two holes is drawn as a dash. */
-export function linePath(values: readonly (number | null)[], x: (at: number) => number, y: (value: number) => number): string {
+export function linePath(
+  values: readonly (number | null)[],
+  x: (at: number) => number,
+  y: (value: number) => number,
+): string {
   let path = "";
   values.forEach((value, at) => {
     if (value === null) return;

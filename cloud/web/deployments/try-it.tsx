@@ -4,7 +4,7 @@ import { Button, Textarea } from "@mantine/core";
 import { IconEyeOff, IconPlugConnectedX, IconRefresh, IconSend } from "@tabler/icons-react";
 import { queryOptions, useQuery } from "@tanstack/react-query";
 import { useEffect, useRef, useState } from "react";
-import { ApiError, errorOf, isApiError, newKey, noAnswer, query } from "../api/client.ts";
+import { errorOf, newKey, noAnswer, query } from "../api/client.ts";
 import type { DeploymentDetail } from "../api/types.ts";
 import { Copy } from "../parts/copy.tsx";
 import { formatBytes, formatLatency } from "../parts/format.ts";
@@ -25,7 +25,13 @@ interface Answer {
 }
 
 /** The replica's own answer, also when it refuses; an ApiError when no replica was reached. */
-async function request(id: string, method: "GET" | "POST", path: string, body: string | null, signal?: AbortSignal): Promise<Answer> {
+async function request(
+  id: string,
+  method: "GET" | "POST",
+  path: string,
+  body: string | null,
+  signal?: AbortSignal,
+): Promise<Answer> {
   let response: Response;
   try {
     response = await fetch(`/v1/deployments/${encodeURIComponent(id)}/request${query({ path, method })}`, {
@@ -71,25 +77,6 @@ const metadataQuery = (deployment: DeploymentDetail) =>
     retry: false,
   });
 
-/** The rule of the agent's policy that refused, where one did. */
-const ruleOf = (error: unknown): string | null => {
-  const rule = isApiError(error) ? error.problem.details?.["rule"] : undefined;
-  return typeof rule === "string" ? rule : null;
-};
-
-function Refusal({ error, onRetry }: { error: unknown; onRetry?: () => void }) {
-  const rule = ruleOf(error);
-  if (rule === null || !(error instanceof ApiError)) return <ProblemNote error={error} onRetry={onRetry} />;
-  return (
-    <div className="stack" style={{ gap: 8 }}>
-      <ProblemNote error={error} onRetry={onRetry} />
-      <span className="dim small">
-        The rule that decided: <code className="mono">{rule}</code> in the agent's own file. The control plane cannot change it.
-      </span>
-    </div>
-  );
-}
-
 export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; silent: boolean }) {
   const path = `/v2/models/${deployment.name}/infer`;
   const metadata = useQuery({ ...metadataQuery(deployment), enabled: !silent && (deployment.replicasReady ?? 0) > 0 });
@@ -133,8 +120,8 @@ export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; si
   if (silent)
     return (
       <Empty icon={IconPlugConnectedX} title="The agent is not there to ask">
-        Requests from this page go through the agent's link, which is down. Clients in the agent's network do not need it:
-        the endpoint answers them as long as replicas run.
+        Requests from this page go through the agent's link, which is down. Clients in the agent's network do not need
+        it: the endpoint answers them as long as replicas run.
       </Empty>
     );
   return (
@@ -169,7 +156,9 @@ export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; si
             The request would wait a moment at the router and then be refused.
           </Note>
         )}
-        {metadata.error && text === null && <Refusal error={metadata.error} onRetry={() => void metadata.refetch()} />}
+        {metadata.error && text === null && (
+          <ProblemNote error={metadata.error} onRetry={() => void metadata.refetch()} />
+        )}
         {metadata.data && (
           <div className="tensors">
             {metadata.data.inputs.map((each) => (
@@ -192,7 +181,11 @@ export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; si
           className="try-text"
           spellCheck={false}
           value={body}
-          placeholder={metadata.isFetching ? "Asking the model for its inputs…" : '{ "inputs": [ { "name": "…", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0] } ] }'}
+          placeholder={
+            metadata.isFetching
+              ? "Asking the model for its inputs…"
+              : '{ "inputs": [ { "name": "…", "datatype": "FP32", "shape": [1, 4], "data": [0, 0, 0, 0] } ] }'
+          }
           onChange={(event) => setText(event.currentTarget.value)}
           onKeyDown={(event) => {
             if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
@@ -202,7 +195,9 @@ export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; si
           error={problem}
         />
         {metadata.data && sample === null && (
-          <span className="dim small">This model's input is too large to be typed: write a request, or use the endpoint.</span>
+          <span className="dim small">
+            This model's input is too large to be typed: write a request, or use the endpoint.
+          </span>
         )}
         <span className="faint small">
           Request and answer pass through memory only: the control plane keeps neither, and logs neither.
@@ -211,7 +206,7 @@ export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; si
       <section className="try-out" aria-label="Answer" aria-live="polite">
         {error !== null ? (
           <div style={{ padding: 16 }}>
-            <Refusal error={error} onRetry={() => void send()} />
+            <ProblemNote error={error} onRetry={() => void send()} />
           </div>
         ) : answer ? (
           <>
@@ -225,14 +220,17 @@ export function TryIt({ deployment, silent }: { deployment: DeploymentDetail; si
               </span>
             </div>
             {answer.value === undefined ? (
-              <pre className="try-pre" tabIndex={0}>{answer.text === "" ? "(empty)" : answer.text}</pre>
+              <pre className="try-pre" tabIndex={0}>
+                {answer.text === "" ? "(empty)" : answer.text}
+              </pre>
             ) : (
               <JsonView key={answer.text} value={answer.value} openDepth={6} />
             )}
           </>
         ) : (
           <Empty icon={IconEyeOff} title="No answer yet">
-            What the replica answers is shown here, and nowhere else. <span className="kbd">Ctrl Enter</span> sends.
+            What the replica answers is shown here, and nowhere else. <span className="kbd nowrap">Ctrl Enter</span>{" "}
+            sends.
           </Empty>
         )}
       </section>

@@ -1,6 +1,14 @@
 // One agent: what it says of itself, how it is connected, what it may do, and what can be done to it.
 import { Button, Menu, Modal, Skeleton, TextInput, ActionIcon } from "@mantine/core";
-import { IconAlertTriangle, IconBan, IconDots, IconPencil, IconRocket, IconShieldLock, IconTrash } from "@tabler/icons-react";
+import {
+  IconAlertTriangle,
+  IconBan,
+  IconDots,
+  IconPencil,
+  IconRocket,
+  IconShieldLock,
+  IconTrash,
+} from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { Fragment, useState, type ReactNode } from "react";
@@ -441,7 +449,9 @@ function DeploymentsTab({ agent }: { agent: Agent }) {
                     <span className="row" style={{ gap: 6 }}>
                       <Status look={here ? lookOf(DEPLOYMENT_LOOKS, each.state) : UNKNOWN_LOOK} />
                       {!here && (
-                        <span className="faint small nowrap">was {lookOf(DEPLOYMENT_LOOKS, each.state).word.toLowerCase()}</span>
+                        <span className="faint small nowrap">
+                          was {lookOf(DEPLOYMENT_LOOKS, each.state).word.toLowerCase()}
+                        </span>
                       )}
                     </span>
                   </td>
@@ -450,7 +460,9 @@ function DeploymentsTab({ agent }: { agent: Agent }) {
                   </td>
                   <td className="right num">{each.revision}</td>
                   <td>{each.engine}</td>
-                  <td className="right num">{here && each.rollup ? formatRate(each.rollup.requests) : <span className="faint">–</span>}</td>
+                  <td className="right num">
+                    {here && each.rollup ? formatRate(each.rollup.requests) : <span className="faint">–</span>}
+                  </td>
                 </tr>
               ))}
             </tbody>

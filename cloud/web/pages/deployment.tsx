@@ -1,6 +1,15 @@
 // One deployment: what is wanted, what the agent has made of it and how old that knowledge is, and what can be done.
 import { ActionIcon, Button, Menu, Modal, Select, Skeleton, TextInput } from "@mantine/core";
-import { IconBan, IconDots, IconFileText, IconHelpCircle, IconPencil, IconStack2, IconTrash } from "@tabler/icons-react";
+import {
+  IconBan,
+  IconDots,
+  IconFileText,
+  IconHelpCircle,
+  IconPencil,
+  IconRocket,
+  IconStack2,
+  IconTrash,
+} from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { useState, type ReactNode } from "react";
@@ -15,7 +24,16 @@ import { CopyLine, Id } from "../parts/copy.tsx";
 import { formatDuration, formatTime } from "../parts/format.ts";
 import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
 import { Fact, PageHead, Tabs } from "../parts/page.tsx";
-import { DeploymentStatus, REPLICA_LOOKS, Status, StatusIcon, UNKNOWN_LOOK, lookOf, type Look } from "../parts/status.tsx";
+import {
+  DeploymentStatus,
+  REMOVED_LOOK,
+  REPLICA_LOOKS,
+  Status,
+  StatusIcon,
+  UNKNOWN_LOOK,
+  lookOf,
+  type Look,
+} from "../parts/status.tsx";
 import { Ago, useNow } from "../parts/time.tsx";
 import { replicaLog } from "../runs/log-source.ts";
 import { LogView } from "../runs/log-view.tsx";
@@ -61,8 +79,10 @@ export function DeploymentPage() {
       </>
     );
   }
+  if (deployment.removedAt !== null)
+    return <Removed deployment={deployment} at={deployment.removedAt} crumbs={crumbs} />;
   const silent = deployment.state === "unknown";
-  const gone = deployment.removedAt !== null || deployment.state === "removing";
+  const gone = deployment.state === "removing";
   const tab = search.tab ?? "overview";
   const behind = deployment.appliedGeneration !== null && deployment.appliedGeneration < deployment.generation;
   const openLog = (at: LogAt) => void navigate({ search: { tab: "logs", ...at } });
@@ -96,10 +116,10 @@ export function DeploymentPage() {
                 </Menu.Item>
                 <Menu.Item
                   component="a"
-                  href={`data:application/json,${encodeURIComponent(JSON.stringify(deployment.spec, null, 2))}`}
+                  href={`data:application/json,${encodeURIComponent(JSON.stringify({ pool: deployment.pool.name, name: deployment.name, spec: deployment.spec }, null, 2))}`}
                   download={`${deployment.name}.deployment.json`}
                 >
-                  Save the spec as JSON
+                  Save as JSON, to apply again
                 </Menu.Item>
                 {!gone && (
                   <>
@@ -145,7 +165,11 @@ export function DeploymentPage() {
           </Fact>
           <Fact label="Engine">{deployment.spec.engine}</Fact>
           <Fact label="Heard">
-            {deployment.observedAt === null ? <span className="faint">not yet</span> : <Ago at={deployment.observedAt} />}
+            {deployment.observedAt === null ? (
+              <span className="faint">not yet</span>
+            ) : (
+              <Ago at={deployment.observedAt} />
+            )}
           </Fact>
           <Fact label="Changed">
             <Ago at={deployment.updatedAt} />
@@ -231,21 +255,75 @@ export function DeploymentPage() {
   );
 }
 
+/** What is left of one of which nothing runs any more: what it was. */
+function Removed({ deployment, at, crumbs }: { deployment: DeploymentDetail; at: number; crumbs: ReactNode }) {
+  const { model } = deployment.spec;
+  return (
+    <>
+      <PageHead
+        title={deployment.name}
+        crumbs={crumbs}
+        after={<Status look={REMOVED_LOOK} pill />}
+        actions={
+          <Button
+            variant="default"
+            leftSection={<IconRocket size={14} />}
+            renderRoot={(props) => (
+              <Link
+                to="/deployments/new"
+                search={{ pool: deployment.pool.name, store: model.store, path: model.path, digest: model.digest }}
+                {...props}
+              />
+            )}
+          >
+            Deploy its model again
+          </Button>
+        }
+      />
+      <div className="body">
+        <div className="stack" style={{ maxWidth: 920, gap: 16 }}>
+          <Note
+            tone="run"
+            icon={IconTrash}
+            title={
+              <>
+                Removed <Ago at={at} /> by {deployment.actor.name}: nothing of it runs any more.
+              </>
+            }
+          >
+            The endpoint answers no more. What it was made from is kept as a record.
+          </Note>
+          <Card title="Made from" aside={<span className="faint small num">revision {deployment.revision}</span>}>
+            <SpecFacts deployment={deployment} />
+          </Card>
+          <Revisions deployment={deployment} />
+        </div>
+      </div>
+    </>
+  );
+}
+
 function Notes({ deployment, silent }: { deployment: DeploymentDetail; silent: boolean }) {
   const { waiting, error, state, stateReason } = deployment;
   const explained = error !== null && stateReason.includes(error.message);
   // A queued or available one has said all with its pill and the notes below.
   const quiet =
-    state === "available" || (waiting !== null && !silent) || explained || (deployment.observed?.conditions ?? []).some((each) => !each.ok && stateReason.includes(each.message));
+    state === "available" ||
+    (waiting !== null && !silent) ||
+    explained ||
+    (deployment.observed?.conditions ?? []).some((each) => !each.ok && stateReason.includes(each.message));
   if (quiet && waiting === null && error === null) return null;
   return (
-    <div className="stack" style={{ padding: "12px var(--pad)", borderBottom: "1px solid var(--line)", gap: 8, flex: "none" }}>
+    <div
+      className="stack"
+      style={{ padding: "12px var(--pad)", borderBottom: "1px solid var(--line)", gap: 8, flex: "none" }}
+    >
       {silent ? (
         <Note tone="warn" icon={IconHelpCircle} title={<Words text={stateReason} />}>
           {deployment.observedAt !== null ? (
             <>
-              What it said last, <Ago at={deployment.observedAt} />, is shown in grey; whether it still holds is unknown.
-              The endpoint does not need the link: it answers as long as replicas run.
+              What it said last is shown in grey; whether it still holds is unknown. The endpoint does not need the
+              link: it answers as long as replicas run.
             </>
           ) : (
             "Nothing was heard of it yet."
@@ -253,7 +331,11 @@ function Notes({ deployment, silent }: { deployment: DeploymentDetail; silent: b
         </Note>
       ) : (
         !quiet && (
-          <Note tone={state === "failed" || state === "refused" ? "bad" : state === "degraded" ? "warn" : "run"} {...(state === "refused" ? { icon: IconBan } : {})} title={<Words text={stateReason} />} />
+          <Note
+            tone={state === "failed" || state === "refused" ? "bad" : state === "degraded" ? "warn" : "run"}
+            {...(state === "refused" ? { icon: IconBan } : {})}
+            title={<Words text={stateReason} />}
+          />
         )
       )}
       {waiting && <WaitingNote waiting={waiting} />}
@@ -262,7 +344,17 @@ function Notes({ deployment, silent }: { deployment: DeploymentDetail; silent: b
   );
 }
 
-function Card({ title, aside, children, flush }: { title: string; aside?: ReactNode; children: ReactNode; flush?: boolean }) {
+function Card({
+  title,
+  aside,
+  children,
+  flush,
+}: {
+  title: string;
+  aside?: ReactNode;
+  children: ReactNode;
+  flush?: boolean;
+}) {
   return (
     <section className="card" aria-label={title}>
       <div className="card-head">
@@ -290,7 +382,8 @@ const CONDITION_NOT: Look = { ...REPLICA_LOOKS.unready, word: "Not OK" };
 const CONDITION_BAD: Look = { ...REPLICA_LOOKS.crashed, word: "Not OK" };
 
 const textOf = (value: unknown) => (typeof value === "string" && value !== "" ? value : undefined);
-const countOf = (value: unknown) => (typeof value === "number" && Number.isInteger(value) && value > 0 ? value : undefined);
+const countOf = (value: unknown) =>
+  typeof value === "number" && Number.isInteger(value) && value > 0 ? value : undefined;
 
 /** The log that a condition's details name, at the record they name. */
 function logOf(details: Record<string, unknown> | undefined): LogAt | null {
@@ -301,7 +394,15 @@ function logOf(details: Record<string, unknown> | undefined): LogAt | null {
   return { replica, ...(start ? { start } : {}), ...(line ? { line } : {}) };
 }
 
-function Conditions({ deployment, silent, onLog }: { deployment: DeploymentDetail; silent: boolean; onLog: (at: LogAt) => void }) {
+function Conditions({
+  deployment,
+  silent,
+  onLog,
+}: {
+  deployment: DeploymentDetail;
+  silent: boolean;
+  onLog: (at: LogAt) => void;
+}) {
   const conditions = deployment.observed?.conditions ?? [];
   return (
     <Card title="Conditions" flush aside={silent && conditions.length > 0 && <LastHeard at={deployment.observedAt} />}>
@@ -321,8 +422,20 @@ function Conditions({ deployment, silent, onLog }: { deployment: DeploymentDetai
             return (
               <li key={each.type} className={`condition${silent ? " stale" : ""}`}>
                 <span className="mark">
-                  <StatusIcon look={silent ? UNKNOWN_LOOK : each.ok ? CONDITION_OK : deployment.state === "failed" ? CONDITION_BAD : CONDITION_NOT} />
-                  <span className="sr">{silent ? `Unknown; was ${each.ok ? "OK" : "not OK"}` : each.ok ? "OK" : "Not OK"}</span>
+                  <StatusIcon
+                    look={
+                      silent
+                        ? UNKNOWN_LOOK
+                        : each.ok
+                          ? CONDITION_OK
+                          : deployment.state === "failed"
+                            ? CONDITION_BAD
+                            : CONDITION_NOT
+                    }
+                  />
+                  <span className="sr">
+                    {silent ? `Unknown; was ${each.ok ? "OK" : "not OK"}` : each.ok ? "OK" : "Not OK"}
+                  </span>
                 </span>
                 <div className="grow">
                   <div style={{ fontWeight: 550 }}>{title}</div>
@@ -341,7 +454,12 @@ function Conditions({ deployment, silent, onLog }: { deployment: DeploymentDetai
                       <span className="mono">{each.code}</span>
                       {rule && <span className="mono">{rule}</span>}
                       {log && (
-                        <Button variant="default" size="compact-xs" leftSection={<IconFileText size={13} />} onClick={() => onLog(log)}>
+                        <Button
+                          variant="default"
+                          size="compact-xs"
+                          leftSection={<IconFileText size={13} />}
+                          onClick={() => onLog(log)}
+                        >
                           {log.line ? `Log of ${log.replica} at line ${log.line}` : `Log of ${log.replica}`}
                         </Button>
                       )}
@@ -385,13 +503,7 @@ function Replicas({
   onLog: (at: LogAt) => void;
 }) {
   return (
-    <Card
-      title="Replicas"
-      flush
-      aside={
-        silent && deployment.observed && <LastHeard at={deployment.observedAt} />
-      }
-    >
+    <Card title="Replicas" flush aside={silent && deployment.observed && <LastHeard at={deployment.observedAt} />}>
       {replicas.length === 0 ? (
         <div className="card-body dim">
           {deployment.observed === null
@@ -417,7 +529,13 @@ function Replicas({
             </thead>
             <tbody>
               {replicas.map((replica) => (
-                <ReplicaRow key={replica.name} replica={replica} deployment={deployment} silent={silent} onLog={onLog} />
+                <ReplicaRow
+                  key={replica.name}
+                  replica={replica}
+                  deployment={deployment}
+                  silent={silent}
+                  onLog={onLog}
+                />
               ))}
             </tbody>
           </table>
@@ -458,7 +576,10 @@ function ReplicaRow({
             </span>
           )}
           {replica.adopted && (
-            <span className="tag accent" title="A restarted agent found it running and took it over; it was not started again">
+            <span
+              className="tag accent"
+              title="A restarted agent found it running and took it over; it was not started again"
+            >
               adopted
             </span>
           )}
@@ -486,8 +607,17 @@ function ReplicaRow({
           </div>
         )}
       </td>
-      <td className="right num nowrap" title={replica.startedAt === null ? undefined : `since ${formatTime(replica.startedAt)}`}>
-        {replica.startedAt === null ? <span className="faint">–</span> : silent ? <span className="faint">unknown</span> : formatDuration(Math.max(0, now - replica.startedAt))}
+      <td
+        className="right num nowrap"
+        title={replica.startedAt === null ? undefined : `since ${formatTime(replica.startedAt)}`}
+      >
+        {replica.startedAt === null ? (
+          <span className="faint">–</span>
+        ) : silent ? (
+          <span className="faint">unknown</span>
+        ) : (
+          formatDuration(Math.max(0, now - replica.startedAt))
+        )}
       </td>
       <td className="right num">{replica.starts}</td>
       <td>
@@ -557,7 +687,9 @@ function Endpoint({ deployment, silent }: { deployment: DeploymentDetail; silent
       <div className="stack">
         <div className={silent ? "stale" : undefined}>
           <Id value={endpoint} />
-          <span className="dim">Open Inference Protocol v2, for clients in the agent's network. Requests never pass the control plane.</span>
+          <span className="dim">
+            Open Inference Protocol v2, for clients in the agent's network. Requests never pass the control plane.
+          </span>
         </div>
         <CopyLine text={curl} />
         <div className="stack" style={{ gap: 6 }}>
@@ -598,7 +730,10 @@ function Logs({
   const start = at.start ?? newest;
   const live = replica !== undefined && replica.startedAt !== null && start === replica.starts;
   return (
-    <section style={{ display: "flex", flexDirection: "column", flex: 1, minHeight: 0 }} aria-label={`Log of replica ${wanted}`}>
+    <section
+      style={{ display: "flex", flexDirection: "column", flex: 1, minHeight: 0 }}
+      aria-label={`Log of replica ${wanted}`}
+    >
       <div className="logpick">
         <Select
           aria-label="Replica"
@@ -606,20 +741,24 @@ function Logs({
           allowDeselect={false}
           value={wanted}
           onChange={(value) => set({ replica: value ?? undefined, start: undefined, line: undefined })}
-          data={[...new Set([...known.filter((each) => each.starts > 0).map((each) => each.name), wanted])].map((name) => {
-            const each = known.find((one) => one.name === name);
-            return {
-              value: name,
-              label: `${name}, ${each ? (silent ? "unknown" : lookOf(REPLICA_LOOKS, each.state).word.toLowerCase()) : "gone"}`,
-            };
-          })}
+          data={[...new Set([...known.filter((each) => each.starts > 0).map((each) => each.name), wanted])].map(
+            (name) => {
+              const each = known.find((one) => one.name === name);
+              return {
+                value: name,
+                label: `${name}, ${each ? (silent ? "unknown" : lookOf(REPLICA_LOOKS, each.state).word.toLowerCase()) : "gone"}`,
+              };
+            },
+          )}
         />
         <Select
           aria-label="Start"
           w={150}
           allowDeselect={false}
           value={String(start)}
-          onChange={(value) => set({ replica: wanted, start: value === String(newest) ? undefined : Number(value), line: undefined })}
+          onChange={(value) =>
+            set({ replica: wanted, start: value === String(newest) ? undefined : Number(value), line: undefined })
+          }
           data={Array.from({ length: Math.min(newest, 100) }, (_, n) => newest - n).map((n) => ({
             value: String(n),
             label: n === newest ? `Start ${n}, newest` : `Start ${n}`,
@@ -628,8 +767,12 @@ function Logs({
         {replica?.lastExit && replica.lastExit.start === start && (
           <span className="dim small clip">
             {EXIT_WORDS[replica.lastExit.reason]}
-            {replica.lastExit.signal ? `, ${replica.lastExit.signal}` : replica.lastExit.code !== null ? `, code ${replica.lastExit.code}` : ""},{" "}
-            <Ago at={replica.lastExit.at} />
+            {replica.lastExit.signal
+              ? `, ${replica.lastExit.signal}`
+              : replica.lastExit.code !== null
+                ? `, code ${replica.lastExit.code}`
+                : ""}
+            , <Ago at={replica.lastExit.at} />
           </span>
         )}
       </div>
@@ -678,8 +821,9 @@ function Remove({ deployment, onClose }: { deployment: DeploymentDetail; onClose
         }}
       >
         <div>
-          Its replicas end the requests they have and are stopped; the endpoint <span className="mono">/{base.name}</span> answers no
-          more, and its key is forgotten. The model stays where it is.
+          Its replicas end the requests they have and are stopped; the endpoint{" "}
+          <span className="mono">/{base.name}</span> answers no more, and its key is forgotten. The model stays where it
+          is.
         </div>
         <TextInput
           label={`Type ${base.name} to remove it`}
@@ -691,8 +835,8 @@ function Remove({ deployment, onClose }: { deployment: DeploymentDetail; onClose
         />
         {stale ? (
           <Note tone="warn" title="It has changed since you opened this.">
-            {deployment.actor.name} made generation {deployment.generation}, so nothing was done. Close this, look at it, then
-            decide again.
+            {deployment.actor.name} made generation {deployment.generation}, so nothing was done. Close this, look at
+            it, then decide again.
           </Note>
         ) : (
           error !== null && <ProblemNote error={error} />
@@ -709,4 +853,3 @@ function Remove({ deployment, onClose }: { deployment: DeploymentDetail; onClose
     </Modal>
   );
 }
-

@@ -28,7 +28,11 @@ export function ReplicaCount({ deployment }: { deployment: Pick<Deployment, "sta
   return (
     <span
       className={`num${unknown ? " faint" : ready < spec.replicas && state !== "queued" ? " tone-warn" : ""}`}
-      title={unknown ? `${ready} of ${spec.replicas} were ready when the agent last said so` : `${ready} of ${spec.replicas} ready`}
+      title={
+        unknown
+          ? `${ready} of ${spec.replicas} were ready when the agent last said so`
+          : `${ready} of ${spec.replicas} ready`
+      }
     >
       {unknown && "was "}
       {ready} / {spec.replicas}
@@ -83,7 +87,13 @@ const COLUMNS: Column<Deployment>[] = [
       </div>
     ),
   },
-  { key: "replicas", title: "Replicas", width: "76px", right: true, render: (each) => <ReplicaCount deployment={each} /> },
+  {
+    key: "replicas",
+    title: "Replicas",
+    width: "76px",
+    right: true,
+    render: (each) => <ReplicaCount deployment={each} />,
+  },
   {
     key: "revision",
     title: "Revision",
@@ -91,8 +101,20 @@ const COLUMNS: Column<Deployment>[] = [
     right: true,
     render: (each) => <span className="num dim">{each.revision}</span>,
   },
-  { key: "rps", title: <span title="Requests per second in the last minute">Req/s</span>, width: "58px", right: true, render: (each) => <Figure deployment={each} of="rate" /> },
-  { key: "p95", title: <span title="95 of 100 requests of the last minute were answered within">p95</span>, width: "66px", right: true, render: (each) => <Figure deployment={each} of="p95" /> },
+  {
+    key: "rps",
+    title: <span title="Requests per second in the last minute">Req/s</span>,
+    width: "58px",
+    right: true,
+    render: (each) => <Figure deployment={each} of="rate" />,
+  },
+  {
+    key: "p95",
+    title: <span title="95 of 100 requests of the last minute were answered within">p95</span>,
+    width: "66px",
+    right: true,
+    render: (each) => <Figure deployment={each} of="p95" />,
+  },
   {
     key: "age",
     title: "Made",
@@ -132,7 +154,9 @@ export function Deployments() {
       ),
     [query.data, search.state, q],
   );
-  const states = (Object.keys(DEPLOYMENT_LOOKS) as Deployment["state"][]).filter((state) => all.some((each) => each.state === state));
+  const states = (Object.keys(DEPLOYMENT_LOOKS) as Deployment["state"][]).filter((state) =>
+    all.some((each) => each.state === state),
+  );
   const set = (change: Record<string, string | undefined>) =>
     void navigate({ search: (old) => ({ ...old, ...change }) as never, replace: true });
   const pool = pools.data?.find((each) => each.serving.length > 0);
@@ -188,7 +212,11 @@ export function Deployments() {
               or among a run's outputs, and choose Deploy. Or by command:
               <span className="empty-line">
                 <CopyLine
-                  text={`sallyport deployment apply NAME --pool ${pool?.name ?? "POOL"} --model STORE/PATH.onnx`}
+                  text={`sallyport deployment apply --wait -f - <<END
+pool: ${pool?.name ?? "POOL"}
+name: digits
+spec: { model: { store: ${pool?.stores[0]?.id ?? "STORE"}, path: models/digits.onnx, digest: "sha256:…" } }
+END`}
                 />
               </span>
             </Empty>

@@ -104,7 +104,9 @@ export function Home() {
       action: (
         <Button
           variant={ran ? "filled" : "default"}
-          renderRoot={(props) => <Link to="/deployments/new" search={serving ? { pool: serving.name } : {}} {...props} />}
+          renderRoot={(props) => (
+            <Link to="/deployments/new" search={serving ? { pool: serving.name } : {}} {...props} />
+          )}
         >
           Deploy a model
         </Button>

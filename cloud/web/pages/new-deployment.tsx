@@ -88,7 +88,11 @@ function SpecPage({ given, first, now }: Props) {
     ...(first ? formOf(first.spec) : emptyForm()),
     ...(given.store ? { store: given.store } : {}),
     ...(given.path ? { path: given.path } : {}),
-    ...(given.digest ? { digest: given.digest } : first && given.path && given.path !== first.spec.model.path ? { digest: "" } : {}),
+    ...(given.digest
+      ? { digest: given.digest }
+      : first && given.path && given.path !== first.spec.model.path
+        ? { digest: "" }
+        : {}),
   }));
   // Of the version that the form's change is made to.
   const [base, setBase] = useState(first);
@@ -107,9 +111,11 @@ function SpecPage({ given, first, now }: Props) {
   useEffect(() => {
     if (poolName === null && pools.data?.length)
       setPool(
-        (pools.data.find((each) => each.serving.length > 0 && each.agents.connected > 0) ??
+        (
+          pools.data.find((each) => each.serving.length > 0 && each.agents.connected > 0) ??
           pools.data.find((each) => each.agents.connected > 0) ??
-          pools.data[0]!).name,
+          pools.data[0]!
+        ).name,
       );
   }, [pools.data, poolName]);
   // The pool's only store and its first engine are what is meant when nothing was said.
@@ -148,10 +154,14 @@ function SpecPage({ given, first, now }: Props) {
           : "1 to 63 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit.";
     if (poolName === null) found.pool = "Choose where it runs.";
     if (pool && pool.ceilings.deployments === 0 && !first)
-      found.pool = pool.serving.length === 0 ? `No agent of ${pool.name} can serve models.` : "The agent's policy allows no deployments here.";
+      found.pool =
+        pool.serving.length === 0
+          ? `No agent of ${pool.name} can serve models.`
+          : "The agent's policy allows no deployments here.";
     return found;
   }, [form, pool, name, poolName, first]);
-  const namesake = !first && existing?.find((each) => each.name === name && each.pool.name === poolName && each.state !== "removing");
+  const namesake =
+    !first && existing?.find((each) => each.name === name && each.pool.name === poolName && each.state !== "removing");
 
   // What the control plane said of single fields, beside them; the rest above the form.
   const remote: FieldErrors = {};
@@ -169,7 +179,12 @@ function SpecPage({ given, first, now }: Props) {
   // ---- what it would do ----
   const spec = specOf(form, base?.spec);
   const specText = JSON.stringify(spec);
-  const complete = Object.keys(local).every((field) => ["replicas", "cpus", "memoryMiB", "engine"].includes(field)) && form.replicas !== "" && form.cpus !== "" && form.memoryMiB !== "" && form.engine !== "";
+  const complete =
+    Object.keys(local).every((field) => ["replicas", "cpus", "memoryMiB", "engine"].includes(field)) &&
+    form.replicas !== "" &&
+    form.cpus !== "" &&
+    form.memoryMiB !== "" &&
+    form.engine !== "";
   const [settled, setSettled] = useState(specText);
   useEffect(() => {
     const timer = setTimeout(() => setSettled(specText), 300);
@@ -193,7 +208,9 @@ function SpecPage({ given, first, now }: Props) {
     }
 
   const shown = (field: Field): ReactNode =>
-    remote[field] ?? refused[field] ?? (tried || touched[field] || ["replicas", "cpus", "memoryMiB"].includes(field) ? local[field] : undefined);
+    remote[field] ??
+    refused[field] ??
+    (tried || touched[field] || ["replicas", "cpus", "memoryMiB"].includes(field) ? local[field] : undefined);
   const moved = base && now && now.generation !== base.generation ? now : null;
   const nothing = base !== undefined && settled === specText && diff.data?.changes.length === 0;
   const wrong = Object.keys(local).length > 0 || Object.keys(refused).length > 0 || elsewhere.length > 0;
@@ -223,7 +240,8 @@ function SpecPage({ given, first, now }: Props) {
       toast(base ? `${base.name} changes to generation ${made.generation}.` : `${name} is being deployed.`);
       await navigate({ to: "/deployments/$id", params: { id: made.id } });
     } catch (caught) {
-      if (base && problemCode(caught) === "PRECONDITION_FAILED") await client.invalidateQueries({ queryKey: ["deployments"] });
+      if (base && problemCode(caught) === "PRECONDITION_FAILED")
+        await client.invalidateQueries({ queryKey: ["deployments"] });
       else setError(caught);
       setBusy(false);
     }
@@ -240,7 +258,10 @@ function SpecPage({ given, first, now }: Props) {
         actions={
           <>
             {first && (
-              <Button variant="default" renderRoot={(props) => <Link to="/deployments/$id" params={{ id: first.id }} {...props} />}>
+              <Button
+                variant="default"
+                renderRoot={(props) => <Link to="/deployments/$id" params={{ id: first.id }} {...props} />}
+              >
                 Keep as it is
               </Button>
             )}
@@ -257,15 +278,19 @@ function SpecPage({ given, first, now }: Props) {
       />
       <div className="body">
         {(unplaced !== null || moved) && (
-          <div className="stack" style={{ maxWidth: 1180, marginBottom: 16 }} ref={(box) => box?.scrollIntoView({ block: "nearest" })}>
+          <div
+            className="stack"
+            style={{ maxWidth: 1180, marginBottom: 16 }}
+            ref={(box) => box?.scrollIntoView({ block: "nearest" })}
+          >
             {unplaced !== null && <ProblemNote error={unplaced} />}
             {moved && (
               <Note
                 tone="warn"
                 title={`${moved.name} has changed since you opened this: ${moved.actor.name} made generation ${moved.generation}.`}
               >
-                {changesText(diffSpecs(base!.spec, moved.spec)) || "What it is made from is the same."}. Nothing of yours
-                was applied.
+                {changesText(diffSpecs(base!.spec, moved.spec)) || "What it is made from is the same."}. Nothing of
+                yours was applied.
                 <span className="row" style={{ marginTop: 8 }}>
                   <Button variant="default" size="compact-xs" onClick={() => setBase(moved)}>
                     Go on with mine
@@ -316,7 +341,8 @@ function SpecPage({ given, first, now }: Props) {
                     placeholder="Choose"
                     data={[
                       ...new Set([
-                        ...(pool?.stores.filter((store) => store.grants.includes("read")).map((store) => store.id) ?? []),
+                        ...(pool?.stores.filter((store) => store.grants.includes("read")).map((store) => store.id) ??
+                          []),
                         ...(form.store ? [form.store] : []),
                       ]),
                     ]}
@@ -401,7 +427,9 @@ function SpecPage({ given, first, now }: Props) {
                     value={form.memoryMiB}
                     onChange={(value) => set("memoryMiB", value === "" ? "" : Number(value))}
                     description={
-                      limits && limits.memoryBytes > 0 ? `up to ${Math.floor(limits.memoryBytes / MIB).toLocaleString("en")} here` : " "
+                      limits && limits.memoryBytes > 0
+                        ? `up to ${Math.floor(limits.memoryBytes / MIB).toLocaleString("en")} here`
+                        : " "
                     }
                     error={shown("memoryMiB")}
                   />
@@ -470,7 +498,12 @@ function SpecPage({ given, first, now }: Props) {
                     .
                   </Note>
                 )}
-                <Engines pool={pool} value={form.engine} onChange={(value) => set("engine", value)} error={shown("engine")} />
+                <Engines
+                  pool={pool}
+                  value={form.engine}
+                  onChange={(value) => set("engine", value)}
+                  error={shown("engine")}
+                />
                 {engine && <Isolation engine={engine} />}
               </div>
             </section>
@@ -493,9 +526,10 @@ function SpecPage({ given, first, now }: Props) {
                   <span className="dim">Still to give: {missing.join(", ")}.</span>
                 ) : (
                   <span>
-                    {pool?.name} {plural(Number(form.replicas), "replica")} of <span className="mono">{form.path.trim()}</span> with{" "}
-                    {plural(Number(form.cpus), "core")} and {form.memoryMiB} MiB each, behind the endpoint{" "}
-                    <span className="mono">/{name}/v2</span> in the agent's network.
+                    {pool?.name} {plural(Number(form.replicas), "replica")} of{" "}
+                    <span className="mono">{form.path.trim()}</span> with {plural(Number(form.cpus), "core")} and{" "}
+                    {form.memoryMiB} MiB each, behind the endpoint <span className="mono">/{name}/v2</span> in the
+                    agent's network.
                   </span>
                 )}
                 {pool && pool.agents.connected === 0 && (
@@ -503,7 +537,9 @@ function SpecPage({ given, first, now }: Props) {
                     It waits for one, and says so. Limits and engines shown are what was last heard.
                   </Note>
                 )}
-                <span className="faint small">The agent's own policy decides in the end; a refusal names its rule.</span>
+                <span className="faint small">
+                  The agent's own policy decides in the end; a refusal names its rule.
+                </span>
               </div>
             </section>
           </div>

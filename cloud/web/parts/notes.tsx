@@ -14,6 +14,16 @@ export const isOffline = (error: unknown): boolean => isApiError(error) && OFFLI
 export const Words = ({ text }: { text: string }) =>
   text.split("`").map((part, n) => (n % 2 === 1 ? <code key={`${n} ${part}`}>{part}</code> : part));
 
+/** The rule of the agent's policy that refused, where one did. */
+function Rule({ details }: { details: Record<string, unknown> | undefined }) {
+  const rule = details?.["rule"];
+  return typeof rule === "string" ? (
+    <span>
+      rule <span className="mono">{rule}</span>
+    </span>
+  ) : null;
+}
+
 function problemOf(error: unknown): Problem {
   if (isApiError(error)) return error.problem;
   const detail = error instanceof Error ? error.message : String(error);
@@ -64,6 +74,7 @@ export function ProblemNote({ error, onRetry }: { error: unknown; onRetry?: (() 
         )}
         <div className="meta">
           <span className="mono">{problem.code}</span>
+          <Rule details={problem.details} />
           {problem.requestId && (
             <span>
               request <span className="mono">{problem.requestId}</span>
@@ -97,6 +108,7 @@ export function ErrorNote({ error }: { error: CommandError }) {
         )}
         <div className="meta">
           <span className="mono">{error.code}</span>
+          <Rule details={error.details} />
           <Copy
             text={[error.message, error.fix, `code: ${error.code}`, error.details && JSON.stringify(error.details)]
               .filter(Boolean)

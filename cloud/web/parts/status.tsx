@@ -72,6 +72,8 @@ export const DEPLOYMENT_LOOKS: Record<Deployment["state"], Look> = {
   failed: { word: "Failed", tone: "bad", icon: IconCircleXFilled },
   removing: { word: "Removing", tone: "idle", icon: IconLoader2, spin: true },
 };
+/** Of a deployment of which nothing runs any more: kept as a record. */
+export const REMOVED_LOOK: Look = { word: "Removed", tone: "idle", icon: IconCircleMinus };
 export const REPLICA_LOOKS: Record<Replica["state"], Look> = {
   waiting: { word: "Waiting", tone: "idle", icon: IconClock },
   starting: { word: "Starting", tone: "run", icon: IconLoader2, spin: true },
@@ -111,7 +113,13 @@ export const AgentStatus = ({ agent, pill }: { agent: Agent; pill?: boolean }) =
 export const RunStatus = ({ run, pill }: { run: Pick<Run, "state">; pill?: boolean }) => (
   <Status look={lookOf(RUN_LOOKS, run.state)} {...(pill ? { pill } : {})} />
 );
-export const DeploymentStatus = ({ deployment, pill }: { deployment: Pick<Deployment, "state" | "stateReason">; pill?: boolean }) => (
+export const DeploymentStatus = ({
+  deployment,
+  pill,
+}: {
+  deployment: Pick<Deployment, "state" | "stateReason">;
+  pill?: boolean;
+}) => (
   <Status
     look={lookOf(DEPLOYMENT_LOOKS, deployment.state)}
     title={deployment.stateReason}

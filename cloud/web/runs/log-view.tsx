@@ -110,12 +110,7 @@ export function LogView({ log, live, silent, line, onLine }: Props) {
         </Tooltip>
         <WrapButton wrap={wrap} onWrap={setWrap} />
         <Tooltip label="Download the log">
-          <ActionIcon
-            component="a"
-            href={downloadUrl(log)}
-            download={log.file}
-            aria-label="Download the log"
-          >
+          <ActionIcon component="a" href={downloadUrl(log)} download={log.file} aria-label="Download the log">
             <IconDownload size={16} stroke={1.7} />
           </ActionIcon>
         </Tooltip>
