@@ -210,7 +210,7 @@ class Attempt {
   }
 
   async #begin(engine: Engine, work: StepWork): Promise<WorkStatus> {
-    const { deps, pipeline, run, step, attempt, params } = this.#in;
+    const { pipeline, run, step, attempt, params } = this.#in;
     await makeWorkFolder(this.#places);
     if (work.image !== null) await this.#prepare(engine, work.image);
     await again(
