@@ -655,7 +655,8 @@ t.test("while it computes: health answers, the queue has an end, who has gone is
 
 t.test("past the deadline: 504, not ready until the model is free, then it serves again", async (t) => {
   const { ask } = await start({ model: slow(), args: ["--deadline-ms", "300"] });
-  const count = await roundsFor(ask, 1200);
+  // Far more than the deadline: calibrated on a busy moment, it may take a fraction of this.
+  const count = await roundsFor(ask, 2500);
   const late = await ask("POST", INFER, { body: rounds(count) });
   t.equal(late.status, 504);
   await until(async () => (await ask("GET", "/v2/health/ready")).status === 503);
