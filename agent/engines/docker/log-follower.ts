@@ -3,6 +3,7 @@
 // reader asks for the log from a little before, finds that message, and skips what the file has already behind it.
 import { open, readFile, rename, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
+import { crc32 } from "node:zlib";
 import { wait, type Clock } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { DockerClient } from "./client.ts";
@@ -19,6 +20,9 @@ const MAX_RETRY_MS = 5000;
 const ENDING_MS = 50;
 /** A followed log without a word is asked for anew: some Engines forget readers when a log turns over. */
 const SILENCE_MS = 30_000;
+/** The Engine cuts longer lines into messages of this. */
+const PART_BYTES = 16 * 1024;
+const SEEN = 1024;
 const CURSOR_EVERY_MS = 1000;
 /** How far the Engine's wall clock may have been set back, unseen, without a loss: while followed, and while no agent ran. */
 const LIVE_MARGIN_S = 10;
@@ -51,6 +55,9 @@ interface Sink {
   offset: number | null;
   /** Time of the message before, when it did not end its line. */
   unfinished: string | null;
+  /** Time, length and sum of the last messages of the present reading, oldest first. */
+  seen: Set<string>;
+  lastBytes: number;
   pending: Buffer[];
   pendingBytes: number;
 }
@@ -159,6 +166,8 @@ export class LogFollower {
         latest: "",
         offset: null,
         unfinished: null,
+        seen: new Set(),
+        lastBytes: 0,
         pending: [],
         pendingBytes: 0,
       });
@@ -206,6 +215,7 @@ export class LogFollower {
       sink.pending = [];
       sink.pendingBytes = 0;
       sink.unfinished = null;
+      sink.seen.clear();
       sink.latest = sink.mark?.at ?? "";
       if (sink.mark === null) {
         sink.offset = sink.from;
@@ -267,6 +277,7 @@ export class LogFollower {
         this.#o.log.warn({ container: this.#o.name, stream: sink.name }, "a part of a container's output was lost: its log turned over unread");
       }
     }
+    if (isRepeated(sink, at, bytes)) return;
     // Parts of one long line have one time. Engines of version 20 leave out the newline behind the last.
     if (sink.unfinished !== null && sink.unfinished !== at) this.#put(sink, NEWLINE);
     if (at > sink.latest) {
@@ -309,4 +320,21 @@ export class LogFollower {
       }
     }
   }
+}
+
+/**
+ * When its log turns over, an Engine of version 20 tells those who follow it the last messages once more. A message that
+ * is not newer and was there just before is one of these; the parts of a long line, of one time all, are not.
+ */
+function isRepeated(sink: Sink, at: string, bytes: Buffer): boolean {
+  const key = `${at} ${bytes.length} ${crc32(bytes)}`;
+  const continues = sink.unfinished === at && sink.lastBytes === PART_BYTES;
+  if (at <= sink.latest && !continues && sink.seen.has(key)) return true;
+  sink.lastBytes = bytes.length;
+  sink.seen.add(key);
+  if (sink.seen.size > SEEN) {
+    const [oldest] = sink.seen;
+    sink.seen.delete(oldest!);
+  }
+  return false;
 }
