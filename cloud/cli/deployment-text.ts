@@ -22,7 +22,8 @@ export function changesAsText(diff: DeploymentDiff): string {
 
 export function showDeployment(found: DeploymentDetail, format: Format): void {
   const { spec, observed, rollup } = found;
-  const engine = observed?.isolated === false ? `${observed.engine} (does not isolate: no limits, no walls)` : spec.engine;
+  const engine =
+    observed?.isolated === false ? `${observed.engine} (does not isolate: no limits, no walls)` : spec.engine;
   printOne(
     found,
     format,

@@ -91,14 +91,19 @@ t.test("bad input: each its own sentence and exit code", async (t) => {
 t.test("apply, look, compare, scale, roll back, remove", async (t) => {
   const one = file("one.yaml", DOCUMENT("  replicas: 1"));
   t.match(await cli("diff", "-f", one), { code: 1, stderr: /an apply would make it/ });
-  t.match(await cli("apply", "-f", one), { code: 0, stdout: /^dep_[0-9a-f]{32}\n$/, stderr: /queued: No agent of pool vpc/ });
+  t.match(await cli("apply", "-f", one), {
+    code: 0,
+    stdout: /^dep_[0-9a-f]{32}\n$/,
+    stderr: /queued: No agent of pool vpc/,
+  });
   t.match(await cli("apply", "-f", one, "--wait", "--timeout", "1"), { code: 8, stderr: /No agent of pool vpc/ });
   await connectKnown(world.store, agent);
   const applied = await cli("apply", "-f", one, "--wait");
   t.match(applied, { code: 0, stderr: /nothing changes in the spec[\s\S]*available, 1 of 1 ready/ });
   t.match(await cli("get", "digits"), {
     code: 0,
-    stdout: /endpoint +http:\/\/10\.0\.0\.1[\s\S]*REPLICA +STATE +SINCE +AGE +RESTARTS[^\n]*\nr1\.0 +ready +\d+ s +1 min +1 +yes/,
+    stdout:
+      /endpoint +http:\/\/10\.0\.0\.1[\s\S]*REPLICA +STATE +SINCE +AGE +RESTARTS[^\n]*\nr1\.0 +ready +\d+ s +1 min +1 +yes/,
   });
   t.match(await cli("get", applied.stdout.trim(), "-o", "name"), { stdout: "digits\n" });
   t.match(await cli("ls"), { stdout: /digits +vpc +available +1\/1 +1 +prod-1/ });
@@ -189,7 +194,10 @@ t.test("a request: the answer on stdout, who answered on stderr", async (t) => {
     {},
     { method: "GET", path: "/v2/health/ready" },
   ]);
-  t.match(await cli("request", "digits", "-d", `@${join(folder, "none")}`), { code: 2, stderr: /there is no such file/ });
+  t.match(await cli("request", "digits", "-d", `@${join(folder, "none")}`), {
+    code: 2,
+    stderr: /there is no such file/,
+  });
   await agent.cut();
   t.match(await cli("request", "digits", "-d", "{}"), { code: 7, stderr: /AGENT_OFFLINE/ });
 });

@@ -411,8 +411,7 @@ export function makeDurable(deps: DurableDeps): Durable {
         error: null,
         result: null,
       };
-      const commit =
-        submission.commit ?? ((command, idempotency) => store.createCommand(scope, command, idempotency));
+      const commit = submission.commit ?? ((command, idempotency) => store.createCommand(scope, command, idempotency));
       const answered = await commit(
         {
           id: intent.command,

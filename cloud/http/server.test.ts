@@ -277,14 +277,7 @@ t.test("doors: from the route table, each route without, with, and with a foreig
       await response.arrayBuffer();
     }
   }
-  for (const path of [
-    "/v1/agents",
-    "/v1/pools",
-    "/v1/runs",
-    "/v1/commands",
-    "/v1/enrollments",
-    "/v1/deployments",
-  ]) {
+  for (const path of ["/v1/agents", "/v1/pools", "/v1/runs", "/v1/commands", "/v1/enrollments", "/v1/deployments"]) {
     t.same(
       ((await (await fetch(cloud.url + path, { headers: bearer(foreign.token) })).json()) as { items: unknown[] })
         .items,

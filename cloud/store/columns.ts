@@ -230,7 +230,8 @@ export const STORED_COLUMNS: AllowList = {
     updated_at: "when it was last changed by someone",
     removing: "1 = its removal was asked",
     removed_at: "when nothing of it ran any more; kept because commands name it",
-    status: "what its agent last said of it: states, codes, redacted sentences, figures; no requests, no answers, no keys",
+    status:
+      "what its agent last said of it: states, codes, redacted sentences, figures; no requests, no answers, no keys",
     observed_at: "when it said so",
   },
   deployment_revisions: {

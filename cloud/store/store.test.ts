@@ -5,11 +5,15 @@ import { DatabaseSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import {
   ConnectorError,
+  deploymentSpecSchema,
   jsonBody,
   newCommandId,
   nameSchema,
   newId,
+  revisionText,
   type CommandId,
+  type DeploymentId,
+  type DeploymentSpec,
   type JournalId,
   type PipelineInput,
   type PoolId,
@@ -83,6 +87,31 @@ const wish = (
   expires: HOUR,
   createdAt: 10,
   ...over,
+});
+
+const specWith = (more: { replicas?: number; level?: string } = {}): DeploymentSpec =>
+  deploymentSpecSchema.parse({
+    model: { store: "lake", path: "m.onnx", digest: `sha256:${"ab".repeat(32)}` },
+    replicas: more.replicas ?? 1,
+    env: more.level === undefined ? {} : { LEVEL: more.level },
+  });
+/** A change of a deployment, as the dispatcher submits it. */
+const change = (
+  pool: PoolId,
+  id: DeploymentId,
+  expectedGeneration: number,
+  revision: number,
+  more: { name?: string; spec?: DeploymentSpec; removing?: boolean; at?: number } = {},
+): Parameters<Store["commitDeployment"]>[1] => ({
+  deployment: { id, pool, name: more.name ?? "d", spec: more.spec ?? specWith() },
+  expectedGeneration,
+  revision,
+  ...(more.removing === true ? { removing: true } : {}),
+  command: wish(pool, {
+    kind: more.removing === true ? "deployment.remove" : "deployment.apply",
+    resource: `deployment:${id}`,
+    createdAt: more.at ?? 10,
+  }),
 });
 
 t.test("every stored column is on the list, every key begins with the workspace, files are private", async (t) => {
@@ -218,6 +247,7 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
       commands: [] as CommandId[],
       replicas: [] as ReplicaId[],
       tokens: [] as string[],
+      deployments: [] as DeploymentId[],
     },
     {
       scope: second,
@@ -226,12 +256,13 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
       commands: [] as CommandId[],
       replicas: [] as ReplicaId[],
       tokens: [] as string[],
+      deployments: [] as DeploymentId[],
     },
   ] as const;
   for (const side of sides) side.own.add(side.pool);
   const step = fc.record({
     side: fc.constantFrom(0, 1),
-    what: fc.constantFrom("command", "enrol", "token", "rename", "revoke", "cancel", "foreign"),
+    what: fc.constantFrom("command", "enrol", "token", "rename", "revoke", "cancel", "deploy", "foreign"),
     pick: fc.nat(50),
   });
   await fc.assert(
@@ -274,8 +305,30 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
         } else if (what === "cancel") {
           const id = any(me.commands);
           if (id !== undefined) await store.cancelQueued(me.scope, id, 5);
+        } else if (what === "deploy") {
+          const id = newId("deployment");
+          const input = change(me.pool, id, 0, 1, { name: id.slice(-20) });
+          await store.commitDeployment(me.scope, input);
+          me.deployments.push(id);
+          me.own.add(id).add(input.command.id);
         } else if (what === "foreign") {
           const [command, replica, token] = [any(other.commands), any(other.replicas), any(other.tokens)];
+          const deployment = any(other.deployments);
+          if (deployment !== undefined) {
+            const at = (await store.deployment(other.scope, deployment))!.deployment.generation;
+            const stolen = await store.commitDeployment(me.scope, change(me.pool, deployment, at, 1)).then(
+              () => "changed",
+              (error: unknown) => code(error),
+            );
+            if (
+              stolen !== "NOT_FOUND" ||
+              (await store.deployment(me.scope, deployment)) !== null ||
+              (await store.deploymentHolder(me.scope.workspace, deployment, newCommandId())) !== null ||
+              (await store.deploymentRevisions(me.scope, deployment, { limit: 9 })).length > 0 ||
+              (await store.deploymentRollups(me.scope, deployment, 0)).length > 0
+            )
+              throw new Error(`foreign deployment: ${stolen}`);
+          }
           if (command !== undefined) {
             if (
               (await store.command(me.scope, command)) !== null ||
@@ -308,6 +361,7 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
           ...(await store.replicas(me.scope)).map((r) => r.id as string),
           ...(await store.tokens(me.scope)).map((token) => token.id),
           ...(await store.pools(me.scope)).map((p) => p.id as string),
+          ...(await store.deployments(me.scope, { limit: 500 })).items.map((d) => d.deployment.id as string),
           ...(await store.offerable(me.scope.workspace, me.pool, 11, 500)).map((c) => c.id as string),
         ];
         const foreign = seen.filter((id) => !me.own.has(id));
@@ -600,6 +654,83 @@ t.test("reports: repeated, reordered and cut as they may be, each is applied onc
     { committedThrough: 49 },
     "a restored cloud does not wait for what the agent has dropped",
   );
+});
+
+t.test("deployments: of changes made at once one wins; revisions count content, not generations", async (t) => {
+  const { store, scope, pool } = await opened(t);
+  const step = fc.record({ replicas: fc.integer({ min: 0, max: 3 }), level: fc.constantFrom("a", "b", "c") });
+  let n = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.array(step, { minLength: 1, maxLength: 3 }), { maxLength: 8 }), async (rounds) => {
+      const id = newId("deployment");
+      const name = `d${n++}`;
+      await store.commitDeployment(scope, change(pool, id, 0, 1, { name, spec: specWith({ level: "a" }) }));
+      let revisions = 1;
+      for (const [round, rivals] of rounds.entries()) {
+        const { deployment: before } = (await store.deployment(scope, id))!;
+        const tries = rivals.map((rival) => {
+          const spec = specWith(rival);
+          const revision = before.revision + (revisionText(spec) === revisionText(before.spec) ? 0 : 1);
+          const input = change(pool, id, before.generation, revision, { name, spec, at: 20 + round });
+          return store.commitDeployment(scope, input).then(
+            () => ({ spec, revision }),
+            (error: unknown) => code(error),
+          );
+        });
+        const ends = await Promise.all(tries);
+        const won = ends.filter((end) => typeof end !== "string");
+        if (won.length !== 1 || ends.some((end) => typeof end === "string" && end !== "PRECONDITION_FAILED"))
+          throw new Error(`winners: ${JSON.stringify(ends)}`);
+        const { deployment: now, command } = (await store.deployment(scope, id))!;
+        if (now.revision !== before.revision) revisions++;
+        t.same([now.generation, now.revision, now.spec], [before.generation + 1, won[0]!.revision, won[0]!.spec]);
+        t.equal(command.state, "queued");
+        const queued = (await store.commands(scope, { limit: 500, state: "queued" })).items;
+        t.equal(queued.filter((one) => one.resource === `deployment:${id}`).length, 1, "older ones are superseded");
+      }
+      const all = (await store.deploymentRevisions(scope, id, { limit: 100 })).toReversed();
+      t.same(
+        all.map((one) => one.revision),
+        Array.from({ length: revisions }, (_, at) => at + 1),
+      );
+      for (const one of all) {
+        const same = all.filter(
+          (other) => other.revision < one.revision && revisionText(other.spec) === revisionText(one.spec),
+        );
+        t.equal(one.from, same.at(-1)?.revision ?? null);
+      }
+      await store.commitDeployment(scope, change(pool, id, rounds.length + 1, 1, { name, removing: true, at: 50 }));
+      t.ok((await store.deployment(scope, id))!.deployment.removedAt, "no agent can have it: removed at once");
+    }),
+    { numRuns: 20 },
+  );
+});
+
+t.test("deployments: a change that is sent again changes nothing again", async (t) => {
+  const { store, scope, pool } = await opened(t);
+  const id = newId("deployment");
+  const key = {
+    key: "k",
+    method: "POST",
+    route: "/v1/deployments",
+    requestDigest: "d",
+    answer: { status: 201, body: 1 },
+  };
+  const input = change(pool, id, 0, 1);
+  const first = await store.commitDeployment(scope, input, key);
+  t.equal(first.replayed, null);
+  t.match(await store.commitDeployment(scope, change(pool, newId("deployment"), 0, 1), key), {
+    replayed: { status: 201 },
+    command: { id: input.command.id },
+  });
+  t.match(await store.commitDeployment(scope, input), { command: { id: input.command.id } }, "the same command id");
+  t.equal((await store.deployment(scope, id))!.deployment.generation, 1);
+  await t.rejects(store.commitDeployment(scope, change(pool, newId("deployment"), 0, 1)), {
+    code: "CONFLICT",
+    message: /named d already/,
+    details: { deployment: id },
+  });
+  t.equal((await store.commands(scope, { limit: 10 })).items.length, 1, "what was refused left no command");
 });
 
 t.test("credentials: a sign-in link works once, tokens and sessions end", async (t) => {

@@ -477,7 +477,11 @@ export interface Store {
     query: PageQuery & { pool?: PoolId; name?: string; removed?: boolean },
   ): Promise<Page<{ deployment: DeploymentRow; command: CommandRow }>>;
   /** Newest first. */
-  deploymentRevisions(scope: Scope, id: DeploymentId, query: { limit: number; before?: number }): Promise<RevisionRow[]>;
+  deploymentRevisions(
+    scope: Scope,
+    id: DeploymentId,
+    query: { limit: number; before?: number },
+  ): Promise<RevisionRow[]>;
   deploymentRevision(scope: Scope, id: DeploymentId, revision: number): Promise<RevisionRow | null>;
   /** Minutes after `since`, oldest first; those of one day are kept. */
   deploymentRollups(scope: Scope, id: DeploymentId, since: number): Promise<Rollup[]>;

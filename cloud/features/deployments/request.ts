@@ -48,10 +48,14 @@ export async function sendRequest(
 }
 
 export const tooLarge = (row: DeploymentRow): ConnectorError =>
-  new ConnectorError("TOO_LARGE", `The request's body is larger than the ${MAX_REQUEST_BYTES} bytes that go through the link.`, {
-    fix: `Send it to the endpoint itself${row.observed === null ? "" : ` (${row.observed.endpoint})`}, from within the agent's network.`,
-    details: { limit: MAX_REQUEST_BYTES },
-  });
+  new ConnectorError(
+    "TOO_LARGE",
+    `The request's body is larger than the ${MAX_REQUEST_BYTES} bytes that go through the link.`,
+    {
+      fix: `Send it to the endpoint itself${row.observed === null ? "" : ` (${row.observed.endpoint})`}, from within the agent's network.`,
+      details: { limit: MAX_REQUEST_BYTES },
+    },
+  );
 
 function textOf(body: Buffer): string {
   try {

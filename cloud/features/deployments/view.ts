@@ -41,7 +41,12 @@ export interface DeploymentView {
 export const ownerLinked = (dispatch: Dispatch, row: DeploymentRow): boolean =>
   row.replica !== null && dispatch.sessions.ofReplica(row.workspace, row.replica) !== null;
 
-export function deploymentView(row: DeploymentRow, command: CommandView, linked: boolean, nowMs: number): DeploymentView {
+export function deploymentView(
+  row: DeploymentRow,
+  command: CommandView,
+  linked: boolean,
+  nowMs: number,
+): DeploymentView {
   const { observed } = row;
   const about = command.row;
   // A removal that needed no agent made no command: the newest one then tells nothing of it.

@@ -1,7 +1,7 @@
 // Deployments over HTTP, the real store and the real dispatcher; only what the agents answer is the test's.
 import { ConnectorError, type DeploymentStatus, type ReplicaId } from "@sallyport/protocol";
 import t from "tap";
-import { apiWorld, logLine, type ApiWorld } from "../../../test/support/api-world.ts";
+import { apiWorld, logLine } from "../../../test/support/api-world.ts";
 import { accept, answer, type FakeAgent } from "../../../test/support/fake-agent.ts";
 import { CEILINGS as ceilings, connectKnown, observedOf, say } from "../../../test/support/fake-deployments.ts";
 import { waitFor } from "../../../test/support/launcher.ts";
@@ -108,76 +108,86 @@ t.test("made while nobody is there, taken, observed; silent is unknown, forgotte
   await w.connect(w.agent);
   await w.say(w.agent, []);
   t.match(await w.get(first.id), { state: "unknown", stateReason: /does not have it any more/, observed: null });
-  t.match((await w.api.json<{ items: Deployment[] }>("/v1/deployments?pool=vpc&name=digits")).items, [{ id: first.id }]);
+  t.match((await w.api.json<{ items: Deployment[] }>("/v1/deployments?pool=vpc&name=digits")).items, [
+    { id: first.id },
+  ]);
   t.equal((await w.create()).json<{ code: string }>().code, "CONFLICT", "a name is one deployment's in its pool");
   t.match((await w.create()).json(), { details: { deployment: first.id, name: "digits" } });
 });
 
-t.test("If-Match: missing, stale, any; scaling keeps the revision, other content makes one, rollback repeats it", async (t) => {
-  const w = await world(t);
-  await w.connect(w.agent);
-  const { id } = (await w.create()).json<DeploymentDetail>();
-  t.match((await w.send("POST", `${id}/scale`, { replicas: 2 })).json(), { status: 422, fix: /If-Match/ });
-  t.match((await w.send("POST", `${id}/scale`, { replicas: 2 }, '"7"')).json(), {
-    status: 412,
-    code: "PRECONDITION_FAILED",
-    details: { generation: 1 },
-  });
-  const scaled = await w.send("POST", `${id}/scale`, { replicas: 2 }, '"1"');
-  t.match(scaled.json(), { generation: 2, revision: 1, spec: { replicas: 2 } });
-  t.equal(scaled.headers["etag"], '"2"');
-  t.equal((await w.send("POST", `${id}/scale`, { replicas: 3 }, '"1"')).status, 412, "somebody else was first");
-  const put = await w.send("PUT", id, { spec: spec({ replicas: 2, env: { LEVEL: "debug" } }) }, "*");
-  t.match(put.json(), { generation: 3, revision: 2 });
-  t.match(
-    (await w.send("POST", `${id}/diff`, { spec: spec({ replicas: 9, engine: "docker", resources: { cpus: 1.5 } }) })).json<DeploymentDiff>(),
-    {
-      generation: 4,
-      revision: 3,
-      newRevision: true,
-      changes: [
-        { path: "engine", from: "process", to: "docker" },
-        { path: "env.LEVEL", from: "debug" },
-        { path: "replicas", from: 2, to: 9 },
-        { path: "resources.cpus", from: 1, to: 1.5 },
+t.test(
+  "If-Match: missing, stale, any; scaling keeps the revision, other content makes one, rollback repeats it",
+  async (t) => {
+    const w = await world(t);
+    await w.connect(w.agent);
+    const { id } = (await w.create()).json<DeploymentDetail>();
+    t.match((await w.send("POST", `${id}/scale`, { replicas: 2 })).json(), { status: 422, fix: /If-Match/ });
+    t.match((await w.send("POST", `${id}/scale`, { replicas: 2 }, '"7"')).json(), {
+      status: 412,
+      code: "PRECONDITION_FAILED",
+      details: { generation: 1 },
+    });
+    const scaled = await w.send("POST", `${id}/scale`, { replicas: 2 }, '"1"');
+    t.match(scaled.json(), { generation: 2, revision: 1, spec: { replicas: 2 } });
+    t.equal(scaled.headers["etag"], '"2"');
+    t.equal((await w.send("POST", `${id}/scale`, { replicas: 3 }, '"1"')).status, 412, "somebody else was first");
+    const put = await w.send("PUT", id, { spec: spec({ replicas: 2, env: { LEVEL: "debug" } }) }, "*");
+    t.match(put.json(), { generation: 3, revision: 2 });
+    t.match(
+      (
+        await w.send("POST", `${id}/diff`, { spec: spec({ replicas: 9, engine: "docker", resources: { cpus: 1.5 } }) })
+      ).json<DeploymentDiff>(),
+      {
+        generation: 4,
+        revision: 3,
+        newRevision: true,
+        changes: [
+          { path: "engine", from: "process", to: "docker" },
+          { path: "env.LEVEL", from: "debug" },
+          { path: "replicas", from: 2, to: 9 },
+          { path: "resources.cpus", from: 1, to: 1.5 },
+        ],
+      },
+    );
+    await w.say(w.agent, []);
+    const { refusals } = (
+      await w.send("POST", `${id}/diff`, { spec: spec({ replicas: 9, engine: "docker" }) })
+    ).json<DeploymentDiff>();
+    t.match(refusals, [
+      { path: "replicas", message: /policy\.ceilings\.replicas/ },
+      { path: "engine", message: /process/ },
+    ]);
+    t.match((await w.send("POST", `${id}/rollback`, { revision: 9 }, "*")).json(), { status: 404, fix: /revisions/ });
+    t.match((await w.send("POST", `${id}/rollback`, { revision: 2 }, "*")).json(), { status: 409 });
+    const back = await w.send("POST", `${id}/rollback`, { revision: 1 }, '"3"');
+    t.match(back.json(), { generation: 4, revision: 3, spec: { replicas: 2, env: {} } });
+    const revisions = await w.api.json<{ items: DeploymentRevision[] }>(`/v1/deployments/${id}/revisions`);
+    t.match(revisions.items, [
+      { revision: 3, from: 1 },
+      { revision: 2, from: null, spec: { env: { LEVEL: "debug" } } },
+      { revision: 1, from: null },
+    ]);
+    t.match(await w.api.json(`/v1/deployments/${id}/revisions?limit=1&cursor=3`), {
+      items: [{ revision: 2 }],
+      nextCursor: "2",
+    });
+    await waitFor("all are taken", () => w.taken.length === 4);
+    t.same(
+      w.taken.map(({ input }) => [input["generation"], input["revision"]]),
+      [
+        [1, 1],
+        [2, 1],
+        [3, 2],
+        [4, 3],
       ],
-    },
-  );
-  await w.say(w.agent, []);
-  const { refusals } = (
-    await w.send("POST", `${id}/diff`, { spec: spec({ replicas: 9, engine: "docker" }) })
-  ).json<DeploymentDiff>();
-  t.match(refusals, [{ path: "replicas", message: /policy\.ceilings\.replicas/ }, { path: "engine", message: /process/ }]);
-  t.match((await w.send("POST", `${id}/rollback`, { revision: 9 }, "*")).json(), { status: 404, fix: /revisions/ });
-  t.match((await w.send("POST", `${id}/rollback`, { revision: 2 }, "*")).json(), { status: 409 });
-  const back = await w.send("POST", `${id}/rollback`, { revision: 1 }, '"3"');
-  t.match(back.json(), { generation: 4, revision: 3, spec: { replicas: 2, env: {} } });
-  const revisions = await w.api.json<{ items: DeploymentRevision[] }>(`/v1/deployments/${id}/revisions`);
-  t.match(revisions.items, [
-    { revision: 3, from: 1 },
-    { revision: 2, from: null, spec: { env: { LEVEL: "debug" } } },
-    { revision: 1, from: null },
-  ]);
-  t.match(await w.api.json(`/v1/deployments/${id}/revisions?limit=1&cursor=3`), {
-    items: [{ revision: 2 }],
-    nextCursor: "2",
-  });
-  await waitFor("all are taken", () => w.taken.length === 4);
-  t.same(
-    w.taken.map(({ input }) => [input["generation"], input["revision"]]),
-    [
-      [1, 1],
-      [2, 1],
-      [3, 2],
-      [4, 3],
-    ],
-  );
-  t.match((await w.send("PUT", id, { spec: spec({ model: { store: "lake", path: "x" } }) }, "*")).json(), {
-    status: 422,
-    code: "INPUT_INVALID",
-    errors: [{ path: "body.spec.model.digest" }],
-  });
-});
+    );
+    t.match((await w.send("PUT", id, { spec: spec({ model: { store: "lake", path: "x" } }) }, "*")).json(), {
+      status: 422,
+      code: "INPUT_INVALID",
+      errors: [{ path: "body.spec.model.digest" }],
+    });
+  },
+);
 
 t.test("an older generation that nobody took is superseded; a repeated key is the same request", async (t) => {
   const w = await world(t);
@@ -198,7 +208,10 @@ t.test("an older generation that nobody took is superseded; a repeated key is th
     [2, 2],
     "not 412: it is the request that moved the generation",
   );
-  t.match(await w.api.json<Command>(`/v1/commands/${command}`), { state: "superseded", error: { code: "GENERATION_STALE" } });
+  t.match(await w.api.json<Command>(`/v1/commands/${command}`), {
+    state: "superseded",
+    error: { code: "GENERATION_STALE" },
+  });
   await w.connect(w.agent);
   await w.state(id, "progressing");
   t.match(w.taken, [{ input: { generation: 2, spec: { replicas: 3 } } }]);
@@ -311,7 +324,11 @@ t.test("a request passes through as it is, and leaves nothing behind", async (t)
   w.agent.handlers.set("deployment.request", async ({ input, stream }) => {
     asked.push(input);
     const { body } = input as { body?: string };
-    answer(stream, { status: body === "nonsense" ? 400 : 200, mediaType: "application/json", replica: "r1.0", tookMs: 1.25 }, {});
+    answer(
+      stream,
+      { status: body === "nonsense" ? 400 : 200, mediaType: "application/json", replica: "r1.0", tookMs: 1.25 },
+      {},
+    );
     await stream.write(Buffer.from(`{"answer":"${secret}"}`));
     await stream.end();
   });
@@ -341,11 +358,17 @@ t.test("a request passes through as it is, and leaves nothing behind", async (t)
     { code: "INPUT_INVALID" },
   );
   w.agent.handlers.set("deployment.request", () => {
-    throw new ConnectorError("POLICY_DENIED", "The agent's policy does not let predictions of digits leave the network.");
+    throw new ConnectorError(
+      "POLICY_DENIED",
+      "The agent's policy does not let predictions of digits leave the network.",
+    );
   });
   const denied = await w.send("POST", `${id}/request`, {});
   t.match([denied.json(), denied.headers["sallyport-replica"]], [{ code: "POLICY_DENIED", status: 403 }, undefined]);
-  t.notOk(w.log.some((line) => line.includes(secret)), "nothing of it is logged");
+  t.notOk(
+    w.log.some((line) => line.includes(secret)),
+    "nothing of it is logged",
+  );
   t.ok(w.log.some((line) => line.includes('"kind":"deployment.request"')));
 });
 
@@ -367,7 +390,15 @@ t.test("logs of a replica, and minutes at the endpoint", async (t) => {
   t.match((await w.api.call(`/v1/deployments/${id}/replicas/one/logs`)).json(), { status: 422 });
 
   const minute = 60_000;
-  const rollup = (n: number) => ({ at: n * minute, requests: n, errors: 0, retries: 0, p50Ms: 1.5, p95Ms: null, p99Ms: null });
+  const rollup = (n: number) => ({
+    at: n * minute,
+    requests: n,
+    errors: 0,
+    retries: 0,
+    p50Ms: 1.5,
+    p95Ms: null,
+    p99Ms: null,
+  });
   let changes = (await w.store.changesAfter(w.scope.workspace, 0, 1000)).newest;
   const touched = async () => {
     const { items, newest } = await w.store.changesAfter(w.scope.workspace, changes, 1000);
@@ -380,7 +411,10 @@ t.test("logs of a replica, and minutes at the endpoint", async (t) => {
   t.equal(await touched(), 0, "nothing new");
   await w.say(w.agent, [observedOf(made, { rollup: rollup(2) })]);
   t.equal(await touched(), 1, "a new minute");
-  t.match(await w.api.json(`/v1/deployments/${id}/rollups?since=0`), { items: [rollup(1), rollup(2)], nextCursor: null });
+  t.match(await w.api.json(`/v1/deployments/${id}/rollups?since=0`), {
+    items: [rollup(1), rollup(2)],
+    nextCursor: null,
+  });
   await w.say(w.agent, [observedOf(made, { rollup: rollup(2 + 24 * 60) })]);
   t.match(await w.api.json(`/v1/deployments/${id}/rollups?since=0`), { items: [{ requests: 2 + 24 * 60 }] });
   t.match(await w.get(id), { rollup: { requests: 2 + 24 * 60 } });

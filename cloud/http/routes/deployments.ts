@@ -317,11 +317,7 @@ export const deploymentRoutes =
         const scope = app.scope(request);
         const { deployment } = await read(scope, request.params.id);
         const pool = { id: deployment.pool, name: deployment.poolName };
-        return diffDeployment(
-          deployment,
-          request.body.spec,
-          await ceilingsFor(store, scope, pool, deployment.replica),
-        );
+        return diffDeployment(deployment, request.body.spec, await ceilingsFor(store, scope, pool, deployment.replica));
       },
     );
 

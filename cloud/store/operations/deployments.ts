@@ -184,8 +184,7 @@ export async function commitDeployment(
     const set = { generation: generation + 1, removing: 1, removed_at: now, updated_at: now, ...actor };
     await write(tx, before, set);
     tx.touch(scope.workspace, "deployment", id);
-    if (idempotency !== undefined)
-      await rememberKey(tx, scope, idempotency, now, before.command_id);
+    if (idempotency !== undefined) await rememberKey(tx, scope, idempotency, now, before.command_id);
     return { command: (await command(tx, scope, before.command_id as CommandId))!, replayed: null };
   }
 
