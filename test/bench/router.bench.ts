@@ -2,7 +2,7 @@
 // medians. Throughput with 32 connections, each asking again as soon as it is answered; latency with 4. Load generator,
 // replicas and router share the machine's cores: on two of them the figures are of a machine that is full in all rows.
 import { execFile, fork, spawn, type ChildProcess } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,8 +17,24 @@ const run = promisify(execFile);
 
 interface Load {
   rps: number;
+  /** Of the measured process alone, for one request: says the same on a machine that others use, too. Linux only. */
+  cpuUs: number;
   p50Ms: number;
   p99Ms: number;
+}
+
+interface Target {
+  name: string;
+  pid: number;
+  port: number;
+  path: string;
+}
+
+function cpuUsOf(pid: number): number {
+  if (process.platform !== "linux") return Number.NaN;
+  const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
+  // User and system time, in ticks of 10 ms.
+  return (Number(fields[11]) + Number(fields[12])) * 10_000;
 }
 
 const find = (...paths: string[]): string | null => paths.find((path) => existsSync(path)) ?? null;
@@ -87,7 +103,8 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
   try {
     const lua = join(dir, "load.lua");
     writeFileSync(lua, LUA);
-    const load = async (port: number, path: string, connections: number): Promise<Load> => {
+    const load = async ({ port, path, pid }: Target, connections: number): Promise<Load> => {
+      const before = cpuUsOf(pid);
       const { stdout } = await run(wrk, [
         "-t1",
         `-c${connections}`,
@@ -98,16 +115,17 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
       ]);
       const [, rps, p50, p99, failed] = /RESULT (\S+) (\d+) (\d+) (\d+)/.exec(stdout) ?? [];
       if (failed !== "0") throw new Error(`${failed} requests failed at port ${port}.`);
-      return { rps: Number(rps), p50Ms: Number(p50) / 1000, p99Ms: Number(p99) / 1000 };
+      const cpuUs = (cpuUsOf(pid) - before) / (Number(rps) * SECONDS);
+      return { rps: Number(rps), cpuUs, p50Ms: Number(p50) / 1000, p99Ms: Number(p99) / 1000 };
     };
 
     const replicas = [await freePort(), await freePort()];
     for (const port of replicas) children.push(await child(["replica", String(port)]));
     const routerPort = await freePort();
     children.push(await child(["router", `127.0.0.1:${routerPort}`, KEY, ...replicas.map(String)]));
-    const targets: { name: string; port: number; path: string }[] = [
-      { name: "direct, one replica", port: replicas[0]!, path: "/v2/models/m/infer" },
-      { name: "router", port: routerPort, path: "/m/v2/models/m/infer" },
+    const targets: Target[] = [
+      { name: "direct, one replica", pid: children[0]!.pid!, port: replicas[0]!, path: "/v2/models/m/infer" },
+      { name: "router", pid: children[2]!.pid!, port: routerPort, path: "/m/v2/models/m/infer" },
     ];
     for (const [name, threads] of [
       ["HAProxy", null],
@@ -117,7 +135,7 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
       const config = join(dir, `haproxy-${threads}.cfg`);
       writeFileSync(config, haproxyConfig(port, replicas, threads));
       children.push(spawn(haproxy, ["-db", "-q", "-f", config], { stdio: ["ignore", "ignore", "inherit"] }));
-      targets.push({ name, port, path: "/m/v2/models/m/infer" });
+      targets.push({ name, pid: children.at(-1)!.pid!, port, path: "/m/v2/models/m/infer" });
     }
 
     const busy = new Map<string, Load[]>();
@@ -125,12 +143,12 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
     const add = (to: Map<string, Load[]>, name: string, one: Load) => void to.set(name, [...(to.get(name) ?? []), one]);
     // The first round warms up, HAProxy's sockets included.
     for (let round = 0; round <= ROUNDS; round++) {
-      for (const { name, port, path } of targets) {
-        const wide = await load(port, path, 32);
-        const few = await load(port, path, 4);
+      for (const target of targets) {
+        const wide = await load(target, 32);
+        const few = await load(target, 4);
         if (round === 0) continue;
-        add(busy, name, wide);
-        add(calm, name, few);
+        add(busy, target.name, wide);
+        add(calm, target.name, few);
       }
     }
     // Best round against best round for the tail: one moment of another program on the machine is a p99 by itself.
@@ -141,6 +159,7 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
     for (const { name } of targets) {
       rows.push({ what: `${name}: 32 connections`, value: of(busy, name, "rps").toFixed(0), unit: "requests/s" });
       rows.push({ what: `${name}: 32 connections, p99`, value: of(busy, name, "p99Ms").toFixed(2), unit: "ms" });
+      rows.push({ what: `${name}: its CPU`, value: of(busy, name, "cpuUs").toFixed(1), unit: "us a request" });
       rows.push({ what: `${name}: 4 connections`, value: of(calm, name, "rps").toFixed(0), unit: "requests/s" });
       rows.push({ what: `${name}: 4 connections, p50`, value: of(calm, name, "p50Ms").toFixed(3), unit: "ms" });
       rows.push({ what: `${name}: 4 connections, p99`, value: of(calm, name, "p99Ms").toFixed(3), unit: "ms" });
