@@ -34,7 +34,7 @@ export const DEFAULT_TIMINGS = {
   probeTimeoutMs: 2000,
   /** So many probes in a row without a yes: unready, gets no requests. */
   unreadyAfter: 3,
-  /** And so many: restarted. */
+  /** For the time of so many: restarted. */
   restartAfter: 15,
   /** From start to ready; a large model takes its time. */
   startLimitMs: 300_000,

@@ -10,7 +10,9 @@ export type LastWords = z.infer<typeof lastWordsSchema>;
 const LAST_RECORDS = 50;
 /** Logs of earlier starts that are kept for each replica. */
 const STARTS_KEPT = 10;
-const SECRET_RETRY_MS = 5000;
+const SECRET_RETRY_MS = 2000;
+/** A replica that ended is not started again before its log is closed: so a provider that is away is not waited for long. */
+const SECRET_TRIES_AFTER_END = 3;
 
 export class ReplicaLog {
   readonly #deps: Deps;
@@ -47,19 +49,21 @@ export class ReplicaLog {
     const stop = AbortSignal.any([signal, this.#over.signal]);
     this.#reading = (async () => {
       await before(stop);
-      for (;;) {
+      for (let triesAfterEnd = 0; ; ) {
         try {
-          for (const name of secrets)
-            this.#deps.redactor.add((await this.#deps.secrets.named(name, stop)).reveal());
+          for (const name of secrets) this.#deps.redactor.add((await this.#deps.secrets.named(name, signal)).reveal());
           break;
         } catch (caught) {
           signal.throwIfAborted();
           const error = toConnectorError(caught);
-          if (error.retry === "never" || this.#over.signal.aborted)
+          if (this.#over.signal.aborted) triesAfterEnd++;
+          if (error.retry === "never" || triesAfterEnd >= SECRET_TRIES_AFTER_END)
             return this.#log.withhold(
               `The rest of this log is withheld: a secret of the replica cannot be resolved again (${error.code}), so it could not be removed.`,
             );
-          await wait(this.#deps.clock, SECRET_RETRY_MS, stop).catch(() => signal.throwIfAborted());
+          // Cut short once, when it ends.
+          const until = this.#over.signal.aborted ? signal : stop;
+          await wait(this.#deps.clock, SECRET_RETRY_MS, until).catch(() => signal.throwIfAborted());
         }
       }
       await this.#log.follow();

@@ -1,7 +1,7 @@
 // One seat: a replica's name and whatever is behind it. It is told to begin, to take requests or not, and to leave; what
 // it notices by itself (ready, unready, ended) it says through `changed`. It is never begun twice: each start has a number
 // that is in the journal before the engine is asked, and the engine knows the seat's name.
-import { ConnectorError, toConnectorError, type DeploymentId, type ReplicaStatus } from "@sallyport/protocol";
+import { ConnectorError, toConnectorError, wait, type DeploymentId, type ReplicaStatus } from "@sallyport/protocol";
 import { replicaWorkName, type Engine, type WorkName, type WorkStatus } from "../../engines/engine.ts";
 import type { ReplicaTarget } from "../../router/router.ts";
 import { nameOf, type ReplicaRecord } from "./desired.ts";
@@ -13,6 +13,8 @@ import { ReplicaLog } from "./replica-log.ts";
 
 /** What keeps a replica from beginning is often mended elsewhere: it is looked at again at least so often. */
 const LAUNCH_RETRY_MS = 60_000;
+/** The rest of a log comes from the engine within this. */
+const LAST_WORDS_MS = 10_000;
 const READY_PATH = "/v2/health/ready";
 
 export interface ReplicaOptions extends ReplicaParts {
@@ -50,9 +52,13 @@ export class Replica {
   /** The engine does not answer; it says nothing about the replica. */
   #engineProblem: Problem | null = null;
   #step = "";
+  /** Monotonic; of the last probe. */
+  #askedAt = 0;
   #target: ReplicaTarget | null = null;
   #log: ReplicaLog | null = null;
   #life: Promise<void> = Promise.resolve();
+  /** The engine feeds its log's files again. */
+  #attached: Promise<void> = Promise.resolve();
   #left: Promise<void> | null = null;
   #restarting: Problem | null = null;
   readonly #pause = new Pause();
@@ -188,9 +194,10 @@ export class Replica {
     return this.#engine().stop(this.work, this.#o.deps.timings.graceMs);
   }
 
-  /** Ask it now whether it is ready. */
+  /** Ask it now whether it is ready, unless that was done a moment ago. */
   probe(): void {
-    this.#pause.poke();
+    const { clock, timings } = this.#o.deps;
+    if (clock.monotonic() - this.#askedAt >= timings.startProbeMs) this.#pause.poke();
   }
   /** What was in the way may be gone. */
   retryNow(): void {
@@ -307,10 +314,13 @@ export class Replica {
     await this.#log?.close();
     const log = await insist(deps, "log", life, () => ReplicaLog.open(deps, this.seat.deployment, this.name, starts));
     this.#log = log;
+    const attached = Promise.withResolvers<void>();
+    this.#attached = attached.promise;
     log.read(Object.values(this.seat.spec.secrets), life, async (stop) => {
       await insist(deps, "key", life, () => keys.token(this.work, starts));
       // An engine that knows nothing of it any more: then what was written is all there is.
       await insist(deps, `log of ${this.work}`, stop, () => this.#engine().attach(this.work, log.files)).catch(() => undefined);
+      attached.resolve();
     });
   }
 
@@ -410,8 +420,11 @@ export class Replica {
     const { timings, clock } = deps;
     const began = clock.monotonic();
     let failures = 0;
+    /** Since when each answer was not a yes. */
+    let failingSince = began;
     let readySince: number | null = null;
     for (;;) {
+      this.#askedAt = clock.monotonic();
       const target = await this.#findTarget(signal).catch(() => null);
       const answer = target === null ? null : await deps.router.probe(target, READY_PATH, timings.probeTimeoutMs).catch(() => null);
       signal.throwIfAborted();
@@ -422,7 +435,7 @@ export class Replica {
         if (now - readySince >= timings.healthyMs && this.#record.crashes > 0) await this.#write({ ...this.#record, crashes: 0 });
         this.#ready();
       } else {
-        failures++;
+        if (failures++ === 0) failingSince = this.#askedAt;
         readySince = null;
         if (failures >= timings.unreadyAfter) {
           this.#settled = true;
@@ -430,8 +443,10 @@ export class Replica {
           else if (failures === timings.unreadyAfter) this.#o.changed();
         }
         const late = this.#phase === "starting" && now - began > timings.startLimitMs;
-        if (late || (this.#phase === "unready" && failures >= timings.restartAfter)) {
-          const why = late ? `was not ready within ${Math.round(timings.startLimitMs / 1000)} s` : `did not answer ${failures} times in a row`;
+        // By time, not by count: whoever suspects it has it asked more often.
+        const deaf = this.#phase === "unready" && now - failingSince >= timings.restartAfter * timings.probeMs;
+        if (late || deaf) {
+          const why = late ? `was not ready within ${Math.round(timings.startLimitMs / 1000)} s` : `did not answer for ${Math.round((now - failingSince) / 1000)} s`;
           // An engine that does not answer cannot stop it either: the next look tries again.
           await this.restart({ ...this.#unreadyBecause(why), soft: false }).catch(() => undefined);
         }
@@ -472,6 +487,7 @@ export class Replica {
     // Down from now on, and not begun again before the rest is done.
     this.#retryAt = Number.POSITIVE_INFINITY;
     this.#to("down");
+    if (ended.state === "exited") await this.#allWritten();
     const { logSeq, lastWords } = (await this.#log?.finish()) ?? { logSeq: 0, lastWords: null };
     this.#log = null;
     const exit = exitOf(ended, this.#record, logSeq, clock.now());
@@ -489,6 +505,17 @@ export class Replica {
     this.#restarting = null;
     this.#since = clock.now();
     this.#o.changed();
+  }
+
+  /** What it wrote is in its files when the engine's `ended` resolves; an engine that fails now does not hold up the rest. */
+  async #allWritten(): Promise<void> {
+    const { deps, life } = this.#o;
+    const over = new AbortController();
+    const late = wait(deps.clock, LAST_WORDS_MS, AbortSignal.any([life, over.signal])).catch(() => undefined);
+    const written = this.#attached.then(() => this.#engine().ended(this.work, AbortSignal.any([life, over.signal])));
+    await Promise.race([written.catch(() => undefined), late]);
+    over.abort();
+    life.throwIfAborted();
   }
 
   async #leave(): Promise<void> {
