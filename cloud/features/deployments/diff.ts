@@ -34,7 +34,7 @@ export function diffDeployment(
 }
 
 /** Dotted paths in order; objects are looked into, everything else is compared whole. */
-export function changesOf(from: unknown, to: unknown): DeploymentDiff["changes"] {
+function changesOf(from: unknown, to: unknown): DeploymentDiff["changes"] {
   const was = flat(from);
   const is = flat(to);
   return [...new Set([...was.keys(), ...is.keys()])]
