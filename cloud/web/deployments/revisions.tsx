@@ -25,6 +25,7 @@ export function Revisions({ deployment }: { deployment: DeploymentDetail }) {
         <RowSkeletons rows={2} />
       </section>
     );
+  const than = deployment.removedAt === null ? "what is wanted now" : "the last one";
   const serving = new Map<number, number>();
   for (const replica of deployment.removedAt === null ? (deployment.observed?.replicas ?? []) : [])
     if (replica.state === "ready") serving.set(replica.revision, (serving.get(replica.revision) ?? 0) + 1);
@@ -72,10 +73,10 @@ export function Revisions({ deployment }: { deployment: DeploymentDetail }) {
                   <details>
                     <summary>
                       {changes.length === 0
-                        ? "The same content as what is wanted now"
+                        ? `The same content as ${than}`
                         : changes.length === 1
-                          ? "1 difference from what is wanted now"
-                          : `${changes.length} differences from what is wanted now`}
+                          ? `1 difference from ${than}`
+                          : `${changes.length} differences from ${than}`}
                     </summary>
                     {changes.length > 0 && <ChangeList changes={changes} />}
                   </details>

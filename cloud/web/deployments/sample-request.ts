@@ -16,7 +16,7 @@ export interface ModelMetadata {
 
 /** More zeros than this help nobody, and a request through the link has a limit. */
 const MAX_ELEMENTS = 8192;
-const LINE = 16;
+const LINE = 8;
 
 export function isMetadata(value: unknown): value is ModelMetadata {
   if (typeof value !== "object" || value === null) return false;
