@@ -702,6 +702,7 @@ t.test(
     const body = Buffer.from(JSON.stringify({ inputs: [pair("x", data, [data.length])] }));
     t.ok(body.length > 16_000_000);
     let worst = 0;
+    let answers = 0;
     let done = false;
     const large = Promise.all([ask("POST", INFER, { body }), ask("POST", INFER, { body })]).finally(
       () => (done = true),
