@@ -60,7 +60,7 @@ export function productionPackages(root, workspaces) {
 
 /** Documentation, types, sources and tests: nothing that Node loads. */
 const NEVER_FILES =
-  /(\.d\.[cm]?ts|\.tsx?|\.[cm]ts|\.map|\.flow|\.markdown|\.gyp|\.gypi|\.c|\.cc|\.cpp|\.h|\.hpp|\.tsbuildinfo|\.min\.js|\.umd\.js)$/i;
+  /(\.(test|spec)\.[cm]?js|\.d\.[cm]?ts|\.tsx?|\.[cm]ts|\.map|\.flow|\.markdown|\.gyp|\.gypi|\.c|\.cc|\.cpp|\.h|\.hpp|\.tsbuildinfo|\.min\.js|\.umd\.js)$/i;
 const NEVER_NAMES = new Set([
   ...["readme", "changelog", "history", "changes", "contributing", "authors", "security", "code_of_conduct"].flatMap(
     (name) => [name, `${name}.md`, `${name}.txt`],
@@ -69,7 +69,7 @@ const NEVER_NAMES = new Set([
 ]);
 const NEVER_FOLDERS = new Set(
   ["test", "tests", "__tests__", "example", "examples", "docs", "benchmark", "benchmarks", "coverage"].concat([
-    ...["man", "include", "website", ".github", ".vscode", ".idea", ".husky"],
+    ...["man", "deps", "include", "website", ".github", ".vscode", ".idea", ".husky"],
   ]),
 );
 
@@ -105,7 +105,7 @@ export function copyPackage(from, to, { platform, arch }) {
     const parts = path.split("/");
     const name = parts.at(-1);
     if (entry.isDirectory()) {
-      if (name === "node_modules" || name === "dist-types") return false;
+      if (["node_modules", "dist-types", ".github"].includes(name)) return false;
       if (parts.length === 1 && NEVER_FOLDERS.has(name)) return isCode(name);
       if (name === "dist-es" && !loadsModulesFrom("dist-es", packageJson)) return false;
       if (parts.at(-2) === "prebuilds" && other(name)) return false;
@@ -119,7 +119,7 @@ export function copyPackage(from, to, { platform, arch }) {
     if (path === "package.json" || /^(licen[cs]e|notice|copying|thirdparty)/i.test(name)) return true;
     if (parts.at(-3) === "prebuilds" && /\.musl\.node$/.test(name)) return false;
     if (name.endsWith(".md") || NEVER_NAMES.has(name.toLowerCase())) return false;
-    return !NEVER_FILES.test(name) || isEntry(packageJson, path);
+    return !NEVER_FILES.test(name) || (!/\.d\.[cm]?ts$/.test(name) && isEntry(packageJson, path));
   };
   // A folder named `docs` or `test` may be code: then the package says so.
   const isCode = (folder) =>

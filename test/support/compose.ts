@@ -57,7 +57,7 @@ export class Composition {
     return `${this.#project}-${service}-1`;
   }
 
-  /** All services, each after those that it waits for. */
+  /** All services, each after those that it waits for. Again: what runs is left alone, what ended is started. */
   async up(): Promise<void> {
     await docker(this.#socket, "network", "create", this.#project).catch(() => undefined);
     const begun = new Map<string, Promise<void>>();
@@ -71,8 +71,10 @@ export class Composition {
           await start(other);
           await this.#reached(other, condition);
         }
-        await docker(this.#socket, "rm", "--force", this.container(name)).catch(() => undefined);
-        await docker(this.#socket, ...this.#run(name, service));
+        const status = ["inspect", "--format", "{{.State.Status}}", this.container(name)];
+        const state = await docker(this.#socket, ...status).catch(() => "absent");
+        if (state === "absent") await docker(this.#socket, ...this.#run(name, service));
+        else if (state !== "running") await docker(this.#socket, "start", this.container(name));
       })();
       begun.set(name, starting);
       return starting;
