@@ -8,6 +8,15 @@ import type { Parts } from "./parts.ts";
 import { answerPs, type PsSources } from "./ps.ts";
 import { stopHere } from "./stop.ts";
 
+/** In a container the user may be a number that nobody named. */
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    return `uid ${process.getuid?.() ?? "unknown"}`;
+  }
+}
+
 /** Not listening yet. */
 export function makeControl(context: AgentContext, sources: PsSources): ControlServer {
   const { parts, watched } = sources;
@@ -15,7 +24,7 @@ export function makeControl(context: AgentContext, sources: PsSources): ControlS
   const { audit } = sources.state;
   const { intake, pauseFile } = parts;
   const stateDir = context.compiled.config.state;
-  const who = `local:${userInfo().username}`;
+  const who = `local:${userName()}`;
   const operations: ControlOperations = {
     ps: () => answerPs(context, sources),
     pause: async (wanted) => {
