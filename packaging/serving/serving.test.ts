@@ -19,7 +19,7 @@ import { start, stopAll, type Ask, type Program, type Reply } from "./fixtures/p
 
 t.teardown(stopAll);
 // Some forty programs are started, some of which compute for a second.
-t.setTimeout(120_000);
+t.setTimeout(300_000);
 
 const INFER = "/v2/models/m/infer";
 const TYPES = [
