@@ -68,108 +68,144 @@ const probes = {
 })();
 `;
 
-await t.test("ten probes from a step reach nothing, and each reaches something where it may", { skip: needs("docker") }, async (t) => {
-  const server = await startDocker(t);
-  const files = [...busyboxFiles(), ...nodeFiles().map((file) => (file.path === "usr/bin/node" ? { ...file, mode: 0o4755 } : file))];
-  const image = await importImage(server.docker, "sallyport-test/probes", files);
-  const stateDir = mkdtempSync(join(tmpdir(), "sp-probes-"));
-  t.teardown(() => rmSync(stateDir, { recursive: true, force: true }));
-  writeFileSync(join(stateDir, "secret"), AGENT_FILE);
-  await listen(t, join(stateDir, "agent.sock"));
-  const port = await listen(t, 0);
-  const metadata = await metadataServer(t);
-  // A neighbour on the engine's own bridge, and one on another network.
-  const others: string[] = [];
-  for (const name of ["neighbour", "second"]) {
-    const one = await server.docker.createContainer({
-      Image: image,
-      name,
-      Entrypoint: ["/usr/bin/node"],
-      Cmd: ["-e", 'require("node:net").createServer((s) => s.end()).listen(8080, "0.0.0.0")'],
+await t.test(
+  "ten probes from a step reach nothing, and each reaches something where it may",
+  { skip: needs("docker") },
+  async (t) => {
+    const server = await startDocker(t);
+    const files = [
+      ...busyboxFiles(),
+      ...nodeFiles().map((file) => (file.path === "usr/bin/node" ? { ...file, mode: 0o4755 } : file)),
+    ];
+    const image = await importImage(server.docker, "sallyport-test/probes", files);
+    const stateDir = mkdtempSync(join(tmpdir(), "sp-probes-"));
+    t.teardown(() => rmSync(stateDir, { recursive: true, force: true }));
+    writeFileSync(join(stateDir, "secret"), AGENT_FILE);
+    await listen(t, join(stateDir, "agent.sock"));
+    const port = await listen(t, 0);
+    const metadata = await metadataServer(t);
+    // A neighbour on the engine's own bridge, and one on another network.
+    const others: string[] = [];
+    for (const name of ["neighbour", "second"]) {
+      const one = await server.docker.createContainer({
+        Image: image,
+        name,
+        Entrypoint: ["/usr/bin/node"],
+        Cmd: ["-e", 'require("node:net").createServer((s) => s.end()).listen(8080, "0.0.0.0")'],
+      });
+      await one.start();
+      t.teardown(() => one.remove({ force: true }));
+      others.push((await one.inspect()).NetworkSettings.Networks["bridge"]!.IPAddress, name);
+    }
+    const hosts = [
+      ...new Set([
+        ...Object.values(networkInterfaces()).flatMap((list) =>
+          (list ?? []).map(({ address, scopeid, family }) => (family === "IPv6" && scopeid ? "" : address)),
+        ),
+        server.bridgeAddress,
+        "host.docker.internal",
+      ]),
+    ].filter((host) => host !== "" && host !== "127.0.0.1" && host !== "::1");
+    t.ok(hosts.includes(server.bridgeAddress), "the bridge's gateway is among the host's addresses");
+    const [major, minor] = execFileSync("stat", ["-c", "%t %T", blockDevice()], { encoding: "utf8" })
+      .trim()
+      .split(" ")
+      .map((n) => Number.parseInt(n, 16));
+    const mark = "MARK=a-process-of-the-host";
+    const hostProcess = spawn("sleep", ["600"], { env: { MARK: "a-process-of-the-host" }, stdio: "ignore" });
+    t.teardown(() => hostProcess.kill("SIGKILL"));
+    const known = {
+      engine: server.socket,
+      metadata,
+      hosts,
+      port,
+      agentSocket: join(stateDir, "agent.sock"),
+      agentFile: join(stateDir, "secret"),
+      others,
+      disk: `${major} ${minor}`,
+      hostFile: join(stateDir, "secret"),
+      pid: hostProcess.pid,
+      mark,
+    };
+    const reached = async (work: () => Promise<string>): Promise<Record<string, string | null>> =>
+      JSON.parse(await work()) as Record<string, string | null>;
+
+    // Each of the ten must be able to succeed. Setuid: without the rights of root, and without the bar to gain them.
+    const control = async (more: { User?: string; HostConfig: object }): Promise<string> => {
+      const body = {
+        Image: image,
+        Entrypoint: ["/usr/bin/node"],
+        Cmd: ["-e", PROBES],
+        Env: [`KNOWN=${JSON.stringify(known)}`, "PATH=/usr/bin:/bin"],
+        Tty: true,
+        ...more,
+      };
+      const one = await server.docker.createContainer(body);
+      t.teardown(() => one.remove({ force: true }));
+      await one.start();
+      await one.wait();
+      // The client takes an answer that is JSON for one of the Engine's.
+      const answer: unknown = await one.logs({ stdout: true, stderr: true, follow: false });
+      if (Buffer.isBuffer(answer)) throw new Error(`the control printed no findings: ${answer.toString()}`);
+      return JSON.stringify(answer);
+    };
+    const binds = [`${stateDir}:${stateDir}`, `${server.dir}:${server.dir}`];
+    const open = await reached(() =>
+      control({
+        HostConfig: {
+          // All that `privileged` gives, one by one: a machine that is itself confined refuses it as a whole.
+          CapAdd: ["SYS_ADMIN", "SYS_PTRACE", "MKNOD", "NET_RAW"],
+          SecurityOpt: ["seccomp=unconfined", "apparmor=unconfined"],
+          MaskedPaths: [],
+          ReadonlyPaths: [],
+          Devices: [{ PathOnHost: blockDevice(), PathInContainer: blockDevice(), CgroupPermissions: "rwm" }],
+          PidMode: "host",
+          NetworkMode: "bridge",
+          Binds: binds,
+        },
+      }),
+    );
+    const user = await reached(() => control({ User: "65532:65532", HostConfig: { NetworkMode: "bridge" } }));
+    open["setuid"] = user["setuid"] ?? null;
+    t.equal(Object.keys(open).length, 10);
+    for (const [probe, found] of Object.entries(open)) t.type(found, "string", `can be reached where it may: ${probe}`);
+
+    const engine = createDockerEngine({
+      socket: server.socket,
+      agentId: "probes",
+      stateDir,
+      clock: systemClock,
+      log: pino({ level: "silent" }),
     });
-    await one.start();
-    t.teardown(() => one.remove({ force: true }));
-    others.push((await one.inspect()).NetworkSettings.Networks["bridge"]!.IPAddress, name);
-  }
-  const hosts = [...new Set([...Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address, scopeid, family }) => (family === "IPv6" && scopeid ? "" : address))), server.bridgeAddress, "host.docker.internal"])].filter((host) => host !== "" && host !== "127.0.0.1" && host !== "::1");
-  t.ok(hosts.includes(server.bridgeAddress), "the bridge's gateway is among the host's addresses");
-  const [major, minor] = execFileSync("stat", ["-c", "%t %T", blockDevice()], { encoding: "utf8" }).trim().split(" ").map((n) => Number.parseInt(n, 16));
-  const mark = "MARK=a-process-of-the-host";
-  const hostProcess = spawn("sleep", ["600"], { env: { MARK: "a-process-of-the-host" }, stdio: "ignore" });
-  t.teardown(() => hostProcess.kill("SIGKILL"));
-  const known = {
-    engine: server.socket,
-    metadata,
-    hosts,
-    port,
-    agentSocket: join(stateDir, "agent.sock"),
-    agentFile: join(stateDir, "secret"),
-    others,
-    disk: `${major} ${minor}`,
-    hostFile: join(stateDir, "secret"),
-    pid: hostProcess.pid,
-    mark,
-  };
-  const reached = async (work: () => Promise<string>): Promise<Record<string, string | null>> => JSON.parse(await work()) as Record<string, string | null>;
-
-  // Each of the ten must be able to succeed. Setuid: without the rights of root, and without the bar to gain them.
-  const control = async (more: { User?: string; HostConfig: object }): Promise<string> => {
-    const body = { Image: image, Entrypoint: ["/usr/bin/node"], Cmd: ["-e", PROBES], Env: [`KNOWN=${JSON.stringify(known)}`, "PATH=/usr/bin:/bin"], Tty: true, ...more };
-    const one = await server.docker.createContainer(body);
-    t.teardown(() => one.remove({ force: true }));
-    await one.start();
-    await one.wait();
-    // The client takes an answer that is JSON for one of the Engine's.
-    const answer: unknown = await one.logs({ stdout: true, stderr: true, follow: false });
-    if (Buffer.isBuffer(answer) || typeof answer !== "object") throw new Error(`the control printed no findings: ${String(answer)}`);
-    return JSON.stringify(answer);
-  };
-  const binds = [`${stateDir}:${stateDir}`, `${server.dir}:${server.dir}`];
-  const open = await reached(() => control({
-      HostConfig: {
-        // All that `privileged` gives, one by one: a machine that is itself confined refuses it as a whole.
-        CapAdd: ["SYS_ADMIN", "SYS_PTRACE", "MKNOD", "NET_RAW"],
-        SecurityOpt: ["seccomp=unconfined", "apparmor=unconfined"],
-        MaskedPaths: [],
-        ReadonlyPaths: [],
-        Devices: [{ PathOnHost: blockDevice(), PathInContainer: blockDevice(), CgroupPermissions: "rwm" }],
-        PidMode: "host",
-        NetworkMode: "bridge",
-        Binds: binds,
-      },
-    }));
-  const user = await reached(() => control({ User: "65532:65532", HostConfig: { NetworkMode: "bridge" } }));
-  open["setuid"] = user["setuid"] ?? null;
-  t.equal(Object.keys(open).length, 10);
-  for (const [probe, found] of Object.entries(open)) t.type(found, "string", `can be reached where it may: ${probe}`);
-
-  const engine = createDockerEngine({ socket: server.socket, agentId: "probes", stateDir, clock: systemClock, log: pino({ level: "silent" }) });
-  t.teardown(() => engine.close());
-  const cwd = join(stateDir, "work");
-  mkdirSync(join(cwd, "outputs"), { recursive: true });
-  const name = workName("probes", "step", 1);
-  const stdout = join(stateDir, "out");
-  await engine.start({
-    name,
-    executable: "/usr/bin/node",
-    args: ["-e", PROBES],
-    env: { KNOWN: JSON.stringify(known), PATH: "/usr/bin:/bin" },
-    cwd,
-    stdout,
-    stderr: join(stateDir, "err"),
-    container: { image, resources: { cpus: 1, memoryBytes: 256 * 1024 ** 2 }, network: { kind: "none" } },
-  });
-  t.match(await engine.ended(name), { code: 0 }, readFileSync(join(stateDir, "err"), "utf8"));
-  const step = await reached(async () => readFileSync(stdout, "utf8"));
-  t.same(Object.keys(step), Object.keys(open));
-  for (const [probe, found] of Object.entries(step)) t.equal(found, null, `not reached by a step: ${probe}`);
-  await engine.forget(name);
-});
+    t.teardown(() => engine.close());
+    const cwd = join(stateDir, "work");
+    mkdirSync(join(cwd, "outputs"), { recursive: true });
+    const name = workName("probes", "step", 1);
+    const stdout = join(stateDir, "out");
+    await engine.start({
+      name,
+      executable: "/usr/bin/node",
+      args: ["-e", PROBES],
+      env: { KNOWN: JSON.stringify(known), PATH: "/usr/bin:/bin" },
+      cwd,
+      stdout,
+      stderr: join(stateDir, "err"),
+      container: { image, resources: { cpus: 1, memoryBytes: 256 * 1024 ** 2 }, network: { kind: "none" } },
+    });
+    t.match(await engine.ended(name), { code: 0 }, readFileSync(join(stateDir, "err"), "utf8"));
+    const step = await reached(async () => readFileSync(stdout, "utf8"));
+    t.same(Object.keys(step), Object.keys(open));
+    for (const [probe, found] of Object.entries(step)) t.equal(found, null, `not reached by a step: ${probe}`);
+    await engine.forget(name);
+  },
+);
 
 /** Port, or 0 for a socket's path. On every address of the host. */
 async function listen(t: Test, where: string | number): Promise<number> {
   const server: Server = createServer((socket) => socket.end());
-  await new Promise<void>((resolve) => (typeof where === "string" ? server.listen(where, resolve) : server.listen(where, "0.0.0.0", resolve)));
+  await new Promise<void>((resolve) =>
+    typeof where === "string" ? server.listen(where, resolve) : server.listen(where, "0.0.0.0", resolve),
+  );
   t.teardown(() => server.close());
   const address = server.address();
   return typeof address === "object" && address !== null ? address.port : 0;

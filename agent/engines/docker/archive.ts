@@ -26,11 +26,15 @@ async function add(tar: Pack, path: string, name: string, user: { uid: number; g
   const about = await lstat(path);
   if (about.isDirectory()) {
     await entry(tar, { name, type: "directory", mode: (about.mode & 0o777) | 0o700, mtime: about.mtime, ...user });
-    for await (const child of await opendir(path)) await add(tar, join(path, child.name), `${name}/${child.name}`, user);
+    for await (const child of await opendir(path))
+      await add(tar, join(path, child.name), `${name}/${child.name}`, user);
     return;
   }
   if (!about.isFile())
-    throw new ConnectorError("ENGINE_FAILED", `The work folder holds ${JSON.stringify(name)}, which is neither a file nor a folder.`);
+    throw new ConnectorError(
+      "ENGINE_FAILED",
+      `The work folder holds ${JSON.stringify(name)}, which is neither a file nor a folder.`,
+    );
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   try {
     const { size, mode, mtime } = await file.stat();
@@ -39,7 +43,12 @@ async function add(tar: Pack, path: string, name: string, user: { uid: number; g
       const sink = tar.entry(header, (error) => (error ? reject(error) : resolve()));
       void (async () => {
         for (let left = size; left > 0;) {
-          const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(Math.min(READ_BYTES, left)), 0, Math.min(READ_BYTES, left), null);
+          const { bytesRead, buffer } = await file.read(
+            Buffer.allocUnsafe(Math.min(READ_BYTES, left)),
+            0,
+            Math.min(READ_BYTES, left),
+            null,
+          );
           if (bytesRead === 0) throw new Error(`${path} became shorter while it was read`);
           left -= bytesRead;
           if (!sink.write(buffer.subarray(0, bytesRead))) await drained(sink);
@@ -77,7 +86,12 @@ const entry = (tar: Pack, header: EntryHeader): Promise<void> =>
  * Unpacks an archive of `outputs` in place of `<folder>/outputs`, which changes at once and whole. What the work left
  * there is its own: no name leads out, nothing but files and folders comes to be, at most `maxBytes` of content.
  */
-export async function unpackOutputs(archive: Readable, folder: string, maxBytes: number, signal?: AbortSignal): Promise<void> {
+export async function unpackOutputs(
+  archive: Readable,
+  folder: string,
+  maxBytes: number,
+  signal?: AbortSignal,
+): Promise<void> {
   const part = join(folder, `.${OUTPUTS}.part`);
   await rm(part, { recursive: true, force: true });
   await mkdir(part, { mode: 0o700 });
@@ -89,7 +103,7 @@ export async function unpackOutputs(archive: Readable, folder: string, maxBytes:
     let entries = 0;
     const files = new Set<string>();
     for await (const item of tar) {
-      const { name, size = 0, type, linkname } = item.header;
+      const { name, size, type, linkname } = item.header;
       const segments = innerPath(name);
       const place = join(part, ...segments);
       if (++entries > MAX_ENTRIES) throw tooLarge(`more than ${MAX_ENTRIES} files`);

@@ -156,9 +156,13 @@ export class DockerClient {
     const fix = UNREACHABLE_FIX[code ?? (name === "TimeoutError" ? "ETIMEDOUT" : "")];
     if (fix !== undefined) return unreachable(this.socket, fix, caught);
     if (caught instanceof ConnectorError) return caught;
-    return new ConnectorError("ENGINE_FAILED", `The Docker Engine at ${this.socket} gave an answer that cannot be read.`, {
-      cause: caught,
-    });
+    return new ConnectorError(
+      "ENGINE_FAILED",
+      `The Docker Engine at ${this.socket} gave an answer that cannot be read.`,
+      {
+        cause: caught,
+      },
+    );
   }
 }
 

@@ -139,7 +139,10 @@ export class DockerEngine implements Engine {
         const found = await this.#find(name, signal);
         const status = await this.#statusOf(name, found);
         if (status.state === "absent")
-          throw new ConnectorError("ENGINE_FAILED", `The Docker Engine knows nothing of work ${name}: it never began, or its container was removed.`);
+          throw new ConnectorError(
+            "ENGINE_FAILED",
+            `The Docker Engine knows nothing of work ${name}: it never began, or its container was removed.`,
+          );
         if (status.state === "exited") {
           await orAborted(this.#followers.get(name)?.finish() ?? Promise.resolve(), signal);
           return status;
@@ -170,17 +173,22 @@ export class DockerEngine implements Engine {
       });
     } catch (error) {
       // The work removed the whole folder: it left nothing.
-      if (error instanceof EngineRefusal && error.status === 404) return rm(join(folder, "outputs"), { recursive: true, force: true });
+      if (error instanceof EngineRefusal && error.status === 404)
+        return rm(join(folder, "outputs"), { recursive: true, force: true });
       throw refused(`The outputs of work ${name} cannot be fetched`, error);
     }
     try {
       await unpackOutputs(archive, folder, maxBytes, signal);
     } catch (error) {
       if (error instanceof ConnectorError || isDiskError(error)) throw error;
-      throw new ConnectorError("ENGINE_UNREACHABLE", `The outputs of work ${name} did not come whole from the Docker Engine.`, {
-        fix: "They are fetched again by themselves.",
-        cause: error,
-      });
+      throw new ConnectorError(
+        "ENGINE_UNREACHABLE",
+        `The outputs of work ${name} did not come whole from the Docker Engine.`,
+        {
+          fix: "They are fetched again by themselves.",
+          cause: error,
+        },
+      );
     }
   }
 
@@ -201,9 +209,13 @@ export class DockerEngine implements Engine {
     await this.#noteStop(name, found.Id);
     const t = Math.ceil(Math.max(0, graceMs) / 1000);
     try {
-      await this.#client.call("POST", `/containers/${found.Id}/stop`, { query: { t }, timeoutMs: t * 1000 + STOP_EXTRA_MS });
+      await this.#client.call("POST", `/containers/${found.Id}/stop`, {
+        query: { t },
+        timeoutMs: t * 1000 + STOP_EXTRA_MS,
+      });
     } catch (error) {
-      if (!(error instanceof EngineRefusal) || error.status !== 404) throw refused(`Work ${name} cannot be stopped`, error);
+      if (!(error instanceof EngineRefusal) || error.status !== 404)
+        throw refused(`Work ${name} cannot be stopped`, error);
     }
     return { stopped: [`container ${containerName(name)} (${found.Id.slice(0, 12)})`] };
   }
@@ -243,7 +255,10 @@ export class DockerEngine implements Engine {
     const { name, container } = spec;
     if (!isWorkName(name)) throw new ConnectorError("ENGINE_FAILED", "The work's name cannot be a container's name.");
     if (container === null)
-      throw new ConnectorError("ENGINE_FAILED", `Work ${name} names no image, and the engine docker runs nothing else.`);
+      throw new ConnectorError(
+        "ENGINE_FAILED",
+        `Work ${name} names no image, and the engine docker runs nothing else.`,
+      );
     await this.#meet();
     const before = await this.#find(name);
     if (before !== null) {
@@ -271,7 +286,11 @@ export class DockerEngine implements Engine {
       if (now === undefined) throw error;
       if (now === null || !begun(now)) {
         if (now !== null) await this.#remove(now.Id, `Work ${name}`).catch(() => undefined);
-        throw refused(`Work ${name} cannot be started`, error, "Look at the image and its executable, and at the Engine's log.");
+        throw refused(
+          `Work ${name} cannot be started`,
+          error,
+          "Look at the image and its executable, and at the Engine's log.",
+        );
       }
     }
     return this.#known(spec, (await this.#find(name))!);
@@ -288,7 +307,10 @@ export class DockerEngine implements Engine {
           : wanted.kind === "serving"
             ? { kind: wanted.kind, id: await this.#networks.serving() }
             : { kind: wanted.kind, id: await this.#networks.named(wanted.name) };
-      const body = containerBody({ ...spec, container }, { agentId: this.#agentId, imageId, network, user: this.#user });
+      const body = containerBody(
+        { ...spec, container },
+        { agentId: this.#agentId, imageId, network, user: this.#user },
+      );
       try {
         const made = await this.#client.call<{ Id: string }>("POST", "/containers/create", {
           query: { name: containerName(spec.name) },
@@ -300,10 +322,14 @@ export class DockerEngine implements Engine {
         if (error.status === 409) {
           const found = await this.#find(spec.name);
           if (found !== null && begun(found)) return null;
-          throw new ConnectorError("ENGINE_FAILED", `The name ${containerName(spec.name)} is taken at the Engine by a container that is not this agent's.`, {
-            fix: "Look at its label sallyport.agent. Agents of one pool on one Engine do not start the same work twice.",
-            cause: error,
-          });
+          throw new ConnectorError(
+            "ENGINE_FAILED",
+            `The name ${containerName(spec.name)} is taken at the Engine by a container that is not this agent's.`,
+            {
+              fix: "Look at its label sallyport.agent. Agents of one pool on one Engine do not start the same work twice.",
+              cause: error,
+            },
+          );
         }
         if (error.status === 404 && wanted.kind === "serving" && !again) {
           this.#networks.forget();
@@ -385,12 +411,19 @@ export class DockerEngine implements Engine {
 
   async #names(): Promise<WorkName[]> {
     try {
-      const all = await this.#client.call<{ Names?: string[]; Labels?: Record<string, string> }[]>("GET", "/containers/json", {
-        query: { all: 1, filters: { label: [`${LABEL_AGENT}=${this.#agentId}`] } },
-      });
+      const all = await this.#client.call<{ Names?: string[]; Labels?: Record<string, string> }[]>(
+        "GET",
+        "/containers/json",
+        {
+          query: { all: 1, filters: { label: [`${LABEL_AGENT}=${this.#agentId}`] } },
+        },
+      );
       return all
         .map(({ Names, Labels }) => ({ name: Labels?.[LABEL_WORK] ?? "", Names, Labels }))
-        .filter(({ name, Names, Labels }) => isWorkName(name) && (Names ?? []).some((full) => this.#isOurs(name, full, Labels)))
+        .filter(
+          ({ name, Names, Labels }) =>
+            isWorkName(name) && (Names ?? []).some((full) => this.#isOurs(name, full, Labels)),
+        )
         .map(({ name }) => name as WorkName);
     } catch (error) {
       throw refused("The containers of this agent cannot be listed", error);
@@ -475,11 +508,9 @@ export class DockerEngine implements Engine {
 
   /** Volumes of containers that somebody removed without them. */
   async #dropLostVolumes(): Promise<void> {
-    const { Volumes } = await this.#client.call<{ Volumes?: { Name: string; Labels?: Record<string, string> | null }[] | null }>(
-      "GET",
-      "/volumes",
-      { query: { filters: { dangling: ["true"], label: [`${LABEL_AGENT}=${this.#agentId}`] } } },
-    );
+    const { Volumes } = await this.#client.call<{
+      Volumes?: { Name: string; Labels?: Record<string, string> | null }[] | null;
+    }>("GET", "/volumes", { query: { filters: { dangling: ["true"], label: [`${LABEL_AGENT}=${this.#agentId}`] } } });
     for (const { Name, Labels } of Volumes ?? []) {
       if (Labels?.[LABEL_AGENT] !== this.#agentId || !/^[A-Za-z0-9][A-Za-z0-9_.-]*$/.test(Name)) continue;
       await this.#client.call("DELETE", `/volumes/${Name}`).catch((error: unknown) => {
@@ -490,16 +521,21 @@ export class DockerEngine implements Engine {
 }
 
 /** It ran at least once: an Engine says the year 1 of one that did not. */
-const begun = ({ State }: ContainerInfo): boolean => State.Running || !(Date.parse(State.StartedAt) < 0 || State.StartedAt.startsWith("0001"));
+const begun = ({ State }: ContainerInfo): boolean =>
+  State.Running || !(Date.parse(State.StartedAt) < 0 || State.StartedAt.startsWith("0001"));
 
 export function isBelow(version: string, wanted: readonly number[]): boolean {
-  const numbers = /^(\d+)\.(\d+)(?:\.(\d+))?/.exec(version)?.slice(1).map((n) => Number(n ?? 0));
+  const numbers = /^(\d+)\.(\d+)(?:\.(\d+))?/
+    .exec(version)
+    ?.slice(1)
+    .map((n) => Number(n ?? 0));
   if (numbers === undefined) return true;
   for (const [i, least] of wanted.entries()) if (numbers[i]! !== least) return numbers[i]! < least;
   return false;
 }
 
-const isDiskError = (error: unknown): boolean => ["ENOSPC", "EDQUOT", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "");
+const isDiskError = (error: unknown): boolean =>
+  ["ENOSPC", "EDQUOT", "EEXIST"].includes((error as NodeJS.ErrnoException).code ?? "");
 
 function orAborted<T>(work: Promise<T>, signal?: AbortSignal): Promise<T> {
   if (signal === undefined) return work;

@@ -26,9 +26,13 @@ export class Images {
   async find(reference: string, signal?: AbortSignal): Promise<string | null> {
     const [, name, digest] = REFERENCE.exec(reference) ?? [];
     if (digest === undefined)
-      throw new ConnectorError("IMAGE_INVALID", `${JSON.stringify(reference.slice(0, 200))} names no image by its content.`, {
-        fix: "Name it as name@sha256:<digest>, or by its id, sha256:<id>.",
-      });
+      throw new ConnectorError(
+        "IMAGE_INVALID",
+        `${JSON.stringify(reference.slice(0, 200))} names no image by its content.`,
+        {
+          fix: "Name it as name@sha256:<digest>, or by its id, sha256:<id>.",
+        },
+      );
     let found: ImageInfo | null;
     try {
       found = await this.#client.find<ImageInfo>(`/images/${reference}/json`, { signal });
@@ -37,7 +41,8 @@ export class Images {
     }
     if (found === null) return null;
     // The id is what a container is made from; the name counts only if it leads to this very digest.
-    const known = name === undefined ? found.Id === digest : (found.RepoDigests ?? []).some((r) => r.endsWith(`@${digest}`));
+    const known =
+      name === undefined ? found.Id === digest : (found.RepoDigests ?? []).some((r) => r.endsWith(`@${digest}`));
     return known && /^sha256:[0-9a-f]{64}$/.test(found.Id) ? found.Id : null;
   }
 
@@ -45,9 +50,13 @@ export class Images {
     const there = await this.find(reference, signal);
     if (there !== null) return there;
     if (reference.startsWith("sha256:"))
-      throw new ConnectorError("IMAGE_MISSING", `No image with the id ${reference} is at the Engine, and none can be pulled by an id.`, {
-        fix: "Load or build it at the Engine, or name it as name@sha256:<digest> of a registry.",
-      });
+      throw new ConnectorError(
+        "IMAGE_MISSING",
+        `No image with the id ${reference} is at the Engine, and none can be pulled by an id.`,
+        {
+          fix: "Load or build it at the Engine, or name it as name@sha256:<digest> of a registry.",
+        },
+      );
     let pull = this.#pulls.get(reference);
     if (pull === undefined) {
       pull = this.#pull(reference).finally(() => this.#pulls.delete(reference));
@@ -79,7 +88,9 @@ export class Images {
       }
     } catch (caught) {
       if (silent.signal.aborted)
-        throw new ConnectorError("IMAGE_MISSING", `Image ${reference} does not come: its registry says nothing more.`, { cause: caught });
+        throw new ConnectorError("IMAGE_MISSING", `Image ${reference} does not come: its registry says nothing more.`, {
+          cause: caught,
+        });
       if (!(caught instanceof EngineRefusal)) throw caught;
       throw refusal(reference, caught);
     } finally {
@@ -91,7 +102,11 @@ export class Images {
 /** The Engine hands on a registry's refusal as 404 or 500 and says which in words alone: the one place where words decide. */
 function refusal(reference: string, caught: EngineRefusal): ConnectorError {
   const said = `the Engine says ${JSON.stringify(caught.message)}`;
-  if (caught.status === 401 || caught.status === 403 || /\b(unauthorized|denied|forbidden|authentication required)\b/i.test(caught.message))
+  if (
+    caught.status === 401 ||
+    caught.status === 403 ||
+    /\b(unauthorized|denied|forbidden|authentication required)\b/i.test(caught.message)
+  )
     return new ConnectorError("IMAGE_DENIED", `The registry does not give image ${reference} to the Engine: ${said}.`, {
       fix: "Pull it on the Engine's machine with an account that may, or let the registry give it without one.",
       cause: caught,

@@ -129,7 +129,8 @@ export class LogFollower {
             continue;
           }
           if ((error as NodeJS.ErrnoException).code === "EBADF") throw error;
-          if (failures++ === 0) log.warn({ err: error, container: name }, "a container's output cannot be read for now");
+          if (failures++ === 0)
+            log.warn({ err: error, container: name }, "a container's output cannot be read for now");
           await wait(clock, Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** Math.min(failures, 10)), this.#closing.signal);
         }
       }
@@ -182,7 +183,8 @@ export class LogFollower {
       const cursor = JSON.parse(await readFile(this.#cursorPath, "utf8")) as Cursor;
       return cursor.format === 1 && cursor.container === this.#o.id ? cursor : null;
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") this.#o.log.warn({ err: error }, "a log's cursor is not readable");
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT")
+        this.#o.log.warn({ err: error }, "a log's cursor is not readable");
       return null;
     }
   }
@@ -229,7 +231,13 @@ export class LogFollower {
     const stop = new AbortController();
     this.#following = follow ? stop : null;
     if (follow && this.#over) return;
-    const query = { follow: follow ? 1 : 0, stdout: 1, stderr: 1, timestamps: 1, since: Number.isFinite(since) ? Math.max(0, since) : 0 };
+    const query = {
+      follow: follow ? 1 : 0,
+      stdout: 1,
+      stderr: 1,
+      timestamps: 1,
+      since: Number.isFinite(since) ? Math.max(0, since) : 0,
+    };
     const signal = AbortSignal.any([stop.signal, this.#closing.signal]);
     const answer = await client.stream("GET", `/containers/${name}/logs`, { query, signal, timeoutMs: null });
     const silence = this.#quiet(() => stop.abort(new Error("silence")));
@@ -274,7 +282,10 @@ export class LogFollower {
         // The log turned over while nobody read it.
         sink.offset = sink.sizeBytes;
         sink.mark = null;
-        this.#o.log.warn({ container: this.#o.name, stream: sink.name }, "a part of a container's output was lost: its log turned over unread");
+        this.#o.log.warn(
+          { container: this.#o.name, stream: sink.name },
+          "a part of a container's output was lost: its log turned over unread",
+        );
       }
     }
     if (isRepeated(sink, at, bytes)) return;
@@ -314,7 +325,8 @@ export class LogFollower {
         } catch (error) {
           const { code } = error as NodeJS.ErrnoException;
           if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
-          if (failures++ === 0) this.#o.log.warn({ err: error }, "no space for a container's output: it waits at the Engine");
+          if (failures++ === 0)
+            this.#o.log.warn({ err: error }, "no space for a container's output: it waits at the Engine");
           await wait(this.#o.clock, MAX_RETRY_MS, this.#closing.signal);
         }
       }

@@ -38,10 +38,15 @@ export class Networks {
   async named(name: string): Promise<string> {
     const found = await this.#find(name);
     const fix = "Make it at the Engine (docker network create), or name one that is there.";
-    if (found === null) throw new ConnectorError("ENGINE_FAILED", `The Engine has no network named ${JSON.stringify(name)}.`, { fix });
+    if (found === null)
+      throw new ConnectorError("ENGINE_FAILED", `The Engine has no network named ${JSON.stringify(name)}.`, { fix });
     // The machine's own network is no network of a container.
     if (found.Driver === "host" || found.Driver === "null")
-      throw new ConnectorError("ENGINE_FAILED", `The network ${JSON.stringify(name)} is not one that keeps a container apart.`, { fix });
+      throw new ConnectorError(
+        "ENGINE_FAILED",
+        `The network ${JSON.stringify(name)} is not one that keeps a container apart.`,
+        { fix },
+      );
     return found.Id;
   }
 
@@ -66,9 +71,13 @@ export class Networks {
     const self = await this.#self();
     const found = (await this.#find(this.servingName)) ?? (await this.#make(self === null));
     if (!found.Internal || found.Labels?.[LABEL_AGENT] !== this.#agentId)
-      throw new ConnectorError("ENGINE_FAILED", `The network ${this.servingName} at the Engine is not the one that this agent makes.`, {
-        fix: "Remove it (docker network rm); the agent makes it anew.",
-      });
+      throw new ConnectorError(
+        "ENGINE_FAILED",
+        `The network ${this.servingName} at the Engine is not the one that this agent makes.`,
+        {
+          fix: "Remove it (docker network rm); the agent makes it anew.",
+        },
+      );
     if (self !== null && !Object.values(self.NetworkSettings.Networks ?? {}).some((n) => n.NetworkID === found.Id)) {
       try {
         await this.#client.call("POST", `/networks/${found.Id}/connect`, { body: { Container: self.Id } });
@@ -110,7 +119,8 @@ export class Networks {
         throw refused(`The network ${this.servingName} cannot be made`, error);
     }
     const made = await this.#find(this.servingName);
-    if (made === null) throw new ConnectorError("ENGINE_FAILED", `The network ${this.servingName} was made and is not there.`);
+    if (made === null)
+      throw new ConnectorError("ENGINE_FAILED", `The network ${this.servingName} was made and is not there.`);
     return made;
   }
 

@@ -58,8 +58,14 @@ const names = fc.stringMatching(/^[a-z0-9]{1,20}$/);
 const digest = fc.stringMatching(/^sha256:[0-9a-f]{64}$/);
 
 const specs: fc.Arbitrary<WorkSpec & { container: ContainerSpec }> = fc.record({
-  name: fc.oneof({ weight: 9, arbitrary: names }, { weight: 1, arbitrary: hostile }) as fc.Arbitrary<string> as unknown as fc.Arbitrary<WorkName>,
-  executable: fc.oneof(fc.constantFrom("", "/bin/sh"), hostile.map((text) => `/${text}`)),
+  name: fc.oneof(
+    { weight: 9, arbitrary: names },
+    { weight: 1, arbitrary: hostile },
+  ) as fc.Arbitrary<string> as unknown as fc.Arbitrary<WorkName>,
+  executable: fc.oneof(
+    fc.constantFrom("", "/bin/sh"),
+    hostile.map((text) => `/${text}`),
+  ),
   args: fc.array(hostile, { maxLength: 5 }),
   env: fc.dictionary(fc.oneof(names, hostile), hostile, { maxKeys: 5 }),
   cwd: hostile,
@@ -67,7 +73,10 @@ const specs: fc.Arbitrary<WorkSpec & { container: ContainerSpec }> = fc.record({
   stderr: hostile,
   container: fc.record({
     image: fc.oneof(digest, hostile),
-    resources: fc.record({ cpus: fc.double({ min: 0.1, max: 1024, noNaN: true }), memoryBytes: fc.integer({ min: 32 << 20, max: 2 ** 40 }) }),
+    resources: fc.record({
+      cpus: fc.double({ min: 0.1, max: 1024, noNaN: true }),
+      memoryBytes: fc.integer({ min: 32 << 20, max: 2 ** 40 }),
+    }),
     network: fc.oneof(
       fc.constant({ kind: "none" as const }),
       fc.record({ kind: fc.constant("serving" as const), port: fc.integer() }),
@@ -133,7 +142,10 @@ await t.test("the keys of 1,000 generated bodies are the golden ones, and what i
         }
         made++;
         const keys = [...new Set([...keysOf(body), ...OPTIONAL])].sort();
-        if (JSON.stringify(keys) !== JSON.stringify(GOLDEN)) throw new Error(`keys: ${keys.filter((k) => !GOLDEN.includes(k)).join()} more, ${GOLDEN.filter((k) => !keys.includes(k)).join()} less`);
+        if (JSON.stringify(keys) !== JSON.stringify(GOLDEN))
+          throw new Error(
+            `keys: ${keys.filter((k) => !GOLDEN.includes(k)).join()} more, ${GOLDEN.filter((k) => !keys.includes(k)).join()} less`,
+          );
         const { Cmd, Env, Entrypoint, Image, Labels, HostConfig, ...rest } = body;
         const { Memory, MemorySwap, NanoCpus, NetworkMode, Dns, Mounts, ...host } = HostConfig!;
         const fixed = JSON.stringify({ rest, host });
@@ -141,7 +153,10 @@ await t.test("the keys of 1,000 generated bodies are the golden ones, and what i
         const must: [string, boolean][] = [
           ["arguments are the spec's", JSON.stringify(Cmd) === JSON.stringify(spec.args)],
           ["variables are the spec's", Env!.length === Object.keys(spec.env).length],
-          ["executable", JSON.stringify(Entrypoint) === JSON.stringify(spec.executable === "" ? null : [spec.executable])],
+          [
+            "executable",
+            JSON.stringify(Entrypoint) === JSON.stringify(spec.executable === "" ? null : [spec.executable]),
+          ],
           ["image by its id", Image === about.imageId],
           ["labels", JSON.stringify(Object.values(Labels!)) === JSON.stringify([about.agentId, spec.name, "1"])],
           ["no swap", Memory === MemorySwap && Memory === spec.container.resources.memoryBytes],
@@ -152,7 +167,11 @@ await t.test("the keys of 1,000 generated bodies are the golden ones, and what i
             "one volume without a name",
             JSON.stringify(Mounts) ===
               JSON.stringify([
-                { Type: "volume", Target: "/sallyport", VolumeOptions: { NoCopy: true, Labels: { "sallyport.agent": about.agentId } } },
+                {
+                  Type: "volume",
+                  Target: "/sallyport",
+                  VolumeOptions: { NoCopy: true, Labels: { "sallyport.agent": about.agentId } },
+                },
               ]),
           ],
         ];

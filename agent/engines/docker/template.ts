@@ -41,15 +41,20 @@ export const isWorkName = (name: string): name is WorkName => /^[A-Za-z0-9][A-Za
 const refuse = (message: string): ConnectorError => new ConnectorError("ENGINE_FAILED", message);
 
 /** Throws ENGINE_FAILED for values that no container can have. */
-export function containerBody(spec: WorkSpec & { container: ContainerSpec }, about: ContainerAbout): ContainerCreateOptions {
+export function containerBody(
+  spec: WorkSpec & { container: ContainerSpec },
+  about: ContainerAbout,
+): ContainerCreateOptions {
   const { name, executable, args, env, container } = spec;
   const { cpus, memoryBytes } = container.resources;
   if (!isWorkName(name)) throw refuse("The work's name cannot be a container's name.");
-  if (!/^sha256:[0-9a-f]{64}$/.test(about.imageId)) throw refuse(`Work ${name} has no image that is named by its content.`);
+  if (!/^sha256:[0-9a-f]{64}$/.test(about.imageId))
+    throw refuse(`Work ${name} has no image that is named by its content.`);
   if (about.network.kind !== "none" && !/^[0-9a-z]{12,64}$/.test(about.network.id))
     throw refuse(`Work ${name} has a network that is not named by its id.`);
   for (const text of [executable, ...args])
-    if (text.includes("\0")) throw refuse(`An argument of work ${name} holds a zero byte, which no program can be given.`);
+    if (text.includes("\0"))
+      throw refuse(`An argument of work ${name} holds a zero byte, which no program can be given.`);
   if (executable !== "" && !executable.startsWith("/"))
     throw refuse(`The executable of work ${name} is not an absolute path of its image.`);
   if (!(cpus > 0 && Number.isFinite(cpus)) || !(memoryBytes > 0 && Number.isSafeInteger(memoryBytes)))

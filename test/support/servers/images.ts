@@ -13,7 +13,10 @@ export interface ImageFile {
   mode?: number;
 }
 
-const TOOLS = "sh cat echo env id sleep seq yes head true false kill ls mkdir ln rm dd stat touch tr wc printf sync test grep od cp chmod".split(" ");
+const TOOLS =
+  "sh cat echo env id sleep seq yes head true false kill ls mkdir ln rm dd stat touch tr wc printf sync test grep od cp chmod".split(
+    " ",
+  );
 
 /** busybox as `sh` and the common tools, /tmp, and two names in /etc/passwd. */
 export function busyboxFiles(): ImageFile[] {
@@ -60,4 +63,9 @@ export const busyboxImage = (docker: Docker): Promise<string> =>
   importImage(docker, "sallyport-test/busybox", busyboxFiles(), ['ENTRYPOINT ["/bin/sh"]']);
 
 export const nodeImage = (docker: Docker, more: readonly ImageFile[] = []): Promise<string> =>
-  importImage(docker, "sallyport-test/node", [...busyboxFiles(), ...nodeFiles(), ...more], ['ENTRYPOINT ["/usr/bin/node"]']);
+  importImage(
+    docker,
+    "sallyport-test/node",
+    [...busyboxFiles(), ...nodeFiles(), ...more],
+    ['ENTRYPOINT ["/usr/bin/node"]'],
+  );
