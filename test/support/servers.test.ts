@@ -38,6 +38,6 @@ t.test("Vault: a secret is there for its token alone, also after a restart", { s
 });
 
 t.test("every server that a test can ask for has its recipe", async (t) => {
-  for (const name of ["s3", "vault", "chromium"])
+  for (const name of ["s3", "vault", "docker", "chromium"])
     t.ok(existsSync(join(repository, "test/support/servers", name)), name);
 });
