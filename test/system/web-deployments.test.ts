@@ -581,6 +581,10 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
     await goto(`/deployments/${refused.id}`);
     await pill("Refused");
     await inspect("deployment-refused");
+    t.match(await page.locator(".note").first().textContent(), /policy\.secrets \(default\)/, "the rule is named");
+    await page.getByRole("button", { name: "More for this deployment" }).click();
+    await page.getByRole("menuitem", { name: "Show its newest command" }).click();
+    await page.locator("section[aria-label=Command]").getByRole("link", { name: refused.id }).waitFor();
     const none = await create("parked", { replicas: 0 });
     await waitFor("the parked one", async () => (await detail(none.id)).state === "available");
     await goto(`/deployments/${none.id}`);

@@ -234,6 +234,20 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
               <dd>
                 <Id value={command.resource} />
               </dd>
+              {command.resource.startsWith("deployment:") && (
+                <>
+                  <dt>Deployment</dt>
+                  <dd>
+                    <Link
+                      to="/deployments/$id"
+                      params={{ id: command.resource.slice("deployment:".length) }}
+                      className="link mono"
+                    >
+                      {command.resource.slice("deployment:".length)}
+                    </Link>
+                  </dd>
+                </>
+              )}
               {command.run && (
                 <>
                   <dt>Run</dt>
