@@ -1,5 +1,5 @@
 // Networks of containers: the agent's own internal one for what it serves, and networks that the customer made. An
-// internal network stops forwarding; it does not cut off the Engine's machine itself (docs/security.md).
+// internal network stops forwarding; it does not cut off the Engine's machine itself (decision 0090).
 import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { ConnectorError } from "@sallyport/protocol";

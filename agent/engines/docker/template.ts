@@ -15,7 +15,7 @@ export const WORK_FOLDER = `${VOLUME_TARGET}/work`;
 
 export const LABEL_AGENT = "sallyport.agent";
 export const LABEL_WORK = "sallyport.work";
-export const LABEL_TEMPLATE = "sallyport.template";
+const LABEL_TEMPLATE = "sallyport.template";
 const TEMPLATE_VERSION = "1";
 
 const PIDS_LIMIT = 1024;
