@@ -1,4 +1,6 @@
 // The part of enclosed.test.ts that runs inside the namespace, as a test of its own. Not run otherwise.
+// First: what tap puts into its children must not reach the programs that this starts.
+import "../../support/untap.mjs";
 import { connect } from "node:net";
 import t from "tap";
 import { TestApi } from "../../support/api.ts";
