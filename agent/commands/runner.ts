@@ -251,7 +251,8 @@ export class CommandRunner {
       if (!parsed.success) throw invalidInput(`The input of ${intent.kind}`, parsed.error);
       input = parsed.data;
       if (kind.spec.class !== "durable") policy.require({ kind: "ceiling", ceiling: "streams", value: 1 });
-      else if (kind.overtakes !== true && kind.slot !== false) policy.require({ kind: "ceiling", ceiling: "concurrentRuns", value: 1 });
+      else if (kind.overtakes !== true && kind.slot !== false)
+        policy.require({ kind: "ceiling", ceiling: "concurrentRuns", value: 1 });
       kind.check?.(input as never, policy);
       audit.require();
     } catch (caught) {

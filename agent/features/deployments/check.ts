@@ -15,10 +15,14 @@ export function checkSpec(
   { replicas, others }: { replicas: number; others: number },
 ): void {
   if (spec.image !== undefined) {
-    throw new ConnectorError("DEPLOYMENT_INVALID", `Deployment ${name} names an image of its own, which is not served yet.`, {
-      fix: "Leave image out: the agent's own runtime serves ONNX models.",
-      details: { field: "spec.image" },
-    });
+    throw new ConnectorError(
+      "DEPLOYMENT_INVALID",
+      `Deployment ${name} names an image of its own, which is not served yet.`,
+      {
+        fix: "Leave image out: the agent's own runtime serves ONNX models.",
+        details: { field: "spec.image" },
+      },
+    );
   }
   policy.require({ kind: "engine", engine: spec.engine });
   const engine = known.engines.get(spec.engine);
@@ -46,7 +50,9 @@ export function requireRuntime(
   spec: DeploymentSpec,
   isolated: boolean,
   known: Known,
-): { kind: "image"; image: string } | { kind: "program"; path: string; args: readonly string[]; env: Readonly<Record<string, string>> } {
+):
+  | { kind: "image"; image: string }
+  | { kind: "program"; path: string; args: readonly string[]; env: Readonly<Record<string, string>> } {
   const { image, process } = known.serving();
   if (isolated && image !== null) return { kind: "image", image };
   if (!isolated && process !== null) return { kind: "program", ...process };
@@ -60,9 +66,13 @@ export function requireRuntime(
 function checkPath(store: string, path: string): void {
   const bad = path.split("/").find((part) => part === "" || part === "." || part === ".." || part.includes("\0"));
   if (bad === undefined) return;
-  throw new ConnectorError("PATH_INVALID", `The path ${JSON.stringify(path)} in store ${store} has the segment ${JSON.stringify(bad)}.`, {
-    fix: "Write it from the store's root, without empty and dot segments.",
-  });
+  throw new ConnectorError(
+    "PATH_INVALID",
+    `The path ${JSON.stringify(path)} in store ${store} has the segment ${JSON.stringify(bad)}.`,
+    {
+      fix: "Write it from the store's root, without empty and dot segments.",
+    },
+  );
 }
 
 function checkEnvironment(name: string, spec: DeploymentSpec): void {

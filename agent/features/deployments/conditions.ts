@@ -3,7 +3,6 @@ import type { Condition, ConnectorError, DeploymentState } from "@sallyport/prot
 import type { Problem } from "./exit.ts";
 
 export interface ReplicaView {
-  name: string;
   revision: number;
   /** Ready, and gets requests. */
   serves: boolean;
@@ -11,7 +10,6 @@ export interface ReplicaView {
 }
 
 export interface ConditionsInput {
-  name: string;
   wanted: number;
   revision: number;
   replicas: readonly ReplicaView[];
@@ -34,7 +32,13 @@ const not = (type: Condition["type"], problem: Problem): Said => ({
   fix: problem.fix,
   details: problem.details,
 });
-const soon = (message: string): Problem => ({ code: "DEPLOYMENT_UNREADY", message, fix: null, details: {}, soft: true });
+const soon = (message: string): Problem => ({
+  code: "DEPLOYMENT_UNREADY",
+  message,
+  fix: null,
+  details: {},
+  soft: true,
+});
 const replicas = (n: number): string => (n === 1 ? "1 replica" : `${n} replicas`);
 
 export function conditionsOf(input: ConditionsInput): { state: DeploymentState; conditions: Said[] } {

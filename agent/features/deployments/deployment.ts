@@ -8,7 +8,6 @@ import {
   type DeploymentStatus,
 } from "@sallyport/protocol";
 import type { ReplicaTarget } from "../../router/router.ts";
-import { conditionsOf, withSince } from "./conditions.ts";
 import {
   applied,
   DEPLOYMENTS,
@@ -22,8 +21,8 @@ import {
   type RemovedRecord,
   type ReplicaRecord,
 } from "./desired.ts";
-import type { Problem } from "./exit.ts";
 import { insist } from "./insist.ts";
+import { statusOf } from "./deployment-status.ts";
 import type { ReplicaParts } from "./launch.ts";
 import { plan, type Action } from "./plan.ts";
 import { Replica } from "./replica.ts";
@@ -170,70 +169,17 @@ export class Deployment {
   }
 
   status(): DeploymentStatus {
-    const { deps, room } = this.#shared;
-    const { deployment, name, generation, revision, spec, removing, held } = this.#record;
-    const wanted = removing === null ? spec.replicas : 0;
-    const seats = this.seats;
-    const noRoom = this.#noRoom(room);
-    const { state, conditions } = conditionsOf({
-      name,
-      wanted,
-      revision,
-      held,
-      noRoom,
-      removing: removing !== null,
-      endpoint: deps.router.problem,
-      replicas: seats.map((one) => ({
-        name: one.name,
-        revision: one.record.revision,
-        serves: one.phase === "ready" && one.routed,
-        problem: one.phase === "draining" || one.phase === "stopping" ? null : one.problem,
-      })),
-    });
-    this.#conditions = withSince(conditions, this.#conditions, deps.clock.now());
-    return {
-      deployment,
-      name,
-      generation,
-      revision,
-      state,
+    const said = statusOf({
+      deps: this.#shared.deps,
+      room: this.#shared.room,
+      record: this.#record,
+      seats: this.seats,
+      short: this.#short.map((one) => ({ ...one, record: this.#records.get(one.name) ?? null })),
+      shortSince: this.#shortSince,
       conditions: this.#conditions,
-      replicasWanted: wanted,
-      replicasReady: seats.filter((one) => one.phase === "ready").length,
-      replicas: [
-        ...seats.map((one) => one.status()),
-        ...this.#short.map((one) => ({
-          ...one,
-          state: "waiting" as const,
-          code: "AT_CAPACITY",
-          message: noRoom?.message ?? "There is no room for it now.",
-          since: this.#shortSince,
-          startedAt: null,
-          starts: this.#records.get(one.name)?.starts ?? 0,
-          adopted: false,
-          lastExit: this.#records.get(one.name)?.lastExit ?? null,
-        })),
-      ].toSorted((a, b) => a.revision - b.revision || a.number - b.number),
-      engine: spec.engine,
-      isolated: deps.engines.names.includes(spec.engine) && deps.engines.get(spec.engine).isolated,
-      endpoint: deps.router.endpoint(name),
-      rollup: deps.router.rollup(deployment),
-    };
-  }
-
-  #noRoom(room: Room): Problem | null {
-    if (this.#short.length === 0) return null;
-    const why = room.shortOf(this.#record.spec.resources);
-    return {
-      code: "AT_CAPACITY",
-      message:
-        why === null
-          ? "There is no room for another replica: others wait longer."
-          : `There is no room for another replica: ${why.limit} is ${why.most}, of which too little is left for ${why.wanted} more.`,
-      fix: "Scale another deployment down or remove it, or let whoever runs the agent raise the limit. It goes on by itself.",
-      details: { waiting: this.#short.map((one) => one.name), ...(why === null ? {} : { limit: why.limit, most: why.most }) },
-      soft: false,
-    };
+    });
+    this.#conditions = said.conditions;
+    return said;
   }
 
   // -- the loop
@@ -341,7 +287,9 @@ export class Deployment {
 
   #setRoute(always = false): void {
     const { deps } = this.#shared;
-    const replicas = this.seats.flatMap((one): ReplicaTarget[] => (one.routed && one.target !== null ? [one.target] : []));
+    const replicas = this.seats.flatMap((one): ReplicaTarget[] =>
+      one.routed && one.target !== null ? [one.target] : [],
+    );
     const text = JSON.stringify(replicas);
     if (!always && text === this.#routed) return;
     this.#routed = text;
@@ -362,7 +310,8 @@ export class Deployment {
       .catch(() => undefined)
       .then(async () => {
         const record = change(this.#record);
-        if (record === this.#record) return;
+        // Its record goes: nothing may bring it back.
+        if (record === this.#record || this.#forgetting !== null) return;
         await this.#shared.deps.journal.put(DEPLOYMENTS, this.id, record);
         this.#record = record;
       });
@@ -374,34 +323,40 @@ export class Deployment {
   #tidy(change: { serving?: number }): void {
     this.#servesNow = change.serving ?? this.#servesNow;
     this.#untidy = true;
-    this.#tidying ??= this.#tidyAll()
-      .catch(() => undefined)
-      .finally(() => {
-        this.#tidying = null;
-      });
+    if (!this.#tidying) void this.#tidyAll().catch(() => undefined);
   }
   #servesNow: number | null = null;
   #untidy = false;
-  #tidying: Promise<void> | null = null;
+  #tidying = false;
 
   async #tidyAll(): Promise<void> {
     const { deps, life } = this.#shared;
-    while (this.#untidy) {
-      this.#untidy = false;
-      await insist(deps, "journal", life, () =>
-        this.#update((record) => {
-          const serving = this.#servesNow ?? record.serving;
-          const used = new Set([record.revision, serving, ...this.seats.map((one) => one.record.revision)].map(String));
-          const revisions = Object.fromEntries(Object.entries(record.revisions).filter(([number]) => used.has(number)));
-          const same = serving === record.serving && Object.keys(revisions).length === Object.keys(record.revisions).length;
-          return same ? record : { ...record, serving, revisions };
-        }),
-      );
-      const old = [...this.#records.keys()].filter((name) => !this.#seats.has(name));
-      for (const name of old.slice(0, Math.max(0, old.length - OLD_RECORDS))) {
-        await deps.journal.commit({ remove: [{ namespace: REPLICAS, key: replicaKey(this.id, name) }] });
-        this.#records.delete(name);
+    this.#tidying = true;
+    try {
+      while (this.#untidy) {
+        this.#untidy = false;
+        await insist(deps, "journal", life, () =>
+          this.#update((record) => {
+            const serving = this.#servesNow ?? record.serving;
+            const used = new Set(
+              [record.revision, serving, ...this.seats.map((one) => one.record.revision)].map(String),
+            );
+            const revisions = Object.fromEntries(
+              Object.entries(record.revisions).filter(([number]) => used.has(number)),
+            );
+            const same =
+              serving === record.serving && Object.keys(revisions).length === Object.keys(record.revisions).length;
+            return same ? record : { ...record, serving, revisions };
+          }),
+        );
+        const old = [...this.#records.keys()].filter((name) => !this.#seats.has(name));
+        for (const name of old.slice(0, Math.max(0, old.length - OLD_RECORDS))) {
+          await deps.journal.commit({ remove: [{ namespace: REPLICAS, key: replicaKey(this.id, name) }] });
+          this.#records.delete(name);
+        }
       }
+    } finally {
+      this.#tidying = false;
     }
   }
 

@@ -76,7 +76,12 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
     stores: deps.stores,
     policy: deps.policy,
     capBytes: () => deps.limits().modelBytes,
-    needed: () => new Set([...all.values()].flatMap(({ record }) => [record.spec, ...Object.values(record.revisions)].map((spec) => spec.model.digest))),
+    needed: () =>
+      new Set(
+        [...all.values()].flatMap(({ record }) =>
+          [record.spec, ...Object.values(record.revisions)].map((spec) => spec.model.digest),
+        ),
+      ),
   });
 
   // -- changes, at most one a second: the first at once, the last for certain
@@ -126,18 +131,20 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
     count: () => all.size,
     removed: (id) => gone.get(id) ?? null,
     async apply(apply) {
-      const mine = entering.catch(() => undefined).then(async () => {
-        const held = all.get(apply.deployment);
-        if (held !== undefined) return held.apply(apply);
-        const record = applied(null, gone.get(apply.deployment) ?? null, apply);
-        await journal.commit({
-          put: [{ namespace: DEPLOYMENTS, key: apply.deployment, value: record }],
-          remove: [{ namespace: REMOVED, key: apply.deployment }],
+      const mine = entering
+        .catch(() => undefined)
+        .then(async () => {
+          const held = all.get(apply.deployment);
+          if (held !== undefined) return held.apply(apply);
+          const record = applied(null, gone.get(apply.deployment) ?? null, apply);
+          await journal.commit({
+            put: [{ namespace: DEPLOYMENTS, key: apply.deployment, value: record }],
+            remove: [{ namespace: REMOVED, key: apply.deployment }],
+          });
+          gone.delete(apply.deployment);
+          const one = add(record, []);
+          await one.open();
         });
-        gone.delete(apply.deployment);
-        const one = add(record, []);
-        await one.open();
-      });
       entering = mine;
       await mine;
     },
@@ -194,7 +201,8 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
       const id = key.slice(0, key.indexOf("/"));
       records.set(id, [...(records.get(id) ?? []), value as ReplicaRecord]);
     }
-    for (const { key, value } of await journal.entries(DEPLOYMENTS)) add(value as DesiredRecord, records.get(key) ?? []);
+    for (const { key, value } of await journal.entries(DEPLOYMENTS))
+      add(value as DesiredRecord, records.get(key) ?? []);
     router.onSuspect((id, replica) => all.get(id)?.suspect(replica));
     router.onChange(changed);
     router.onRollup(changed);
@@ -202,9 +210,7 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
     started.resolve();
     // Not waited for: an engine that does not answer holds up nothing else.
     void Promise.all(deps.engines.names.map(sweep))
-      .then(() =>
-        places.sweep(() => [...all.values()].flatMap((one) => one.seats.map((seat) => seat.work))),
-      )
+      .then(() => places.sweep(() => [...all.values()].flatMap((one) => one.seats.map((seat) => seat.work))))
       .catch((error: unknown) => {
         if (!closing.signal.aborted) log.warn({ err: error }, "what earlier starts left could not be cleared away");
       });
@@ -223,7 +229,9 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
     generations: () =>
       Object.fromEntries([
         ...[...gone].map(([id, { generation }]) => [id, generation] as const),
-        ...[...all.values()].map(({ id, record }) => [id, Math.max(record.generation, record.removing?.generation ?? 0)] as const),
+        ...[...all.values()].map(
+          ({ id, record }) => [id, Math.max(record.generation, record.removing?.generation ?? 0)] as const,
+        ),
       ]),
     policyChanged() {
       for (const one of all.values()) one.retryNow();

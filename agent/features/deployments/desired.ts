@@ -85,12 +85,18 @@ export function applied(held: DesiredRecord | null, removed: RemovedRecord | nul
   const goneAt = held?.removing?.generation ?? removed?.generation;
   if (goneAt !== undefined) {
     if (generation <= goneAt)
-      throw new ConnectorError("GENERATION_STALE", `Deployment ${name} was removed at generation ${goneAt}; this is ${generation}.`, {
-        fix: "Deploy it anew.",
-        details: { held: goneAt, generation },
-      });
+      throw new ConnectorError(
+        "GENERATION_STALE",
+        `Deployment ${name} was removed at generation ${goneAt}; this is ${generation}.`,
+        {
+          fix: "Deploy it anew.",
+          details: { held: goneAt, generation },
+        },
+      );
     if (held !== null)
-      throw new ConnectorError("CONFLICT", `Deployment ${name} is being removed.`, { fix: "Deploy it when it is gone." });
+      throw new ConnectorError("CONFLICT", `Deployment ${name} is being removed.`, {
+        fix: "Deploy it when it is gone.",
+      });
   }
   const fresh: DesiredRecord = {
     format: 1,

@@ -53,11 +53,22 @@ export function problemOfExit(
     };
   }
   if (exit.code === EXIT.model || exit.code === EXIT.taken || lastWords?.code === "MODEL_REFUSED") {
-    const code = lastWords !== null && isErrorCode(lastWords.code) ? lastWords.code : exit.code === EXIT.taken ? "PORT_TAKEN" : "MODEL_REFUSED";
+    const code =
+      lastWords !== null && isErrorCode(lastWords.code)
+        ? lastWords.code
+        : exit.code === EXIT.taken
+          ? "PORT_TAKEN"
+          : "MODEL_REFUSED";
     return {
       code,
-      message: lastWords === null ? `The runtime of replica ${replica} gave up; its log says why.` : `Replica ${replica}: ${lastWords.message}`,
-      fix: code === "MODEL_REFUSED" ? "Deploy a model that the runtime can load; the old revision serves until then." : "Look into the replica's log.",
+      message:
+        lastWords === null
+          ? `The runtime of replica ${replica} gave up; its log says why.`
+          : `Replica ${replica}: ${lastWords.message}`,
+      fix:
+        code === "MODEL_REFUSED"
+          ? "Deploy a model that the runtime can load; the old revision serves until then."
+          : "Look into the replica's log.",
       details,
       soft: false,
     };
@@ -75,8 +86,14 @@ export function problemOfExit(
             : `ended with exit code ${exit.code}`;
   return {
     code: soft ? "REPLICA_UNREADY" : "CRASH_LOOP",
-    message: soft ? `Replica ${replica} ${how}. ${again}` : `Replica ${replica} ${how}, ${crashes} times in a row. ${again}`,
-    fix: soft ? null : exit.code === EXIT.usage ? "The runtime does not know the agent's arguments: are both of one version?" : "Its log says why; the waits between starts grow to 5 minutes.",
+    message: soft
+      ? `Replica ${replica} ${how}. ${again}`
+      : `Replica ${replica} ${how}, ${crashes} times in a row. ${again}`,
+    fix: soft
+      ? null
+      : exit.code === EXIT.usage
+        ? "The runtime does not know the agent's arguments: are both of one version?"
+        : "Its log says why; the waits between starts grow to 5 minutes.",
     details,
     soft,
   };

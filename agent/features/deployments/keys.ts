@@ -33,7 +33,9 @@ export class EndpointKeys {
   async token(work: WorkName, start: number): Promise<string> {
     this.#replicas ??= this.#key("replicas.secret", "");
     this.#replicas.catch(() => (this.#replicas = null));
-    const token = createHmac("sha256", await this.#replicas).update(`${work}\0${start}`).digest("base64url");
+    const token = createHmac("sha256", await this.#replicas)
+      .update(`${work}\0${start}`)
+      .digest("base64url");
     this.#redactor.add(token);
     return token;
   }

@@ -26,10 +26,14 @@ export function deploymentKinds(deps: Deps, inside: DeploymentsInside): AnyComma
   const checkPlace = (input: Apply): void => {
     const other = inside.named(input.name);
     if (other !== null && other.id !== input.deployment)
-      throw new ConnectorError("CONFLICT", `The name ${input.name} is another deployment's of this agent, ${other.id}.`, {
-        fix: "Choose another name, or remove the other one first.",
-        details: { name: input.name, deployment: other.id },
-      });
+      throw new ConnectorError(
+        "CONFLICT",
+        `The name ${input.name} is another deployment's of this agent, ${other.id}.`,
+        {
+          fix: "Choose another name, or remove the other one first.",
+          details: { name: input.name, deployment: other.id },
+        },
+      );
     applied(inside.find(input.deployment)?.record ?? null, inside.removed(input.deployment), input);
   };
 
@@ -143,7 +147,10 @@ export function deploymentKinds(deps: Deps, inside: DeploymentsInside): AnyComma
         signal: context.signal,
       });
       const { status: code, mediaType, replica, tookMs } = answer;
-      return { result: { status: code, mediaType, replica: replica as `r${number}.${number}`, tookMs }, content: answer.body };
+      return {
+        result: { status: code, mediaType, replica: replica as `r${number}.${number}`, tookMs },
+        content: answer.body,
+      };
     },
   });
 

@@ -68,7 +68,10 @@ export async function launch(input: LaunchInput): Promise<Launched> {
   const { deps, models, keys, places, seat, signal, step } = input;
   const { spec, work, name } = seat;
   const check = (): void =>
-    checkSpec(seat.deploymentName, spec, deps, deps.policy, { replicas: input.record.number + 1, others: input.others });
+    checkSpec(seat.deploymentName, spec, deps, deps.policy, {
+      replicas: input.record.number + 1,
+      others: input.others,
+    });
   check();
   const engine = deps.engines.get(spec.engine);
   step("Its model is being fetched.");
@@ -95,7 +98,14 @@ export async function launch(input: LaunchInput): Promise<Launched> {
   const addressOf = (attempt: number) => ({ run: seat.deployment, step: name, attempt });
   // A log of that number from before records were lost: its number is taken.
   while ((await deps.logs.status(addressOf(start))) !== null) start++;
-  const record: ReplicaRecord = { ...input.record, seat: true, starts: start, begun: false, startedAt: null, address: null };
+  const record: ReplicaRecord = {
+    ...input.record,
+    seat: true,
+    starts: start,
+    begun: false,
+    startedAt: null,
+    address: null,
+  };
   await input.write(record);
   boundary.numbered.publish({ work, start });
   const log = await ReplicaLog.open(deps, seat.deployment, name, start);
@@ -103,7 +113,10 @@ export async function launch(input: LaunchInput): Promise<Launched> {
     await log.say(`Start ${start} of replica ${name} begins.`);
     const token = await keys.token(work, start);
     step("It is being started.");
-    const status = await startWork(engine, workSpec(seat, engine, runtime, folder, { ...secrets, SALLYPORT_SERVING_TOKEN: token }, log));
+    const status = await startWork(
+      engine,
+      workSpec(seat, engine, runtime, folder, { ...secrets, SALLYPORT_SERVING_TOKEN: token }, log),
+    );
     boundary.started.publish({ work, start });
     log.read([], input.life, async () => undefined);
     return { record, status, log };
@@ -124,7 +137,9 @@ async function startWork(engine: Engine, spec: WorkSpec): Promise<WorkStatus> {
   } catch (caught) {
     // The answer may have been lost, not the work: the engine says which.
     const status = await engine.status(spec.name).catch((lost: unknown) => {
-      throw new ConnectorError("ENGINE_UNREACHABLE", `Engine ${engine.name} does not say whether it began a replica.`, { cause: lost });
+      throw new ConnectorError("ENGINE_UNREACHABLE", `Engine ${engine.name} does not say whether it began a replica.`, {
+        cause: lost,
+      });
     });
     if (status.state === "absent") throw caught;
     return status;

@@ -128,7 +128,8 @@ export class Models {
       // What a killed agent did not finish.
       if (digest === undefined) {
         const owner = /^sha256-([0-9a-f]{64})\.part$/.exec(name)?.[1];
-        if (owner === undefined || !this.#fetching.has(`sha256:${owner}`)) await rm(join(this.#folder, name), { force: true });
+        if (owner === undefined || !this.#fetching.has(`sha256:${owner}`))
+          await rm(join(this.#folder, name), { force: true });
         continue;
       }
       files.push({ name, bytes: info.size, at: info.mtimeMs, needed: needed.has(`sha256:${digest}`) });

@@ -41,7 +41,9 @@ export class ReplicaLog {
 
   /** A log that cannot be written is no reason not to serve. */
   async say(text: string): Promise<void> {
-    await this.#log.system(text).catch((error: unknown) => this.#deps.log.warn({ err: error }, "a replica's log cannot be written"));
+    await this.#log
+      .system(text)
+      .catch((error: unknown) => this.#deps.log.warn({ err: error }, "a replica's log cannot be written"));
   }
 
   /** Begins to read, without waiting. All that it must not show is made known first: `before`, then these secrets. */
@@ -49,7 +51,7 @@ export class ReplicaLog {
     const stop = AbortSignal.any([signal, this.#over.signal]);
     this.#reading = (async () => {
       await before(stop);
-      for (let triesAfterEnd = 0; ; ) {
+      for (let triesAfterEnd = 0; ;) {
         try {
           for (const name of secrets) this.#deps.redactor.add((await this.#deps.secrets.named(name, signal)).reveal());
           break;
@@ -93,7 +95,13 @@ export class ReplicaLog {
 
   async #lastWords(): Promise<LastWords | null> {
     let line = "";
-    for await (const record of this.#deps.logs.read({ ...this.#address, after: 0, limit: LAST_RECORDS, tail: LAST_RECORDS, follow: false }))
+    for await (const record of this.#deps.logs.read({
+      ...this.#address,
+      after: 0,
+      limit: LAST_RECORDS,
+      tail: LAST_RECORDS,
+      follow: false,
+    }))
       if (!("gap" in record) && record.stream === "stderr" && record.body.data.trim() !== "") line = record.body.data;
     if (!line.trimStart().startsWith("{")) return null;
     const parsed = lastWordsSchema.safeParse(JSON.parse(line));

@@ -1,11 +1,13 @@
 // One seat: a replica's name and whatever is behind it. It is told to begin, to take requests or not, and to leave; what
 // it notices by itself (ready, unready, ended) it says through `changed`. It is never begun twice: each start has a number
 // that is in the journal before the engine is asked, and the engine knows the seat's name.
-import { ConnectorError, toConnectorError, wait, type DeploymentId, type ReplicaStatus } from "@sallyport/protocol";
-import { replicaWorkName, type Engine, type WorkName, type WorkStatus } from "../../engines/engine.ts";
+import { ConnectorError, toConnectorError, type DeploymentId, type ReplicaStatus } from "@sallyport/protocol";
+import { replicaWorkName, type WorkName, type WorkStatus } from "../../engines/engine.ts";
 import type { ReplicaTarget } from "../../router/router.ts";
 import { nameOf, type ReplicaRecord } from "./desired.ts";
 import { exitOf, problemOfExit, type Problem } from "./exit.ts";
+import { EngineWatch, type Ended } from "./engine-watch.ts";
+import { Health, type Failing } from "./health.ts";
 import { insist, Pause } from "./insist.ts";
 import { boundary, launch, SERVING_PORT, type ReplicaParts, type Seated } from "./launch.ts";
 import type { Phase, Seat } from "./plan.ts";
@@ -13,9 +15,6 @@ import { ReplicaLog } from "./replica-log.ts";
 
 /** What keeps a replica from beginning is often mended elsewhere: it is looked at again at least so often. */
 const LAUNCH_RETRY_MS = 60_000;
-/** The rest of a log comes from the engine within this. */
-const LAST_WORDS_MS = 10_000;
-const READY_PATH = "/v2/health/ready";
 
 export interface ReplicaOptions extends ReplicaParts {
   deployment: { id: DeploymentId; name: string };
@@ -29,8 +28,6 @@ export interface ReplicaOptions extends ReplicaParts {
   /** The agent stops: everything is left as it is. */
   life: AbortSignal;
 }
-
-type Ended = Extract<WorkStatus, { state: "exited" }> | { state: "absent" };
 
 export class Replica {
   readonly name: string;
@@ -49,11 +46,7 @@ export class Replica {
   #failures = 0;
   /** Of the last start; kept until it is ready again. */
   #problem: Problem | null = null;
-  /** The engine does not answer; it says nothing about the replica. */
-  #engineProblem: Problem | null = null;
   #step = "";
-  /** Monotonic; of the last probe. */
-  #askedAt = 0;
   #target: ReplicaTarget | null = null;
   #log: ReplicaLog | null = null;
   #life: Promise<void> = Promise.resolve();
@@ -61,7 +54,8 @@ export class Replica {
   #attached: Promise<void> = Promise.resolve();
   #left: Promise<void> | null = null;
   #restarting: Problem | null = null;
-  readonly #pause = new Pause();
+  readonly #engine: EngineWatch;
+  readonly #health: Health;
   readonly #leaving = new AbortController();
 
   constructor(options: ReplicaOptions) {
@@ -72,6 +66,22 @@ export class Replica {
     this.work = replicaWorkName(deployment.id, record.revision, record.number);
     this.seat = { deployment: deployment.id, deploymentName: deployment.name, name: this.name, work: this.work, spec };
     this.#since = options.deps.clock.now();
+    const { deps, life } = options;
+    this.#engine = new EngineWatch({
+      deps,
+      life,
+      engine: spec.engine,
+      work: this.work,
+      replica: this.name,
+      changed: () => this.#o.changed(),
+    });
+    this.#health = new Health({
+      deps,
+      target: (signal) => this.#findTarget(signal),
+      impatient: () => this.#phase === "starting",
+      ready: (forMs) => this.#ready(forMs),
+      failing: (failing) => this.#failing(failing),
+    });
   }
 
   get record(): ReplicaRecord {
@@ -85,7 +95,7 @@ export class Replica {
     return this.#target;
   }
   get problem(): Problem | null {
-    return this.#problem ?? this.#engineProblem;
+    return this.#problem ?? this.#engine.problem;
   }
   get phase(): Phase {
     return this.#phase;
@@ -109,7 +119,7 @@ export class Replica {
     const { revision, number, starts, lastExit, startedAt } = this.#record;
     const runs = startedAt !== null && this.#phase !== "down";
     const ready = this.#phase === "ready";
-    const why = ready ? this.#engineProblem : (this.problem ?? this.#waits());
+    const why = ready ? this.#engine.problem : (this.problem ?? this.#waits());
     return {
       name: this.name,
       revision,
@@ -191,13 +201,12 @@ export class Replica {
   /** Ends what runs now; the seat stays, so that it comes back. */
   async restart(problem: Problem): Promise<{ stopped: string[] }> {
     this.#restarting = problem;
-    return this.#engine().stop(this.work, this.#o.deps.timings.graceMs);
+    return this.#engine.engine.stop(this.work, this.#o.deps.timings.graceMs);
   }
 
   /** Ask it now whether it is ready, unless that was done a moment ago. */
   probe(): void {
-    const { clock, timings } = this.#o.deps;
-    if (clock.monotonic() - this.#askedAt >= timings.startProbeMs) this.#pause.poke();
+    this.#health.poke();
   }
   /** What was in the way may be gone. */
   retryNow(): void {
@@ -213,10 +222,6 @@ export class Replica {
   }
 
   // -- its life
-
-  #engine(): Engine {
-    return this.#o.deps.engines.get(this.seat.spec.engine);
-  }
 
   async #whole(part: () => Promise<void>): Promise<void> {
     const { life, deps } = this.#o;
@@ -240,7 +245,11 @@ export class Replica {
       details: { replica: this.name, ...error.details },
       soft: false,
     };
-    const pauseMs = Math.min(timings.maxBackoffMs, LAUNCH_RETRY_MS, timings.backoffMs * 2 ** Math.min(this.#failures++, 20));
+    const pauseMs = Math.min(
+      timings.maxBackoffMs,
+      LAUNCH_RETRY_MS,
+      timings.backoffMs * 2 ** Math.min(this.#failures++, 20),
+    );
     this.#retryAt = clock.monotonic() + pauseMs;
     this.#settled = true;
     this.#to("down");
@@ -249,7 +258,7 @@ export class Replica {
   async #begin(): Promise<void> {
     const { life, deps, write } = this.#o;
     const signal = AbortSignal.any([life, this.#leaving.signal]);
-    const engine = this.#engine();
+    const engine = this.#engine.engine;
     // An engine that did not answer may have begun the last start all the same.
     const there = this.#record.starts === 0 ? null : await engine.status(this.work);
     if (there?.state === "running") {
@@ -270,7 +279,8 @@ export class Replica {
     });
     this.#failures = 0;
     this.#log = launched.log;
-    if (launched.status.state === "absent") throw new ConnectorError("ENGINE_FAILED", `Engine ${engine.name} did not begin a replica.`);
+    if (launched.status.state === "absent")
+      throw new ConnectorError("ENGINE_FAILED", `Engine ${engine.name} did not begin a replica.`);
     this.#record = { ...this.#record, begun: true, startedAt: launched.status.startedAt };
     await insist(deps, "journal", life, () => write(this.#record));
     boundary.begun.publish({ work: this.work, start: this.#record.starts });
@@ -285,13 +295,11 @@ export class Replica {
     let status: WorkStatus | null = null;
     // While the engine does not answer, a replica whose place is known is asked itself.
     if (begun && !accounted && address !== null)
-      status = await this.#engineOf(() => this.#engine().status(this.work)).catch(() => null);
+      status = await this.#engine.ask((engine) => engine.status(this.work)).catch(() => null);
     else
-      status = await insist(
-        deps,
-        `engine of ${this.work}`,
+      status = await this.#engine.insist(
+        (engine) => engine.status(this.work),
         AbortSignal.any([life, this.#leaving.signal]),
-        () => this.#engineOf(() => this.#engine().status(this.work)),
       );
     if (status === null || status.state === "running") {
       this.#adopted = true;
@@ -299,7 +307,7 @@ export class Replica {
       return this.#live(status?.startedAt ?? this.#record.startedAt ?? deps.clock.now());
     }
     if (accounted || (status.state === "absent" && !begun)) {
-      if (status.state === "exited") await insist(deps, "engine", life, () => this.#engine().forget(this.work));
+      if (status.state === "exited") await this.#engine.insist((engine) => engine.forget(this.work));
       this.#settled = true;
       return this.#to("down");
     }
@@ -319,7 +327,9 @@ export class Replica {
     log.read(Object.values(this.seat.spec.secrets), life, async (stop) => {
       await insist(deps, "key", life, () => keys.token(this.work, starts));
       // An engine that knows nothing of it any more: then what was written is all there is.
-      await insist(deps, `log of ${this.work}`, stop, () => this.#engine().attach(this.work, log.files)).catch(() => undefined);
+      await insist(deps, `log of ${this.work}`, stop, () => this.#engine.engine.attach(this.work, log.files)).catch(
+        () => undefined,
+      );
       attached.resolve();
     });
   }
@@ -331,10 +341,10 @@ export class Replica {
     this.#changed();
     const over = new AbortController();
     const signal = AbortSignal.any([life, over.signal]);
-    const health = this.#health(signal);
+    const health = this.#health.watch(signal);
     health.catch(() => undefined);
     try {
-      const ended = await this.#end(life);
+      const ended = await this.#engine.end();
       over.abort();
       await health.catch(() => undefined);
       await this.#over(ended);
@@ -343,66 +353,11 @@ export class Replica {
     }
   }
 
-  /** Resolves when the engine says that it has ended, or knows nothing of it. An engine that does not answer says neither. */
-  async #end(life: AbortSignal): Promise<Ended> {
-    const { deps } = this.#o;
-    const pause = new Pause();
-    const over = new AbortController();
-    try {
-      for (;;) {
-        const status = await insist(deps, `engine of ${this.work}`, life, () =>
-          this.#engineOf(() => this.#engine().status(this.work)),
-        );
-        if (status.state !== "running") return status;
-        const ended = this.#engine().ended(this.work, AbortSignal.any([life, over.signal]));
-        ended.then(
-          () => pause.poke(),
-          () => pause.poke(),
-        );
-        for (let asked = true; asked;) {
-          // Also when it says nothing: somebody may have removed it.
-          await pause.of(deps, deps.timings.lookMs, life);
-          const now = await this.#engineOf(() => this.#engine().status(this.work)).catch(() => null);
-          if (now !== null && now.state !== "running") return now;
-          asked = await Promise.race([ended.then(() => false).catch(() => false), Promise.resolve(true)]);
-        }
-      }
-    } finally {
-      over.abort();
-    }
-  }
-
-  /** Notes whether the engine answers. */
-  async #engineOf<T>(ask: () => Promise<T>): Promise<T> {
-    try {
-      const answer = await ask();
-      if (this.#engineProblem !== null) {
-        this.#engineProblem = null;
-        this.#changed();
-      }
-      return answer;
-    } catch (caught) {
-      this.#o.life.throwIfAborted();
-      if (this.#engineProblem === null) {
-        const { message, fix } = toConnectorError(caught);
-        this.#engineProblem = {
-          code: "ENGINE_UNREACHABLE",
-          message,
-          fix: fix ?? "What runs in it goes on. Look whether the engine itself runs.",
-          details: { replica: this.name, engine: this.seat.spec.engine },
-          soft: false,
-        };
-        this.#changed();
-      }
-      throw caught;
-    }
-  }
-
   async #findTarget(signal: AbortSignal): Promise<ReplicaTarget | null> {
     if (this.#target !== null) return this.#target;
     const { keys, places } = this.#o;
     let { address } = this.#record;
-    const engine = this.#engine();
+    const engine = this.#engine.engine;
     if (engine.isolated) {
       const found = await engine.address(this.work, SERVING_PORT).catch(() => null);
       if (found !== null) address = { kind: "tcp", ...found };
@@ -410,56 +365,37 @@ export class Replica {
     signal.throwIfAborted();
     if (address === null) return null;
     const token = await keys.token(this.work, this.#record.starts);
-    if (JSON.stringify(address) !== JSON.stringify(this.#record.address)) await this.#write({ ...this.#record, address });
+    if (JSON.stringify(address) !== JSON.stringify(this.#record.address))
+      await this.#write({ ...this.#record, address });
     this.#target = { name: this.name, address, token };
     return this.#target;
   }
 
-  async #health(signal: AbortSignal): Promise<void> {
-    const { deps } = this.#o;
-    const { timings, clock } = deps;
-    const began = clock.monotonic();
-    let failures = 0;
-    /** Since when each answer was not a yes. */
-    let failingSince = began;
-    let readySince: number | null = null;
-    for (;;) {
-      this.#askedAt = clock.monotonic();
-      const target = await this.#findTarget(signal).catch(() => null);
-      const answer = target === null ? null : await deps.router.probe(target, READY_PATH, timings.probeTimeoutMs).catch(() => null);
-      signal.throwIfAborted();
-      const now = clock.monotonic();
-      if (answer?.status === 200) {
-        failures = 0;
-        readySince ??= now;
-        if (now - readySince >= timings.healthyMs && this.#record.crashes > 0) await this.#write({ ...this.#record, crashes: 0 });
-        this.#ready();
-      } else {
-        if (failures++ === 0) failingSince = this.#askedAt;
-        readySince = null;
-        if (failures >= timings.unreadyAfter) {
-          this.#settled = true;
-          if (this.#phase === "ready") this.#unready(answer === null ? "does not answer" : `answers ${answer.status} when it is asked whether it is ready`);
-          else if (failures === timings.unreadyAfter) this.#o.changed();
-        }
-        const late = this.#phase === "starting" && now - began > timings.startLimitMs;
-        // By time, not by count: whoever suspects it has it asked more often.
-        const deaf = this.#phase === "unready" && now - failingSince >= timings.restartAfter * timings.probeMs;
-        if (late || deaf) {
-          const why = late ? `was not ready within ${Math.round(timings.startLimitMs / 1000)} s` : `did not answer for ${Math.round((now - failingSince) / 1000)} s`;
-          // An engine that does not answer cannot stop it either: the next look tries again.
-          await this.restart({ ...this.#unreadyBecause(why), soft: false }).catch(() => undefined);
-        }
-      }
-      await this.#pause.of(deps, this.#phase === "starting" ? timings.startProbeMs : timings.probeMs, signal);
-    }
-  }
-
-  #ready(): void {
+  async #ready(forMs: number): Promise<void> {
+    if (forMs >= this.#o.deps.timings.healthyMs && this.#record.crashes > 0)
+      await this.#write({ ...this.#record, crashes: 0 });
     this.#settled = true;
     if (this.#phase !== "starting" && this.#phase !== "unready") return;
     this.#problem = null;
     this.#to("ready");
+  }
+
+  async #failing({ times, forMs, sinceBeginMs, status }: Failing): Promise<void> {
+    const { timings } = this.#o.deps;
+    if (times < timings.unreadyAfter) return;
+    this.#settled = true;
+    if (this.#phase === "ready")
+      this.#unready(status === null ? "does not answer" : `answers ${status} when it is asked whether it is ready`);
+    else if (times === timings.unreadyAfter) this.#o.changed();
+    const late = this.#phase === "starting" && sinceBeginMs > timings.startLimitMs;
+    // By time, not by count: whoever suspects it has it asked more often.
+    const deaf = this.#phase === "unready" && forMs >= timings.restartAfter * timings.probeMs;
+    if (!late && !deaf) return;
+    const why = late
+      ? `was not ready within ${Math.round(timings.startLimitMs / 1000)} s`
+      : `did not answer for ${Math.round(forMs / 1000)} s`;
+    // An engine that does not answer cannot stop it either: the next look tries again.
+    await this.restart({ ...this.#unreadyBecause(why), soft: false }).catch(() => undefined);
   }
 
   #unready(why: string): void {
@@ -479,7 +415,7 @@ export class Replica {
 
   /** It has ended: everything of that start is written down before its name is free again. */
   async #over(ended: Ended): Promise<void> {
-    const { deps, life, places } = this.#o;
+    const { deps, places } = this.#o;
     const { timings, clock } = deps;
     const taken = this.#phase === "stopping" || this.#phase === "draining";
     this.#routed = false;
@@ -487,15 +423,19 @@ export class Replica {
     // Down from now on, and not begun again before the rest is done.
     this.#retryAt = Number.POSITIVE_INFINITY;
     this.#to("down");
-    if (ended.state === "exited") await this.#allWritten();
+    if (ended.state === "exited") await this.#engine.allWritten(this.#attached);
     const { logSeq, lastWords } = (await this.#log?.finish()) ?? { logSeq: 0, lastWords: null };
     this.#log = null;
     const exit = exitOf(ended, this.#record, logSeq, clock.now());
     const crashes = taken ? this.#record.crashes : this.#record.crashes + 1;
     await this.#write({ ...this.#record, begun: false, startedAt: null, address: null, lastExit: exit, crashes });
     boundary.ended.publish({ work: this.work, start: exit.start });
-    await insist(deps, `engine of ${this.work}`, life, () => this.#engineOf(() => this.#engine().forget(this.work)));
-    await places.remove(this.work).catch((error: unknown) => deps.log.warn({ err: error, work: this.work }, "a replica's folder could not be removed"));
+    await this.#engine.insist((engine) => engine.forget(this.work));
+    await places
+      .remove(this.work)
+      .catch((error: unknown) =>
+        deps.log.warn({ err: error, work: this.work }, "a replica's folder could not be removed"),
+      );
     this.#settled = true;
     this.#drained = false;
     if (this.phase === "stopping") return;
@@ -505,17 +445,6 @@ export class Replica {
     this.#restarting = null;
     this.#since = clock.now();
     this.#o.changed();
-  }
-
-  /** What it wrote is in its files when the engine's `ended` resolves; an engine that fails now does not hold up the rest. */
-  async #allWritten(): Promise<void> {
-    const { deps, life } = this.#o;
-    const over = new AbortController();
-    const late = wait(deps.clock, LAST_WORDS_MS, AbortSignal.any([life, over.signal])).catch(() => undefined);
-    const written = this.#attached.then(() => this.#engine().ended(this.work, AbortSignal.any([life, over.signal])));
-    await Promise.race([written.catch(() => undefined), late]);
-    over.abort();
-    life.throwIfAborted();
   }
 
   async #leave(): Promise<void> {
@@ -529,17 +458,14 @@ export class Replica {
     });
     // Its life ends with its work; a launch that is on its way ends by itself, or with work that is stopped then.
     while (!over) {
-      if (this.#record.starts > 0)
-        await insist(deps, `engine of ${this.work}`, life, () =>
-          this.#engineOf(() => this.#engine().stop(this.work, deps.timings.graceMs)),
-        );
+      if (this.#record.starts > 0) await this.#engine.insist((engine) => engine.stop(this.work, deps.timings.graceMs));
       if (!over) await Promise.race([ended, new Pause().of(deps, deps.timings.retryMs, life)]);
     }
     // What an agent before this one may have left.
-    await insist(deps, `engine of ${this.work}`, life, async () => {
-      if ((await this.#engine().status(this.work)).state === "absent") return;
-      await this.#engine().stop(this.work, deps.timings.graceMs);
-      await this.#engine().forget(this.work);
+    await this.#engine.insist(async (engine) => {
+      if ((await engine.status(this.work)).state === "absent") return;
+      await engine.stop(this.work, deps.timings.graceMs);
+      await engine.forget(this.work);
     });
     if (this.#log !== null) {
       await this.#log.finish();

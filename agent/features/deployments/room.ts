@@ -63,10 +63,7 @@ export class Room {
   }
 }
 
-function count(
-  left: Pick<ServingLimits, "replicas" | "servingCpus" | "servingMemoryBytes">,
-  one: Resources,
-): number {
+function count(left: Pick<ServingLimits, "replicas" | "servingCpus" | "servingMemoryBytes">, one: Resources): number {
   // A sum of tenths of a core is not quite what it says.
   const byCpus = Math.floor(left.servingCpus / one.cpus + 1e-9);
   return Math.max(0, Math.min(left.replicas, byCpus, Math.floor(left.servingMemoryBytes / one.memoryBytes)));
