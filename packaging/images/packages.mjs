@@ -51,7 +51,7 @@ export function productionPackages(root, workspaces) {
     }
   };
   for (const workspace of workspaces) visit(workspace);
-  const all = [...workspaces, ...found].sort();
+  const all = [...workspaces, ...found].sort((a, b) => (a < b ? -1 : 1));
   return {
     packages: all.filter((at) => at.includes("node_modules/")),
     own: [...new Set(all.filter((at) => !at.includes("node_modules/")))],
@@ -117,9 +117,10 @@ export function copyPackage(from, to, { platform, arch }) {
       return true;
     }
     if (path === "package.json" || /^(licen[cs]e|notice|copying|thirdparty)/i.test(name)) return true;
-    if (parts.at(-3) === "prebuilds" && /\.musl\.node$/.test(name)) return false;
+    if (parts.at(-3) === "prebuilds" && name.endsWith(".musl.node")) return false;
     if (name.endsWith(".md") || NEVER_NAMES.has(name.toLowerCase())) return false;
-    return !NEVER_FILES.test(name) || (!/\.d\.[cm]?ts$/.test(name) && isEntry(packageJson, path));
+    // Node strips no types under node_modules: a .ts that is an entry there is for bundlers.
+    return !NEVER_FILES.test(name) || (!name.endsWith("ts") && isEntry(packageJson, path));
   };
   // A folder named `docs` or `test` may be code: then the package says so.
   const isCode = (folder) =>
