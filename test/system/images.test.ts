@@ -228,6 +228,40 @@ policy:
     );
     t.equal(ended.state, "succeeded", ended.error?.message ?? "the sample's pipeline ran");
 
+    // and the program that serves: the very model that the run made
+    const model = ended.attempts.flatMap((one) => one.outputs).find((one) => one.name === "model.onnx")!;
+    const { id } = await api.json<{ id: string }>("/v1/deployments", {
+      headers: { "idempotency-key": randomUUID() },
+      json: {
+        pool: "quickstart",
+        name: "digits",
+        spec: {
+          model: { store: "sample", path: model.path, digest: model.digest },
+          engine: "process",
+          resources: { cpus: 0.5, memoryBytes: 268_435_456 },
+        },
+      },
+    });
+    let seen: unknown;
+    await waitFor(
+      "the model to be served",
+      async () => {
+        const now = await api.json<{ state: string }>(`/v1/deployments/${id}`);
+        seen = now;
+        return now.state === "available";
+      },
+      { timeoutMs: 60_000 },
+    ).catch((cause: unknown) => {
+      throw new Error(`not served: ${JSON.stringify(seen)}`, { cause });
+    });
+    const inputs = [{ name: "pixels", shape: [1, 64], datatype: "FP32", data: Array.from({ length: 64 }, () => 0.5) }];
+    const path = "/v2/models/digits/infer";
+    const predicted = await api.call(`/v1/deployments/${id}/request?path=${path}`, {
+      headers: { "content-type": "application/json" },
+      body: Buffer.from(JSON.stringify({ inputs })),
+    });
+    t.equal(predicted.status, 200, predicted.body.toString().slice(0, 300));
+
     await compose.up();
     t.match(
       await promisify(execFile)("docker", ["logs", compose.container("enrol")], {

@@ -25,7 +25,10 @@ const attempt = (host: string, port: number): Promise<string> =>
       socket.destroy();
       resolve("connected");
     });
-    socket.on("timeout", () => resolve("nothing"));
+    socket.on("timeout", () => {
+      socket.destroy();
+      resolve("nothing");
+    });
     socket.on("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
   });
 
