@@ -93,7 +93,11 @@ export const ERROR_CODES = {
   GENERATION_STALE: { status: 409, retry: "never", meaning: "the agent holds a newer generation of the deployment" },
   RUNTIME_MISSING: { status: 422, retry: "never", meaning: "the agent's configuration has nothing that serves models" },
   MODEL_REFUSED: { status: 422, retry: "never", meaning: "the runtime cannot load the model" },
-  CRASH_LOOP: { status: 422, retry: "later", meaning: "a replica ends again and again; it is started with growing waits" },
+  CRASH_LOOP: {
+    status: 422,
+    retry: "later",
+    meaning: "a replica ends again and again; it is started with growing waits",
+  },
   REPLICA_UNREADY: { status: 503, retry: "later", meaning: "a replica runs but does not say that it is ready" },
   PORT_TAKEN: { status: 502, retry: "later", meaning: "another program listens where the endpoints should" },
   // the API

@@ -133,11 +133,7 @@ function makePipelines(
 }
 
 /** Every kind of command that this agent knows. */
-function makeRegistry(
-  { stores }: Connections,
-  pipelines: Pipelines,
-  deployments: Deployments,
-): CommandRegistry {
+function makeRegistry({ stores }: Connections, pipelines: Pipelines, deployments: Deployments): CommandRegistry {
   const registry = new CommandRegistry();
   const artifacts = artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest: manifestOf });
   for (const kind of [...artifacts, ...pipelines.kinds, ...deployments.kinds]) registry.add(kind);

@@ -253,11 +253,7 @@ export class Story {
 
   async scale(): Promise<string> {
     const { generation } = await this.#deployment();
-    await this.#api.post(
-      `/v1/deployments/${this.#deployed}/scale`,
-      { replicas: 2 },
-      { "if-match": `"${generation}"` },
-    );
+    await this.#api.post(`/v1/deployments/${this.#deployed}/scale`, { replicas: 2 }, { "if-match": `"${generation}"` });
     const now = await this.#available(2);
     return now.observed!.replicas.map((one) => `${one.name} ${one.state}`).join(", ");
   }

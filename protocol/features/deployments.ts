@@ -56,7 +56,8 @@ export type DeploymentSpec = z.infer<typeof deploymentSpecSchema>;
 export type DeploymentSpecInput = z.input<typeof deploymentSpecSchema>;
 
 /** The part of a spec that a replica is made from: a new revision begins when it changes. Scaling changes nothing here. */
-export const revisionContent = ({ replicas: _, ...content }: DeploymentSpec): Omit<DeploymentSpec, "replicas"> => content;
+export const revisionContent = ({ replicas: _, ...content }: DeploymentSpec): Omit<DeploymentSpec, "replicas"> =>
+  content;
 
 /** JSON with sorted keys: equal text = the same revision. */
 export const revisionText = (spec: DeploymentSpec): string => canonical(revisionContent(spec));
@@ -73,7 +74,9 @@ function canonical(value: unknown): string {
 // -- what is observed ----------------------------------------------------------------------------------------------
 
 /** `r<revision>.<number>`: the same number of the same revision is never there twice. */
-export const replicaNameSchema = z.string().regex(/^r[1-9][0-9]{0,9}\.(?:0|[1-9][0-9]{0,3})$/, "a replica such as r3.0");
+export const replicaNameSchema = z
+  .string()
+  .regex(/^r[1-9][0-9]{0,9}\.(?:0|[1-9][0-9]{0,3})$/, "a replica such as r3.0");
 export const replicaName = (revision: number, number: number): string => `r${revision}.${number}`;
 
 /**

@@ -173,7 +173,12 @@ export async function tellStory(story: Story): Promise<number> {
   const rows = readFileSync(join(repository, "packaging/demo/sample/data/digits.csv"), "utf8")
     .split("\n")
     .slice(1, 3)
-    .map((line) => line.split(",").slice(0, 64).map((text) => Number(text) / 16));
+    .map((line) =>
+      line
+        .split(",")
+        .slice(0, 64)
+        .map((text) => Number(text) / 16),
+    );
   const body = REQUEST(rows);
   const infer = `/v2/models/${NAME}/infer`;
   const linked = await api.call(`/v1/deployments/${id}/request?path=${infer}`, {
@@ -191,14 +196,19 @@ export async function tellStory(story: Story): Promise<number> {
   t.equal(now.endpoint, url, "the page shows the same address, and no key");
   t.notOk(JSON.stringify(now).includes(key));
   const at = { url: `${url}${infer}`, headers: { authorization: `Bearer ${key}` }, body };
-  const direct = await fetch(at.url, { method: "POST", headers: { ...at.headers, "content-type": "application/json" }, body });
+  const direct = await fetch(at.url, {
+    method: "POST",
+    headers: { ...at.headers, "content-type": "application/json" },
+    body,
+  });
   t.equal(direct.status, 200);
   const outputs = (text: string) => (JSON.parse(text) as { outputs: { data: number[] }[] }).outputs;
   t.same(outputs(linked.body.toString()), outputs(await direct.text()), "both ways give the same prediction");
-  const best = (data: number[]) => [0, 1].map((row) => {
-    const scores = data.slice(row * 10, row * 10 + 10);
-    return scores.indexOf(Math.max(...scores));
-  });
+  const best = (data: number[]) =>
+    [0, 1].map((row) => {
+      const scores = data.slice(row * 10, row * 10 + 10);
+      return scores.indexOf(Math.max(...scores));
+    });
   const scores = outputs(linked.body.toString()).find((one) => one.data.length === 20);
   if (scores !== undefined) t.same(best(scores.data), [0, 1], "it reads the first two digits of the sample: 0 and 1");
   t.equal((await fetch(at.url, { method: "POST", body })).status, 401, "no key, no answer");
@@ -268,7 +278,8 @@ export async function tellStory(story: Story): Promise<number> {
   );
   t.same((await engine.running(agent, id)).toSorted(), before.toSorted(), "the same processes serve on");
   t.equal(
-    (await fetch(at.url, { method: "POST", headers: { ...at.headers, "content-type": "application/json" }, body })).status,
+    (await fetch(at.url, { method: "POST", headers: { ...at.headers, "content-type": "application/json" }, body }))
+      .status,
     200,
     "the endpoint is back, with the same key",
   );
@@ -310,7 +321,9 @@ export async function endStory(story: Story, id: string): Promise<void> {
   const { t, cloud, engine, agent } = story;
   const now = await detail(story, id);
   await cloud.api.call(`/v1/deployments/${id}`, { method: "DELETE", headers: { "if-match": `"${now.generation}"` } });
-  await waitFor("nothing of it to run", async () => (await engine.running(agent, id)).length === 0, { timeoutMs: 60_000 });
+  await waitFor("nothing of it to run", async () => (await engine.running(agent, id)).length === 0, {
+    timeoutMs: 60_000,
+  });
   await waitFor("it to leave the list", async () => {
     const { items } = await cloud.api.json<{ items: { id: string }[] }>("/v1/deployments");
     return !items.some((one) => one.id === id);

@@ -39,7 +39,11 @@ export async function underLoad(options: LoadOptions, during: () => Promise<void
         response.on("data", (chunk: Buffer) => chunks.push(chunk));
         response.on("error", (error) => resolve(`answer broken off: ${error.message}`));
         response.on("end", () =>
-          resolve(response.statusCode === 200 ? null : `${response.statusCode}: ${Buffer.concat(chunks).toString().slice(0, 200)}`),
+          resolve(
+            response.statusCode === 200
+              ? null
+              : `${response.statusCode}: ${Buffer.concat(chunks).toString().slice(0, 200)}`,
+          ),
         );
       });
       sent.end(body);

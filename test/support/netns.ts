@@ -94,7 +94,9 @@ export function enclose(t: Teardown, port: number): Enclosure {
     dropped() {
       const text = `${run("nft", ["list", "table", "inet", `only_${name}`])}\n${run(enter[0]!, [...enter.slice(1), "nft", "list", "table", "inet", "only"])}`;
       const counts: Record<string, number> = {};
-      for (const [, packets, what] of text.matchAll(/counter packets (\d+) bytes \d+ (?:drop|reject[^"]*) comment "([^"]+)"/g))
+      for (const [, packets, what] of text.matchAll(
+        /counter packets (\d+) bytes \d+ (?:drop|reject[^"]*) comment "([^"]+)"/g,
+      ))
         counts[what!] = Number(packets);
       return counts;
     },

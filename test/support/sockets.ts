@@ -27,7 +27,12 @@ export function socketsOf(pid: number): Socket[] {
       .slice(1)
       .map((line) => line.trim().split(/\s+/))
       .filter((field) => inodes.has(field[9]!))
-      .map((field) => ({ protocol, state: field[3]!, remoteAddress: field[2]!.split(":")[0]!, remotePort: Number.parseInt(field[2]!.split(":")[1]!, 16) })),
+      .map((field) => ({
+        protocol,
+        state: field[3]!,
+        remoteAddress: field[2]!.split(":")[0]!,
+        remotePort: Number.parseInt(field[2]!.split(":")[1]!, 16),
+      })),
   );
 }
 

@@ -45,7 +45,7 @@ if (given === undefined) throw new Error("run test/system/enclosed.test.ts");
 const where = JSON.parse(given) as Inside;
 delete process.env["INSIDE"];
 
-t.test("inside", { timeout: 530_000 }, async (t) => {
+void t.test("inside", { timeout: 530_000 }, async (t) => {
   const port = Number(new URL(where.url).port);
   t.equal(await attempt(where.outside, port), "connected", "the one way out is open");
   t.equal(await attempt(where.outside, port === 1 ? 2 : port - 1), "ECONNREFUSED", "the next port is not");
@@ -57,7 +57,11 @@ t.test("inside", { timeout: 530_000 }, async (t) => {
   const story = await openStory(t, cloud, await dockerEngine(t, docker), { listenHost: "0.0.0.0" });
   const answered = await tellStory(story);
   t.comment(`${answered} requests answered under load`);
-  t.equal(await attempt(where.inside, story.port), "connected", "clients inside reach the endpoint by the network's address");
+  t.equal(
+    await attempt(where.inside, story.port),
+    "connected",
+    "clients inside reach the endpoint by the network's address",
+  );
 
   const leaving = family(story.agent.program.pid)
     .flatMap((pid) => socketsOf(pid))
