@@ -9,6 +9,7 @@ import { createRoot } from "react-dom/client";
 import { makeQueryClient } from "./api/queries.ts";
 import { router } from "./shell/router.tsx";
 import { colorSchemeManager, cssVariables, theme } from "./shell/theme.ts";
+import { tellUpgrade } from "./shell/upgrade.tsx";
 
 /** The style elements that Mantine and its scroll lock make at run time are allowed by this response's nonce alone. */
 const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
@@ -38,3 +39,4 @@ createRoot(document.getElementById("root")!).render(
     </MantineProvider>
   </StrictMode>,
 );
+tellUpgrade();

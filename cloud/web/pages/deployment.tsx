@@ -375,6 +375,7 @@ const CONDITION_WORDS: Record<Condition["type"], [ok: string, not: string]> = {
   available: ["As many replicas are ready as are wanted", "Fewer replicas are ready than wanted"],
   updated: ["All replicas are of the wanted revision", "Not every replica is of the wanted revision"],
   endpoint: ["The endpoint listens", "The endpoint does not listen"],
+  engine: ["The engine answers", "The engine does not answer"],
 };
 const CONDITION_OK: Look = { ...REPLICA_LOOKS.ready, word: "OK" };
 const CONDITION_NOT: Look = { ...REPLICA_LOOKS.unready, word: "Not OK" };

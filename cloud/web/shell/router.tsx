@@ -1,8 +1,9 @@
 // Every address of the page. What a reader may want to share (filter, selection, tab, line) is in the query string.
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent, Link, Outlet } from "@tanstack/react-router";
 import { IconMapQuestion } from "@tabler/icons-react";
-import { Empty, ProblemNote } from "../parts/notes.tsx";
+import { Empty } from "../parts/notes.tsx";
 import { Layout } from "./layout.tsx";
+import { Broken, part } from "./upgrade.tsx";
 
 type Raw = Record<string, unknown>;
 const text = (value: unknown): string | undefined => (typeof value === "string" && value !== "" ? value : undefined);
@@ -35,18 +36,12 @@ const root = createRootRoute({
       </Empty>
     </div>
   ),
-  errorComponent: ({ error }) => (
-    <div className="body">
-      <div className="narrow">
-        <ProblemNote error={error} onRetry={() => location.reload()} />
-      </div>
-    </div>
-  ),
+  errorComponent: Broken,
 });
 const signin = createRoute({
   getParentRoute: () => root,
   path: "/signin",
-  component: lazyRouteComponent(() => import("../pages/signin.tsx"), "SignIn"),
+  component: lazyRouteComponent(() => part(import("../pages/signin.tsx")), "SignIn"),
 });
 const frame = createRoute({ getParentRoute: () => root, id: "frame", component: Layout });
 const under = { getParentRoute: () => frame };
@@ -54,31 +49,31 @@ const under = { getParentRoute: () => frame };
 const home = createRoute({
   ...under,
   path: "/",
-  component: lazyRouteComponent(() => import("../pages/home.tsx"), "Home"),
+  component: lazyRouteComponent(() => part(import("../pages/home.tsx")), "Home"),
 });
 const agents = createRoute({
   ...under,
   path: "/agents",
   validateSearch: (search: Raw) =>
     only({ q: text(search["q"]), state: text(search["state"]), view: text(search["view"]) }),
-  component: lazyRouteComponent(() => import("../pages/agents.tsx"), "Agents"),
+  component: lazyRouteComponent(() => part(import("../pages/agents.tsx")), "Agents"),
 });
 const addAgent = createRoute({
   ...under,
   path: "/agents/new",
   validateSearch: (search: Raw) => only({ pool: text(search["pool"]) }),
-  component: lazyRouteComponent(() => import("../pages/add-agent.tsx"), "AddAgent"),
+  component: lazyRouteComponent(() => part(import("../pages/add-agent.tsx")), "AddAgent"),
 });
 const agent = createRoute({
   ...under,
   path: "/agents/$id",
   validateSearch: (search: Raw) => only({ tab: text(search["tab"]) }),
-  component: lazyRouteComponent(() => import("../pages/agent.tsx"), "AgentDetail"),
+  component: lazyRouteComponent(() => part(import("../pages/agent.tsx")), "AgentDetail"),
 });
 const stores = createRoute({
   ...under,
   path: "/artifacts",
-  component: lazyRouteComponent(() => import("../pages/stores.tsx"), "Stores"),
+  component: lazyRouteComponent(() => part(import("../pages/stores.tsx")), "Stores"),
 });
 const artifacts = createRoute({
   ...under,
@@ -91,13 +86,13 @@ const artifacts = createRoute({
       view: text(search["view"]),
       line: number(search["line"]),
     }),
-  component: lazyRouteComponent(() => import("../pages/artifacts.tsx"), "Artifacts"),
+  component: lazyRouteComponent(() => part(import("../pages/artifacts.tsx")), "Artifacts"),
 });
 const runs = createRoute({
   ...under,
   path: "/runs",
   validateSearch: (search: Raw) => only({ q: text(search["q"]), state: text(search["state"]) }),
-  component: lazyRouteComponent(() => import("../pages/runs.tsx"), "Runs"),
+  component: lazyRouteComponent(() => part(import("../pages/runs.tsx")), "Runs"),
 });
 const newRun = createRoute({
   ...under,
@@ -109,7 +104,7 @@ const newRun = createRoute({
       path: text(search["path"]),
       from: text(search["from"]),
     }),
-  component: lazyRouteComponent(() => import("../pages/new-run.tsx"), "NewRun"),
+  component: lazyRouteComponent(() => part(import("../pages/new-run.tsx")), "NewRun"),
 });
 const run = createRoute({
   ...under,
@@ -122,13 +117,13 @@ const run = createRoute({
       line: number(search["line"]),
       q: text(search["q"]),
     }),
-  component: lazyRouteComponent(() => import("../pages/run.tsx"), "RunDetailPage"),
+  component: lazyRouteComponent(() => part(import("../pages/run.tsx")), "RunDetailPage"),
 });
 const deployments = createRoute({
   ...under,
   path: "/deployments",
   validateSearch: (search: Raw) => only({ q: text(search["q"]), state: text(search["state"]) }),
-  component: lazyRouteComponent(() => import("../pages/deployments.tsx"), "Deployments"),
+  component: lazyRouteComponent(() => part(import("../pages/deployments.tsx")), "Deployments"),
 });
 /** A model to deploy, by reference: `?pool&store&path&digest`. */
 const model = (search: Raw) =>
@@ -142,7 +137,7 @@ const newDeployment = createRoute({
   ...under,
   path: "/deployments/new",
   validateSearch: model,
-  component: lazyRouteComponent(() => import("../pages/new-deployment.tsx"), "NewDeployment"),
+  component: lazyRouteComponent(() => part(import("../pages/new-deployment.tsx")), "NewDeployment"),
 });
 const deployment = createRoute({
   ...under,
@@ -154,25 +149,25 @@ const deployment = createRoute({
       start: number(search["start"]),
       line: number(search["line"]),
     }),
-  component: lazyRouteComponent(() => import("../pages/deployment.tsx"), "DeploymentPage"),
+  component: lazyRouteComponent(() => part(import("../pages/deployment.tsx")), "DeploymentPage"),
 });
 const changeDeployment = createRoute({
   ...under,
   path: "/deployments/$id/change",
   validateSearch: model,
-  component: lazyRouteComponent(() => import("../pages/new-deployment.tsx"), "ChangeDeployment"),
+  component: lazyRouteComponent(() => part(import("../pages/new-deployment.tsx")), "ChangeDeployment"),
 });
 const commands = createRoute({
   ...under,
   path: "/commands",
   validateSearch: (search: Raw) => only({ q: text(search["q"]), state: text(search["state"]), id: text(search["id"]) }),
-  component: lazyRouteComponent(() => import("../pages/commands.tsx"), "Commands"),
+  component: lazyRouteComponent(() => part(import("../pages/commands.tsx")), "Commands"),
 });
 const settings = createRoute({
   ...under,
   path: "/settings",
   validateSearch: (search: Raw) => only({ tab: text(search["tab"]) }),
-  component: lazyRouteComponent(() => import("../pages/settings.tsx"), "Settings"),
+  component: lazyRouteComponent(() => part(import("../pages/settings.tsx")), "Settings"),
 });
 
 export const router = createRouter({
@@ -197,6 +192,8 @@ export const router = createRouter({
     ]),
   ]),
   defaultPreload: "intent",
+  // Within the frame: what else there is can still be reached.
+  defaultErrorComponent: Broken,
   // Plain `a=b`, no JSON: addresses are read and written by people too.
   parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),
   stringifySearch: (search) => {

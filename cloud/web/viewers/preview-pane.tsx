@@ -25,6 +25,7 @@ import { Empty, ProblemNote, isOffline } from "../parts/notes.tsx";
 import { Tabs } from "../parts/page.tsx";
 import { Ago } from "../parts/time.tsx";
 import { toast } from "../shell/toasts.tsx";
+import { part } from "../shell/upgrade.tsx";
 import { ImageView } from "./image-view.tsx";
 import { JsonView } from "./json-view.tsx";
 import { LinesView } from "./lines-view.tsx";
@@ -34,7 +35,7 @@ import { rememberLook } from "./looked.ts";
 import { TableView } from "./table-view.tsx";
 
 // Markdown alone is heavy; the others are a few KB and come with the page, so that nothing flickers.
-const MarkdownView = lazy(() => import("./markdown-view.tsx").then((m) => ({ default: m.MarkdownView })));
+const MarkdownView = lazy(() => part(import("./markdown-view.tsx")).then((m) => ({ default: m.MarkdownView })));
 
 const MORE_ROWS = 5_000;
 
