@@ -80,6 +80,7 @@ export const ERROR_CODES = {
   STEP_OUTPUT_MISSING: { status: 422, retry: "never", meaning: "a step ended without an output it declares" },
   RUN_UNKNOWN: { status: 404, retry: "never", meaning: "no run of that id on this agent" },
   LOGS_GONE: { status: 410, retry: "never", meaning: "the log was collected or never written" },
+  ENGINE_UNKNOWN: { status: 422, retry: "never", meaning: "the agent's configuration has no engine of that name" },
   ENGINE_FAILED: { status: 502, retry: "later", meaning: "the engine could not start or find the work" },
   ENGINE_UNREACHABLE: { status: 502, retry: "later", meaning: "the engine does not answer; what runs in it goes on" },
   IMAGE_INVALID: { status: 422, retry: "never", meaning: "the image is not named by a digest" },

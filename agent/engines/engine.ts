@@ -94,7 +94,7 @@ export interface Engine {
   forget(name: WorkName): Promise<void>;
 }
 
-/** The engines of this agent. Throws ENGINE_FAILED, naming those there are, for one that is not configured. */
+/** The engines of this agent. Throws ENGINE_UNKNOWN, naming those there are, for one that is not configured. */
 export interface Engines {
   readonly names: readonly string[];
   get(name: string): Engine;

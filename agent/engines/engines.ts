@@ -10,7 +10,7 @@ export function makeEngines(list: readonly Engine[]): Engines {
     get(name) {
       const engine = byName.get(name);
       if (engine !== undefined) return engine;
-      throw new ConnectorError("ENGINE_FAILED", `The agent has no engine ${name}.`, {
+      throw new ConnectorError("ENGINE_UNKNOWN", `The agent has no engine ${name}.`, {
         fix: `It has: ${names.join(", ")}. Whoever runs the agent can configure another under engines and start it again.`,
         details: { engine: name, engines: names },
       });

@@ -47,7 +47,7 @@ export const policySchema = z.strictObject({
   secrets: z
     .array(secretOrAll)
     .optional()
-    .describe("Secrets that a step may be given, by their name under secrets.named; * for all."),
+    .describe("Secrets that a step or replica may be given, by their name under secrets.named; * for all."),
   engines: z
     .array(nameOrAll)
     .optional()

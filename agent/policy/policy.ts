@@ -121,7 +121,7 @@ export function decide(policy: Policy, action: PolicyAction): Verdict {
         "secrets",
         policy.config.secrets,
         action.secret,
-        `give a step the secret ${quote(action.secret)}`,
+        `give a step or replica the secret ${quote(action.secret)}`,
       );
     case "image":
       return decideImage(policy.config.images, action.image);

@@ -108,25 +108,25 @@ function take(
   const slash = url.indexOf("/", 1);
   const found = slash > 1 ? options.find(url.slice(1, slash)) : null;
   if (!shows(request.headers.authorization, found?.key ?? null) || found === null)
-    return refuse(request, response, 401, "UNAUTHENTICATED", "No such endpoint, or not its key.");
+    return refuse(clock, request, response, 401, "UNAUTHENTICATED", "No such endpoint, or not its key.");
   const path = url.slice(slash);
   if (
     !(path === "/v2" || path.startsWith("/v2/") || path.startsWith("/v2?")) ||
     DOT_SEGMENT.test(path.split("?", 1)[0]!)
   )
-    return refuse(request, response, 404, "NOT_FOUND", "There is only /v2/... here.");
+    return refuse(clock, request, response, 404, "NOT_FOUND", "There is only /v2/... here.");
   if (request.method === "TRACE" || request.method === "CONNECT")
-    return refuse(request, response, 405, "INPUT_INVALID", "This method is not passed on.");
+    return refuse(clock, request, response, 405, "INPUT_INVALID", "This method is not passed on.");
   const raw = request.rawHeaders;
   if (raw.length > 2 * limits.headers)
-    return refuse(request, response, 431, "INPUT_INVALID", `There are more than ${limits.headers} headers.`);
+    return refuse(clock, request, response, 431, "INPUT_INVALID", `There are more than ${limits.headers} headers.`);
   const encoding = request.headers["transfer-encoding"];
   if (encoding !== undefined && (encoding.toLowerCase() !== "chunked" || request.httpVersion !== "1.1"))
-    return refuse(request, response, 400, "INPUT_INVALID", "The only transfer encoding taken is chunked.");
+    return refuse(clock, request, response, 400, "INPUT_INVALID", "The only transfer encoding taken is chunked.");
   const length = request.headers["content-length"];
   const declared = length === undefined ? null : Number(length);
   if (declared !== null && declared > limits.maxBodyBytes)
-    return refuse(request, response, 413, "TOO_LARGE", bodyTooLarge(limits.maxBodyBytes).message);
+    return refuse(clock, request, response, 413, "TOO_LARGE", bodyTooLarge(limits.maxBodyBytes).message);
 
   (request.socket as Tracked)[ANSWERING] = response;
   const { headers, requestId } = forwardedHeaders(raw);
@@ -170,7 +170,7 @@ function take(
       { maxBytes: limits.maxBodyBytes, repeatableBytes: limits.repeatableBytes },
       budget,
       begin,
-      () => refuse(request, response, 413, "TOO_LARGE", bodyTooLarge(limits.maxBodyBytes).message),
+      () => refuse(clock, request, response, 413, "TOO_LARGE", bodyTooLarge(limits.maxBodyBytes).message),
     );
   }
 }
@@ -215,11 +215,12 @@ class ClientSink implements Sink {
 
   failed(error: ConnectorError, status: number, begun: boolean): void {
     if (begun || this.#response.headersSent) return void this.#response.destroy();
-    refuse(this.#request, this.#response, status, error.code, error.message);
+    refuse(this.#options.clock, this.#request, this.#response, status, error.code, error.message);
   }
 }
 
 function refuse(
+  clock: Clock,
   request: IncomingMessage,
   response: ServerResponse,
   status: number,
@@ -238,8 +239,32 @@ function refuse(
   ];
   if (status === 401) headers.push("www-authenticate", "Bearer");
   if (status === 503) headers.push("retry-after", "1");
-  // What it still sends is not read.
-  if (!request.complete) headers.push("connection", "close");
+  if (request.complete) {
+    response.writeHead(status, headers);
+    return void response.end(body);
+  }
+  // Many clients read an answer only after they sent all: a connection that is closed under them loses it.
+  headers.push("connection", "close");
   response.writeHead(status, headers);
-  response.end(body);
+  response.write(body);
+  linger(request, clock, () => response.end());
+}
+
+const LINGER = { bytes: 64 * 1024 * 1024, ms: 2000 };
+
+/** Reads on and keeps nothing, until the request ends or has had its share. */
+function linger(request: IncomingMessage, clock: Clock, over: () => void): void {
+  let left = LINGER.bytes;
+  const done = (): void => {
+    timer.cancel();
+    request.off("data", onData).off("end", done).off("close", done);
+    over();
+  };
+  const onData = (chunk: Buffer): void => {
+    left -= chunk.length;
+    if (left < 0) done();
+  };
+  const timer = clock.after(LINGER.ms, done);
+  request.on("data", onData).once("end", done).once("close", done);
+  request.resume();
 }

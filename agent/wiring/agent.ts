@@ -80,10 +80,18 @@ async function drain({ clock, log }: AgentContext, signal: string, one: Draining
   await link.drain(left(1000));
   state.audit.append({ event: "agent.stopped", who: "agent", note: signal });
   parts.facts.stop();
-  await parts.deployments.close();
+  await within(clock, left(2000), parts.deployments.close());
   await parts.router.close(left(3000));
   await parts.connections.close();
   await parts.engines.close();
   await control.close();
   log.info("stopped");
+}
+
+/** An engine or a store that does not answer must not hold up the end. */
+async function within(clock: AgentContext["clock"], ms: number, work: Promise<void>): Promise<void> {
+  let timer: { cancel(): void } | null = null;
+  const late = new Promise<void>((resolve) => (timer = clock.after(ms, resolve, { keepAlive: true })));
+  await Promise.race([work, late]);
+  (timer as { cancel(): void } | null)?.cancel();
 }

@@ -25,7 +25,7 @@ export const until = (client: Client, made: DeploymentDetail, timeoutMs: number)
     if (now.state === "available") return true;
     if (now.state !== "failed" && now.state !== "degraded") return false;
     const broken = now.observed?.conditions.filter((condition) => !condition.ok) ?? [];
-    const final = broken.find(staysBroken) ?? (now.state === "failed" ? broken[0] : undefined);
+    const final = broken.find(staysBroken) ?? (now.state === "failed" && !broken.some(passes) ? broken[0] : undefined);
     if (final !== undefined) throw failure(now, final);
     return false;
   });
@@ -67,6 +67,9 @@ async function watch(
 /** It does not mend itself without a change, or has tried often enough. */
 const staysBroken = ({ code }: Condition): boolean =>
   code === "CRASH_LOOP" || (isErrorCode(code) && ERROR_CODES[code].retry === "never");
+
+/** Nothing is wrong with what was asked for: it goes on by itself when others are done or the engine is back. */
+const passes = ({ code }: Condition): boolean => code === "AT_CAPACITY" || code === "ENGINE_UNREACHABLE";
 
 function failure(now: DeploymentDetail, condition: Condition): ConnectorError {
   const replica = condition.details?.["replica"];

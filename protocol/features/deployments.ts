@@ -118,8 +118,8 @@ export const replicaStatusSchema = z.object({
 });
 export type ReplicaStatus = z.infer<typeof replicaStatusSchema>;
 
-/** `available`: as many replicas are ready as are wanted. `updated`: all are of the wanted revision. `endpoint`: the router listens. */
-export const CONDITION_TYPES = ["available", "updated", "endpoint"] as const;
+/** `available`: as many replicas are ready as are wanted. `updated`: all are of the wanted revision. `endpoint`: the router listens. `engine`: it answers. */
+export const CONDITION_TYPES = ["available", "updated", "endpoint", "engine"] as const;
 export const conditionSchema = z.object({
   type: z.enum(CONDITION_TYPES),
   ok: z.boolean(),

@@ -69,6 +69,7 @@ const WHAT_TO_DO: Record<ErrorCode, string> = {
   STEP_OUTPUT_MISSING: "Let the program write each output to the path that it is given.",
   RUN_UNKNOWN: "Check the id, and that the agent is the one that ran it.",
   LOGS_GONE: "Nothing: the log is no longer kept. Start the run again if it is needed.",
+  ENGINE_UNKNOWN: "Name one that the agent has (the answer lists them), or configure that one under engines.",
   ENGINE_FAILED: "Look at the agent's log and the engine's own; it is safe to try again.",
   ENGINE_UNREACHABLE: "Start the engine at the agent's machine. What runs in it is found again by itself.",
   IMAGE_INVALID: "Name the image by its digest: name@sha256:…, or sha256:… for one that is at the engine.",

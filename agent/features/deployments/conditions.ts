@@ -19,6 +19,8 @@ export interface ConditionsInput {
   removing: boolean;
   /** Of the router. */
   endpoint: ConnectorError | null;
+  /** It does not answer; null when it does, or nothing of it is there to be asked about. */
+  engine: Problem | null;
 }
 
 export type Said = Omit<Condition, "since">;
@@ -42,7 +44,7 @@ const soon = (message: string): Problem => ({
 const replicas = (n: number): string => (n === 1 ? "1 replica" : `${n} replicas`);
 
 export function conditionsOf(input: ConditionsInput): { state: DeploymentState; conditions: Said[] } {
-  const { wanted, revision, held, noRoom, removing, endpoint } = input;
+  const { wanted, revision, held, noRoom, removing, endpoint, engine } = input;
   const serving = input.replicas.filter((r) => r.serves).length;
   const updated = input.replicas.filter((r) => r.serves && r.revision === revision).length;
   const older = input.replicas.some((r) => r.revision !== revision);
@@ -81,11 +83,12 @@ export function conditionsOf(input: ConditionsInput): { state: DeploymentState; 
           details: endpoint.details ?? {},
           soft: false,
         }),
+    engine === null ? ok("engine", "The engine answers.") : not("engine", engine),
   ];
   const state = ((): DeploymentState => {
     if (removing) return "removing";
     if (stopped !== null) return "failed";
-    if (there && current) return endpoint === null && any === null ? "available" : "degraded";
+    if (there && current) return endpoint === null && engine === null && any === null ? "available" : "degraded";
     const trouble = current ? any : (ofNew ?? any);
     if (trouble === null) return "progressing";
     if (serving > 0) return "degraded";

@@ -38,6 +38,7 @@ export function statusOf({
     noRoom,
     removing: removing !== null,
     endpoint: deps.router.problem,
+    engine: seats.map((one) => one.engineProblem).find((one) => one !== null) ?? null,
     replicas: seats.map((one) => ({
       revision: one.record.revision,
       serves: one.phase === "ready" && one.routed,

@@ -288,7 +288,7 @@ await t.test("what cannot be is refused at once", async (t) => {
   await refused({ image: `sha256:${"a".repeat(64)}` }, { code: "DEPLOYMENT_INVALID" });
   await refused({ env: { LD_PRELOAD: "x" } }, { code: "DEPLOYMENT_INVALID", details: { variable: "LD_PRELOAD" } });
   await refused({ env: { A: "1" }, secrets: { A: "s" } }, { code: "DEPLOYMENT_INVALID" });
-  await refused({ engine: "docker" }, { code: "ENGINE_FAILED" });
+  await refused({ engine: "docker" }, { code: "ENGINE_UNKNOWN" });
   await refused({ model: { ...spec.model, store: "other" } }, { code: "STORE_UNKNOWN" });
   for (deny of ["engine", "store", "deployments", "replicas", "cpus", "memoryBytes"])
     await refused({}, { code: "POLICY_DENIED" });

@@ -7,6 +7,7 @@ import { DEFAULT_TIMINGS, type Deps, type DeploymentsDeps } from "./deps.ts";
 import {
   applied,
   DEPLOYMENTS,
+  nameTaken,
   REMOVED,
   REMOVED_KEPT_MS,
   REPLICAS,
@@ -30,7 +31,7 @@ export interface Deployments {
   statuses(): DeploymentStatus[];
   /** Called at most once a second when `statuses` may say something else. */
   onChange(listener: () => void): void;
-  /** Highest generation held of each deployment, also of those that were removed lately. */
+  /** Highest generation held of each deployment, also of those that were removed last; as many as a hello has room for. */
   generations(): Record<string, number>;
   /** Policy or configuration were exchanged: what was refused is tried again. */
   policyChanged(): void;
@@ -58,6 +59,8 @@ export interface DeploymentsInside {
   remove(id: DeploymentId, generation: number): Promise<string[]>;
 }
 
+/** A hello is small and comes before anything else: what does not fit in it would keep the agent out for ever. */
+const MOST_GENERATIONS = 500;
 const WORK = /^(dep_[0-9a-f]{32})\.(r[0-9]+\.[0-9]+)$/;
 
 export function createDeployments(given: DeploymentsDeps): Deployments {
@@ -114,12 +117,31 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
     const one = new Deployment(shared, record, records);
     all.set(one.id, one);
     void one.gone.then(() => {
-      gone.set(one.id, { generation: one.record.removing?.generation ?? one.record.generation, at: clock.now() });
+      wentAway(one.id, { generation: one.record.removing?.generation ?? one.record.generation, at: clock.now() });
       all.delete(one.id);
       changed();
       void models.collect().catch((error: unknown) => log.warn({ err: error }, "unused models could not be collected"));
     });
     return one;
+  }
+
+  /** Newest last. Those that no command can come for any more are dropped, here and in the journal. */
+  function wentAway(id: DeploymentId, record: RemovedRecord): void {
+    gone.delete(id);
+    gone.set(id, record);
+    const over = [...gone].filter(([, { at }]) => clock.now() - at > REMOVED_KEPT_MS).map(([key]) => key);
+    if (over.length === 0) return;
+    for (const key of over) gone.delete(key);
+    journal
+      .commit({ remove: over.map((key) => ({ namespace: REMOVED, key })) })
+      .catch((error: unknown) => log.warn({ err: error }, "what was removed long ago could not be forgotten"));
+  }
+
+  /** Asked when nothing else can enter: what was said at acceptance may have been said to two. */
+  function mayEnter({ name }: Apply): void {
+    const other = inside.named(name);
+    if (other !== null) throw nameTaken(name, other.id);
+    deps.policy.require({ kind: "ceiling", ceiling: "deployments", value: all.size + 1 });
   }
 
   /** Applies to ids that are not held come one by one: they race for names. */
@@ -136,6 +158,7 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
         .then(async () => {
           const held = all.get(apply.deployment);
           if (held !== undefined) return held.apply(apply);
+          mayEnter(apply);
           const record = applied(null, gone.get(apply.deployment) ?? null, apply);
           await journal.commit({
             put: [{ namespace: DEPLOYMENTS, key: apply.deployment, value: record }],
@@ -155,7 +178,7 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
       const record: RemovedRecord = { generation: Math.max(generation, before?.generation ?? 0), at: clock.now() };
       // An apply that comes late must not bring it back.
       await journal.put(REMOVED, id, record);
-      gone.set(id, record);
+      wentAway(id, record);
       return [];
     },
   };
@@ -190,8 +213,8 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
   async function start(): Promise<void> {
     const now = clock.now();
     const stale: { namespace: string; key: string }[] = [];
-    for (const { key, value } of await journal.entries(REMOVED)) {
-      const record = value as RemovedRecord;
+    const removed = (await journal.entries(REMOVED)).map(({ key, value }) => ({ key, record: value as RemovedRecord }));
+    for (const { key, record } of removed.toSorted((a, b) => a.record.at - b.record.at)) {
       if (now - record.at > REMOVED_KEPT_MS) stale.push({ namespace: REMOVED, key });
       else gone.set(key as DeploymentId, record);
     }
@@ -227,12 +250,14 @@ export function createDeployments(given: DeploymentsDeps): Deployments {
     statuses: () => [...all.values()].map((one) => one.status()),
     onChange: (listener) => void listeners.push(listener),
     generations: () =>
-      Object.fromEntries([
-        ...[...gone].map(([id, { generation }]) => [id, generation] as const),
-        ...[...all.values()].map(
-          ({ id, record }) => [id, Math.max(record.generation, record.removing?.generation ?? 0)] as const,
-        ),
-      ]),
+      Object.fromEntries(
+        [
+          ...[...gone].map(([id, { generation }]) => [id, generation] as const),
+          ...[...all.values()].map(
+            ({ id, record }) => [id, Math.max(record.generation, record.removing?.generation ?? 0)] as const,
+          ),
+        ].slice(-MOST_GENERATIONS),
+      ),
     policyChanged() {
       for (const one of all.values()) one.retryNow();
     },

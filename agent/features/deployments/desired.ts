@@ -140,3 +140,9 @@ export function applied(held: DesiredRecord | null, removed: RemovedRecord | nul
     held: null,
   };
 }
+
+export const nameTaken = (name: string, by: DeploymentId): ConnectorError =>
+  new ConnectorError("CONFLICT", `The name ${name} is another deployment's of this agent, ${by}.`, {
+    fix: "Choose another name, or remove the other one first.",
+    details: { name, deployment: by },
+  });

@@ -4,7 +4,7 @@ import { toConnectorError, wait } from "@sallyport/protocol";
 import type { Engine, WorkName, WorkStatus } from "../../engines/engine.ts";
 import type { Deps } from "./deps.ts";
 import type { Problem } from "./exit.ts";
-import { insist, Pause } from "./insist.ts";
+import { insist, orAborted, Pause } from "./insist.ts";
 
 export type Ended = Extract<WorkStatus, { state: "exited" }> | { state: "absent" };
 
@@ -41,7 +41,8 @@ export class EngineWatch {
   /** Asks once, and notes whether there was an answer. */
   async ask<T>(question: (engine: Engine) => Promise<T>): Promise<T> {
     try {
-      const answer = await question(this.engine);
+      // An engine that neither answers nor refuses must not hold up the agent's own end.
+      const answer = await orAborted(this.#o.life, question(this.engine));
       if (this.#problem !== null) {
         this.#problem = null;
         this.#o.changed();

@@ -15,7 +15,7 @@ export interface Problem {
 }
 
 /** Exit codes of the serving runtime. */
-const EXIT = { usage: 64, model: 65, taken: 69, memory: 70 } as const;
+const EXIT = { usage: 64, model: 65, taken: 69 } as const;
 /** So many ends in a row are a loop. */
 const LOOP = 2;
 
@@ -39,16 +39,24 @@ export function problemOfExit(
   /** It was ended on purpose, for this. */
   restarted: Problem | null,
   pauseMs: number,
+  /** What its engine holds it to; null where nothing does. */
+  memoryBytes: number | null,
 ): Problem {
   const details = { replica, start: exit.start, logSeq: exit.logSeq, exit };
   const soft = crashes < LOOP;
   if (restarted !== null) return { ...restarted, details, soft };
-  if (exit.reason === "out-of-memory" || exit.code === EXIT.memory) {
+  if (exit.reason === "out-of-memory" || lastWords?.code === "OUT_OF_MEMORY") {
     return {
       code: "OUT_OF_MEMORY",
-      message: `Replica ${replica} needed more memory than it has and was ended.`,
-      fix: "Give it more in resources.memoryBytes.",
-      details,
+      message:
+        memoryBytes === null
+          ? `Replica ${replica} needed more memory than this machine has left and was ended.`
+          : `Replica ${replica} reached its memory limit of ${memoryBytes} bytes and was ended.`,
+      fix:
+        memoryBytes === null
+          ? "Give the machine more memory, or let it serve less."
+          : "Raise resources.memoryBytes, or deploy a smaller model.",
+      details: memoryBytes === null ? details : { ...details, memoryBytes },
       soft: false,
     };
   }
@@ -67,7 +75,7 @@ export function problemOfExit(
           : `Replica ${replica}: ${lastWords.message}`,
       fix:
         code === "MODEL_REFUSED"
-          ? "Deploy a model that the runtime can load; the old revision serves until then."
+          ? "Deploy a model that the runtime can load; a revision that served before goes on until then."
           : "Look into the replica's log.",
       details,
       soft: false,

@@ -51,3 +51,14 @@ export class Pause {
     signal.throwIfAborted();
   }
 }
+
+/** Leaves work that goes on, when the signal aborts: the next start takes it up. */
+export function orAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+  work.catch(() => undefined);
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason as Error);
+    if (signal.aborted) return onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}

@@ -14,7 +14,8 @@ import { checkSpec } from "./check.ts";
 import { unknownDeployment, type Deployment } from "./deployment.ts";
 import type { DeploymentsInside } from "./deployments.ts";
 import type { Deps } from "./deps.ts";
-import { applied, type Apply } from "./desired.ts";
+import { applied, nameTaken, type Apply } from "./desired.ts";
+import { orAborted } from "./insist.ts";
 
 export function deploymentKinds(deps: Deps, inside: DeploymentsInside): AnyCommandKind[] {
   const must = (id: DeploymentId): Deployment => {
@@ -25,15 +26,7 @@ export function deploymentKinds(deps: Deps, inside: DeploymentsInside): AnyComma
   /** What a name or a generation says without any disk. */
   const checkPlace = (input: Apply): void => {
     const other = inside.named(input.name);
-    if (other !== null && other.id !== input.deployment)
-      throw new ConnectorError(
-        "CONFLICT",
-        `The name ${input.name} is another deployment's of this agent, ${other.id}.`,
-        {
-          fix: "Choose another name, or remove the other one first.",
-          details: { name: input.name, deployment: other.id },
-        },
-      );
+    if (other !== null && other.id !== input.deployment) throw nameTaken(input.name, other.id);
     applied(inside.find(input.deployment)?.record ?? null, inside.removed(input.deployment), input);
   };
 
@@ -165,15 +158,4 @@ function staleRemoval(held: Deployment | null, generation: number): void {
     `The agent holds generation ${newest} of deployment ${name}; its removal was asked for at ${generation}.`,
     { fix: "Ask for its removal again, now that it is newer.", details: { held: newest, generation } },
   );
-}
-
-/** What was begun goes on: the next start takes it up. */
-function orAborted<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
-  work.catch(() => undefined);
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason as Error);
-    if (signal.aborted) return onAbort();
-    signal.addEventListener("abort", onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }

@@ -3,7 +3,7 @@
 import { channel } from "node:diagnostics_channel";
 import { copyFile, link } from "node:fs/promises";
 import { join } from "node:path";
-import { ConnectorError, type DeploymentSpec } from "@sallyport/protocol";
+import { ConnectorError, toConnectorError, type DeploymentSpec } from "@sallyport/protocol";
 import { HOST_ENVIRONMENT } from "../../engines/environment.ts";
 import type { Engine, WorkName, WorkSpec, WorkStatus } from "../../engines/engine.ts";
 import { checkSpec, requireRuntime } from "./check.ts";
@@ -79,14 +79,16 @@ export async function launch(input: LaunchInput): Promise<Launched> {
   step("Its secrets are being resolved.");
   const secrets: Record<string, string> = {};
   for (const [variable, secret] of Object.entries(spec.secrets)) {
-    const value = (await deps.secrets.named(secret, signal)).reveal();
+    const value = (await resolved(deps, secret, signal)).reveal();
     deps.redactor.add(value);
     secrets[variable] = value;
   }
   const runtime = requireRuntime(spec, engine.isolated, deps);
   step("Its image is being made present.");
   await engine.prepare(runtime.kind === "image" ? runtime.image : null, signal);
-  // The name is free: what an earlier start left there was accounted for when it ended.
+  // The name is free: what an earlier start left there was accounted for when it ended. Whoever runs under it all the same
+  // was begun by an agent whose journal is lost, from a spec that nobody knows.
+  if ((await engine.status(work)).state === "running") await engine.stop(work, deps.timings.graceMs);
   if ((await engine.status(work)).state === "exited") await engine.forget(work);
   const folder = await places.make(work);
   await link(model, join(folder, MODEL)).catch(() => copyFile(model, join(folder, MODEL)));
@@ -111,7 +113,7 @@ export async function launch(input: LaunchInput): Promise<Launched> {
   const log = await ReplicaLog.open(deps, seat.deployment, name, start);
   try {
     await log.say(`Start ${start} of replica ${name} begins.`);
-    const token = await keys.token(work, start);
+    const token = await keys.token(work);
     step("It is being started.");
     const status = await startWork(
       engine,
@@ -128,6 +130,21 @@ export async function launch(input: LaunchInput): Promise<Launched> {
       await log.finish();
     }
     throw error;
+  }
+}
+
+/** Its provider's words name the reference; who deploys knows the secret by its name alone. */
+async function resolved(deps: Deps, secret: string, signal: AbortSignal) {
+  try {
+    return await deps.secrets.named(secret, signal);
+  } catch (caught) {
+    signal.throwIfAborted();
+    const { code, message, fix, details } = toConnectorError(caught);
+    throw new ConnectorError(code, `The secret ${secret} cannot be had: ${message}`, {
+      ...(fix === undefined ? {} : { fix }),
+      ...(details === undefined ? {} : { details }),
+      cause: caught,
+    });
   }
 }
 

@@ -1,7 +1,7 @@
 // One seat: a replica's name and whatever is behind it. It is told to begin, to take requests or not, and to leave; what
 // it notices by itself (ready, unready, ended) it says through `changed`. It is never begun twice: each start has a number
 // that is in the journal before the engine is asked, and the engine knows the seat's name.
-import { ConnectorError, toConnectorError, type DeploymentId, type ReplicaStatus } from "@sallyport/protocol";
+import { ConnectorError, toConnectorError, wait, type DeploymentId, type ReplicaStatus } from "@sallyport/protocol";
 import { replicaWorkName, type WorkName, type WorkStatus } from "../../engines/engine.ts";
 import type { ReplicaTarget } from "../../router/router.ts";
 import { nameOf, type ReplicaRecord } from "./desired.ts";
@@ -15,6 +15,7 @@ import { ReplicaLog } from "./replica-log.ts";
 
 /** What keeps a replica from beginning is often mended elsewhere: it is looked at again at least so often. */
 const LAUNCH_RETRY_MS = 60_000;
+const CLOSE_MS = 1500;
 
 export interface ReplicaOptions extends ReplicaParts {
   deployment: { id: DeploymentId; name: string };
@@ -96,6 +97,10 @@ export class Replica {
   }
   get problem(): Problem | null {
     return this.#problem ?? this.#engine.problem;
+  }
+  /** Its engine does not answer; null when it does. */
+  get engineProblem(): Problem | null {
+    return this.#problem?.code === "ENGINE_UNREACHABLE" ? this.#problem : this.#engine.problem;
   }
   get phase(): Phase {
     return this.#phase;
@@ -217,7 +222,12 @@ export class Replica {
 
   /** After `life` was aborted: resolves when nothing is held any more. What runs goes on. */
   async close(): Promise<void> {
-    await this.#life;
+    const { clock } = this.#o.deps;
+    // What waits for an engine or a store that does not answer is left to it.
+    const over = new AbortController();
+    const late = wait(clock, CLOSE_MS, over.signal).catch(() => undefined);
+    await Promise.race([this.#life, late]);
+    over.abort();
     await this.#log?.close();
   }
 
@@ -325,7 +335,7 @@ export class Replica {
     const attached = Promise.withResolvers<void>();
     this.#attached = attached.promise;
     log.read(Object.values(this.seat.spec.secrets), life, async (stop) => {
-      await insist(deps, "key", life, () => keys.token(this.work, starts));
+      await insist(deps, "key", life, () => keys.token(this.work));
       // An engine that knows nothing of it any more: then what was written is all there is.
       await insist(deps, `log of ${this.work}`, stop, () => this.#engine.engine.attach(this.work, log.files)).catch(
         () => undefined,
@@ -364,7 +374,7 @@ export class Replica {
     } else address = { kind: "socket", path: places.socket(this.work) };
     signal.throwIfAborted();
     if (address === null) return null;
-    const token = await keys.token(this.work, this.#record.starts);
+    const token = await keys.token(this.work);
     if (JSON.stringify(address) !== JSON.stringify(this.#record.address))
       await this.#write({ ...this.#record, address });
     this.#target = { name: this.name, address, token };
@@ -441,7 +451,10 @@ export class Replica {
     if (this.phase === "stopping") return;
     const pauseMs = Math.min(timings.maxBackoffMs, timings.backoffMs * 2 ** Math.min(Math.max(0, crashes - 1), 20));
     this.#retryAt = clock.monotonic() + pauseMs;
-    this.#problem = taken ? null : problemOfExit(this.name, exit, crashes, lastWords, this.#restarting, pauseMs);
+    const memoryBytes = this.#engine.engine.isolated ? this.seat.spec.resources.memoryBytes : null;
+    this.#problem = taken
+      ? null
+      : problemOfExit(this.name, exit, crashes, lastWords, this.#restarting, pauseMs, memoryBytes);
     this.#restarting = null;
     this.#since = clock.now();
     this.#o.changed();

@@ -89,7 +89,7 @@ await t.test("what engine and policy do not have is said at acceptance", async (
     await t.rejects(on.run(command, run, steps), { code, message }, message.source);
   };
   const image = onDocker([{ name: "a", ...sh("true"), network: "tracker" }]);
-  await fails(image, "ENGINE_FAILED", /no engine docker/, without);
+  await fails(image, "ENGINE_UNKNOWN", /no engine docker/, without);
   await fails(
     pipeline([{ name: "a", ...sh("true") }]),
     "PIPELINE_INVALID",
@@ -267,7 +267,7 @@ await t.test(
 
     const gone = await leaveIn("ended");
     const fourth = await start();
-    await t.rejects(fourth.run(gone.command, gone.run, steps), { code: "ENGINE_FAILED", message: /no engine docker/ });
+    await t.rejects(fourth.run(gone.command, gone.run, steps), { code: "ENGINE_UNKNOWN", message: /no engine docker/ });
   },
 );
 
