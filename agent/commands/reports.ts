@@ -34,7 +34,11 @@ const CHUNK_BYTES = 64 * 1024;
 const RETRY_FIRST_MS = 250;
 const RETRY_MOST_MS = 15_000;
 
-const acknowledged = channel("sallyport:agent:reports.acknowledged");
+/** Crash points for tests, and events for whoever observes. */
+const boundary = {
+  sent: channel("sallyport:agent:reports.sent"),
+  acknowledged: channel("sallyport:agent:reports.acknowledged"),
+};
 
 export class ReportOutbox {
   readonly #options: ReportOutboxOptions;
@@ -128,7 +132,7 @@ export class ReportOutbox {
       if (committedThrough <= this.#acknowledged) continue;
       await this.#options.journal.acknowledge(committedThrough);
       this.#acknowledged = committedThrough;
-      acknowledged.publish({ through: committedThrough });
+      boundary.acknowledged.publish({ through: committedThrough });
       for (const wake of [...this.#onAck]) wake();
     }
     throw new ConnectorError("LINK_LOST", "The other end closed the reports' stream.");
@@ -156,6 +160,7 @@ export class ReportOutbox {
         // Before the bytes: the acknowledgement may be quicker than the promise of this write.
         sent.through = report.sequence;
         await stream.write(Buffer.concat(lines));
+        boundary.sent.publish({ through: sent.through });
         lines = [];
         bytes = 0;
       }

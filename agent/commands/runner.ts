@@ -71,6 +71,7 @@ interface Active {
 
 /** Crash points for tests that kill the agent at each boundary, and events for whoever observes. */
 const boundary = {
+  received: channel("sallyport:agent:command.received"),
   audited: channel("sallyport:agent:command.audited"),
   journaled: channel("sallyport:agent:command.journaled"),
   accepted: channel("sallyport:agent:command.accepted"),
@@ -148,6 +149,7 @@ export class CommandRunner {
     let offer: Offer | null = null;
     try {
       offer = readOffer(stream.head, session, this.#window, this.#authorKeys);
+      boundary.received.publish({ command: offer.intent.command });
       await this.#accept(offer, stream, session);
     } catch (caught) {
       const error = toConnectorError(caught);

@@ -1,5 +1,6 @@
 // Durable commands: SQL is the queue and the record. This takes them in, offers them in order to live sessions until an
 // agent has journaled or refused them, and lets those expire that nobody took. What runs is told by reports.
+import { channel } from "node:diagnostics_channel";
 import {
   ConnectorError,
   commandAnswerSchema,
@@ -97,6 +98,13 @@ export interface DurableDeps {
   log: Logger;
   metrics: DispatchMetrics;
 }
+
+/** Crash points for tests that kill a process at each boundary, and events for whoever observes. */
+const boundary = {
+  committed: channel("sallyport:cloud:command.committed"),
+  offered: channel("sallyport:cloud:command.offered"),
+  accepted: channel("sallyport:cloud:command.accepted"),
+};
 
 const SWEEP_MS = 5_000;
 /** The agent journals with an fsync before it answers. */
@@ -280,6 +288,7 @@ export function makeDurable(deps: DurableDeps): Durable {
     try {
       const stream = session.open(head, { lane: "interactive", end: true });
       state.maybeWith = session.replica;
+      boundary.offered.publish({ command: row.id });
       timer = clock.after(
         OFFER_DEADLINE_MS,
         () => stream.reset(new ConnectorError("TIMED_OUT", "The agent did not answer the offer in time.")),
@@ -294,6 +303,7 @@ export function makeDurable(deps: DurableDeps): Durable {
         );
       }
       const holds = await store.markAccepted(row.workspace, row.id, session.replica, clock.now());
+      boundary.accepted.publish({ command: row.id });
       waiters.delete(row.id);
       // It ended here while the offer was on its way; the agent that took it must be told.
       if (holds === "cancelled" && row.kind === pipelineRun.kind && row.run !== null)
@@ -435,7 +445,10 @@ export function makeDurable(deps: DurableDeps): Durable {
               answer: key.answer(future),
             },
       );
-      if (answered.replayed === null) sweep(scope.workspace, submission.pool.id);
+      if (answered.replayed === null) {
+        boundary.committed.publish({ command: intent.command });
+        sweep(scope.workspace, submission.pool.id);
+      }
       return answered;
     },
 

@@ -1,4 +1,5 @@
 // The reports' stream: what agents have done, committed in batches and acknowledged after the commit.
+import { channel } from "node:diagnostics_channel";
 import {
   ConnectorError,
   ndjsonLine,
@@ -28,6 +29,9 @@ export interface ReportsDeps {
   /** Work ended: there may be room for what waits. */
   ended: (workspace: WorkspaceId, pool: PoolId) => void;
 }
+
+/** A crash point for tests, and an event for whoever observes. */
+const committed = channel("sallyport:cloud:reports.committed");
 
 /** Reports in one transaction, and read ahead while it commits. Their bytes are bounded by the stream's credit. */
 const BATCH = 256;
@@ -115,11 +119,12 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
         deps.clock.now(),
         lowestHeld,
       );
+      committed.publish({ through: committedThrough });
       deps.metrics.reports(batch.length);
       if (batch.some((report) => endsCommand(report))) deps.ended(session.workspace, session.pool);
       if (stream.signal.aborted) break;
-      const committed = Math.min(committedThrough, received);
-      if (committed > 0) await stream.write(ndjsonLine({ committedThrough: committed }));
+      const through = Math.min(committedThrough, received);
+      if (through > 0) await stream.write(ndjsonLine({ committedThrough: through }));
     }
   } catch (error) {
     stream.reset(toConnectorError(error));
