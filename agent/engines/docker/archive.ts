@@ -98,12 +98,14 @@ export async function unpackOutputs(
   const tar = extract();
   const piped = pipeline(archive, tar, ...(signal === undefined ? [] : [{ signal }]));
   piped.catch(() => undefined);
+  let entryName = OUTPUTS;
   try {
     let left = maxBytes;
     let entries = 0;
     const files = new Set<string>();
     for await (const item of tar) {
       const { name, size, type, linkname } = item.header;
+      entryName = name;
       const segments = innerPath(name);
       const place = join(part, ...segments);
       if (++entries > MAX_ENTRIES) throw tooLarge(`more than ${MAX_ENTRIES} files`);
@@ -141,6 +143,8 @@ export async function unpackOutputs(
     archive.destroy();
     await rm(part, { recursive: true, force: true });
     signal?.throwIfAborted();
+    // Names that fit where the work made them may not fit behind the path of this folder.
+    if ((error as NodeJS.ErrnoException).code === "ENAMETOOLONG") throw foreign(entryName);
     // A cut connection shows at both ends of the pipe; its cause is on the first.
     throw error;
   }

@@ -68,13 +68,13 @@ export class DockerClient {
   /** The answer as it comes; the caller reads it or destroys it. */
   async stream(method: string, path: string, options: CallOptions = {}): Promise<IncomingMessage> {
     const signal = this.#signal(options);
-    return this.#guard(options.signal, () => this.#dial(method, path, options, signal));
+    return this.#guard(options.signal, signal, () => this.#dial(method, path, options, signal));
   }
 
   /** The answer as JSON; null when it has no body. */
   async call<T>(method: string, path: string, options: CallOptions = {}): Promise<T> {
     const signal = this.#signal(options);
-    return this.#guard(options.signal, async () => {
+    return this.#guard(options.signal, signal, async () => {
       const answer = await this.#dial(method, path, options, signal);
       const chunks: Buffer[] = [];
       let bytes = 0;
@@ -131,29 +131,27 @@ export class DockerClient {
     });
   }
 
-  async #guard<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+  async #guard<T>(callers: AbortSignal | undefined, any: AbortSignal, work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (caught) {
-      signal?.throwIfAborted();
+      callers?.throwIfAborted();
       this.#closing.signal.throwIfAborted();
-      throw this.#error(caught);
+      // What is left is the time: however the cut connection shows, the Engine is there and hangs.
+      throw any.aborted ? unreachable(this.socket, HANGS, caught) : this.explain(caught);
     }
   }
 
-  #error(caught: unknown): Error {
-    const { statusCode, json, code, name } = caught as {
-      statusCode?: number;
-      json?: unknown;
-      code?: string;
-      name?: string;
-    };
+  /** What a failed request is in our words; also for what breaks while an answer of `stream` is read. */
+  explain(caught: unknown): Error {
+    if (caught instanceof EngineRefusal) return caught;
+    const { statusCode, json, code } = caught as { statusCode?: number; json?: unknown; code?: string };
     if (statusCode !== undefined) {
       // dockerode puts the Engine's words behind its own: "(HTTP code 404) unexpected - no such image ".
       const text = (json as { message?: string } | null)?.message ?? (caught as Error).message;
       return new EngineRefusal(statusCode, engineWords(text.replace(/^\(HTTP code \d+\) \w+ - /, "")));
     }
-    const fix = UNREACHABLE_FIX[code ?? (name === "TimeoutError" ? "ETIMEDOUT" : "")];
+    const fix = UNREACHABLE_FIX[code ?? ""];
     if (fix !== undefined) return unreachable(this.socket, fix, caught);
     if (caught instanceof ConnectorError) return caught;
     return new ConnectorError(
@@ -166,13 +164,14 @@ export class DockerClient {
   }
 }
 
+const HANGS = "It takes connections and does not answer: look into its log.";
 const START = "Start it (systemctl start docker); work goes on by itself.";
 const UNREACHABLE_FIX: Partial<Record<string, string>> = {
   ENOENT: "Start the Engine, or name its socket in engines.docker.socket; in a container, mount that socket.",
   ECONNREFUSED: START,
   ECONNRESET: START,
   EPIPE: START,
-  ETIMEDOUT: "It takes connections and does not answer: look into its log.",
+  ETIMEDOUT: HANGS,
   ERR_STREAM_PREMATURE_CLOSE: START,
   EACCES: "Let the agent's user use the socket: add it to the group that owns it (often docker).",
   EPERM: "Let the agent's user use the socket: add it to the group that owns it (often docker).",

@@ -91,8 +91,9 @@ export class Images {
         throw new ConnectorError("IMAGE_MISSING", `Image ${reference} does not come: its registry says nothing more.`, {
           cause: caught,
         });
-      if (!(caught instanceof EngineRefusal)) throw caught;
-      throw refusal(reference, caught);
+      this.#client.closed.throwIfAborted();
+      const error = this.#client.explain(caught);
+      throw error instanceof EngineRefusal ? refusal(reference, error) : error;
     } finally {
       timer.cancel();
     }

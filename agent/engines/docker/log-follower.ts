@@ -2,12 +2,13 @@
 // the files stands a cursor: for each stream a message by its time, and where in the file that message begins. A later
 // reader asks for the log from a little before, finds that message, and skips what the file has already behind it.
 import { open, readFile, rename, type FileHandle } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import { dirname } from "node:path";
 import { crc32 } from "node:zlib";
 import { wait, type Clock } from "@sallyport/protocol";
 import type { Logger } from "pino";
-import type { DockerClient } from "./client.ts";
-import { FrameReader, secondsOf, type LogFrame } from "./log-frames.ts";
+import { EngineRefusal, type DockerClient } from "./client.ts";
+import { DamagedLog, FrameReader, secondsOf, type LogFrame } from "./log-frames.ts";
 
 const STREAMS = ["stdout", "stderr"] as const;
 type StreamName = (typeof STREAMS)[number];
@@ -23,6 +24,8 @@ const SILENCE_MS = 30_000;
 /** The Engine cuts longer lines into messages of this. */
 const PART_BYTES = 16 * 1024;
 const SEEN = 1024;
+/** Readings of a log to its end that the Engine answers with a fault, one after the other, before the rest is given up. */
+const DAMAGED_TRIES = 5;
 const CURSOR_EVERY_MS = 1000;
 /** How far the Engine's wall clock may have been set back, unseen, without a loss: while followed, and while no agent ran. */
 const LIVE_MARGIN_S = 10;
@@ -109,15 +112,16 @@ export class LogFollower {
 
   async #run(): Promise<void> {
     const { log, clock, name } = this.#o;
-    const sinks = await this.#open();
+    const sinks = await this.#opened();
     try {
-      for (let failures = 0; ;) {
+      for (let failures = 0, damaged = 0; ;) {
         if (this.#closing.signal.aborted) return;
+        let over: boolean | null = this.#over;
         try {
-          const over = this.#over ? true : await this.#o.isOver();
+          over ||= await this.#o.isOver();
           if (over === null) return;
           await this.#read(sinks, !over);
-          failures = 0;
+          failures = damaged = 0;
           if (over) return await this.#end(sinks);
           if (!this.#over) await wait(clock, ENDING_MS, this.#closing.signal);
         } catch (error) {
@@ -129,6 +133,16 @@ export class LogFollower {
             continue;
           }
           if ((error as NodeJS.ErrnoException).code === "EBADF") throw error;
+          // An Engine that is away is waited for. One that is there and cannot read what it kept never will.
+          if (over === true && (error instanceof DamagedLog || error instanceof EngineRefusal)) {
+            if (++damaged >= DAMAGED_TRIES) {
+              log.error(
+                { err: error, container: name },
+                "a part of a container's output was lost: the Engine cannot read its log",
+              );
+              return await this.#end(sinks);
+            }
+          } else damaged = 0;
           if (failures++ === 0)
             log.warn({ err: error, container: name }, "a container's output cannot be read for now");
           await wait(clock, Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** Math.min(failures, 10)), this.#closing.signal);
@@ -149,9 +163,22 @@ export class LogFollower {
     return `${this.#o.stdout}.cursor`;
   }
 
-  async #open(): Promise<Sink[]> {
+  async #opened(): Promise<Sink[]> {
+    for (let failures = 0; ;) {
+      const sinks: Sink[] = [];
+      try {
+        await this.#open(sinks);
+        return sinks;
+      } catch (error) {
+        for (const { file } of sinks) await file.close();
+        if (!isFull(error)) throw error;
+        await this.#space(error, failures++);
+      }
+    }
+  }
+
+  async #open(sinks: Sink[]): Promise<void> {
     const cursor = await this.#load();
-    const sinks: Sink[] = [];
     for (const name of STREAMS) {
       const file = await open(this.#o[name], "a", 0o600);
       const sizeBytes = (await file.stat()).size;
@@ -175,7 +202,6 @@ export class LogFollower {
     }
     // Before the first byte: whoever finds bytes and no cursor would take them for another's.
     if (cursor === null) await this.#save(sinks, true);
-    return sinks;
   }
 
   async #load(): Promise<Cursor | null> {
@@ -239,24 +265,28 @@ export class LogFollower {
       since: Number.isFinite(since) ? Math.max(0, since) : 0,
     };
     const signal = AbortSignal.any([stop.signal, this.#closing.signal]);
-    const answer = await client.stream("GET", `/containers/${name}/logs`, { query, signal, timeoutMs: null });
     const silence = this.#quiet(() => stop.abort(new Error("silence")));
+    let answer: IncomingMessage | undefined;
     try {
+      answer = await client.stream("GET", `/containers/${name}/logs`, { query, signal, timeoutMs: null });
       const frames = new FrameReader();
       for await (const chunk of answer as AsyncIterable<Buffer>) {
         silence.heard();
-        for (const frame of frames.push(chunk)) this.#take(sinks[frame.stream === "stdout" ? 0 : 1]!, frame);
-        await this.#flush(sinks);
+        try {
+          for (const frame of frames.push(chunk)) this.#take(sinks[frame.stream === "stdout" ? 0 : 1]!, frame);
+        } finally {
+          await this.#flush(sinks);
+        }
         if (clock.monotonic() - this.#savedAt > CURSOR_EVERY_MS) await this.#save(sinks);
       }
       this.#restarted = false;
     } catch (error) {
-      // Silence or the end ended it: what is read again is skipped.
-      if (!stop.signal.aborted || this.#closing.signal.aborted) throw error;
+      // Silence or the end ended it: what is read again is skipped. Only one that is not followed has an end to come to.
+      if (!follow || !stop.signal.aborted || this.#closing.signal.aborted) throw error;
       this.#restarted = false;
     } finally {
       silence.end();
-      answer.destroy();
+      answer?.destroy();
       this.#following = null;
     }
   }
@@ -323,16 +353,20 @@ export class LogFollower {
           at += bytesWritten;
           sink.sizeBytes += bytesWritten;
         } catch (error) {
-          const { code } = error as NodeJS.ErrnoException;
-          if (code !== "ENOSPC" && code !== "EDQUOT") throw error;
-          if (failures++ === 0)
-            this.#o.log.warn({ err: error }, "no space for a container's output: it waits at the Engine");
-          await wait(this.#o.clock, MAX_RETRY_MS, this.#closing.signal);
+          if (!isFull(error)) throw error;
+          await this.#space(error, failures++);
         }
       }
     }
   }
+
+  async #space(error: unknown, failures: number): Promise<void> {
+    if (failures === 0) this.#o.log.warn({ err: error }, "no space for a container's output: it waits at the Engine");
+    await wait(this.#o.clock, MAX_RETRY_MS, this.#closing.signal);
+  }
 }
+
+const isFull = (error: unknown): boolean => ["ENOSPC", "EDQUOT"].includes((error as NodeJS.ErrnoException).code ?? "");
 
 /**
  * When its log turns over, an Engine of version 20 tells those who follow it the last messages once more. A message that

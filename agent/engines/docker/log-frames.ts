@@ -10,30 +10,31 @@ export interface LogFrame {
   bytes: Buffer;
 }
 
-/** Feed it what arrives. Throws when it is not what the Engine speaks. */
+/** The Engine answered, and what it gave is no log: also its way to say that it cannot read on (a frame of kind 3). */
+export class DamagedLog extends Error {}
+
+/** Feed it what arrives. Throws DamagedLog, behind the frames that came before, when it is not what the Engine speaks. */
 export class FrameReader {
   #rest: Buffer = Buffer.alloc(0);
 
-  push(chunk: Buffer): LogFrame[] {
+  *push(chunk: Buffer): Generator<LogFrame> {
     let rest = this.#rest.length === 0 ? chunk : Buffer.concat([this.#rest, chunk]);
-    const frames: LogFrame[] = [];
     while (rest.length >= HEADER_BYTES) {
       const length = rest.readUInt32BE(4);
-      if (rest[0]! > 2 || length > MAX_FRAME_BYTES) throw new Error("the Engine's log is not in frames");
+      if (rest[0]! > 2 || length > MAX_FRAME_BYTES) throw new DamagedLog("the Engine's log is not in frames");
       if (rest.length < HEADER_BYTES + length) break;
-      frames.push(frameOf(rest[0]!, rest.subarray(HEADER_BYTES, HEADER_BYTES + length)));
+      yield frameOf(rest[0]!, rest.subarray(HEADER_BYTES, HEADER_BYTES + length));
       rest = rest.subarray(HEADER_BYTES + length);
     }
     // A copy: what is left must not keep the whole chunk.
     this.#rest = Buffer.from(rest);
-    return frames;
   }
 }
 
 function frameOf(stream: number, message: Buffer): LogFrame {
   const blank = message.subarray(0, 48).indexOf(0x20);
   const at = blank === -1 ? null : timeOf(message.toString("latin1", 0, blank));
-  if (at === null) throw new Error("a message of the Engine's log has no time");
+  if (at === null) throw new DamagedLog("a message of the Engine's log has no time");
   return { stream: stream === 2 ? "stderr" : "stdout", at, bytes: message.subarray(blank + 1) };
 }
 
