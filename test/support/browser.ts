@@ -5,6 +5,7 @@ import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { chromium, type Browser, type Page } from "playwright-core";
+import { waitFor } from "./launcher.ts";
 import { findServer } from "./skip.ts";
 
 export interface WatchedPage {
@@ -16,8 +17,8 @@ export interface WatchedPage {
   /** Waits until fonts and pictures are there, then writes a PNG. */
   screenshot(path: string): Promise<void>;
   /**
-   * What stands on the page now, looked at as a reader may have it: light, dark and narrow. Adds to `faults` what axe
-   * calls serious or critical, and a page that can be scrolled sideways. A folder gets a picture of each.
+   * What stands on the page now, looked at as a reader may have it: light, dark, narrow and on a phone. Adds to `faults`
+   * what axe calls serious or critical, and a page that can be scrolled sideways. A folder gets a picture of each.
    */
   inspect(name: string, pictures?: string): Promise<void>;
 }
@@ -107,6 +108,7 @@ export async function startBrowser(): Promise<BrowserDriver> {
           for (const [suffix, colorScheme, seen] of [
             ["dark", "dark", width],
             ["narrow", "light", 900],
+            ["phone", "light", 390],
             ["light", "light", width],
           ] as const) {
             await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
@@ -115,12 +117,13 @@ export async function startBrowser(): Promise<BrowserDriver> {
             await page.evaluate(
               "Promise.allSettled(document.getAnimations().map((each) => each.iterations === Infinity || each.effect?.getTiming().iterations === Infinity ? null : each.finished))",
             );
-            if (pictures !== undefined) await screenshot(join(pictures, `${name}-${suffix}.png`));
             // the page lays itself out anew some frames after its window changed: judged when it has
-            await page
-              .waitForFunction(`!(${WIDER})`, undefined, { timeout: 3_000 })
-              .catch(() => fault(`${name}, ${suffix}: wider than the window`));
-            if (suffix === "narrow") continue;
+            const fits = async () => !(await page.evaluate(WIDER));
+            await waitFor("the page to fit", fits, { timeoutMs: 3_000 }).catch(() =>
+              fault(`${name}, ${suffix}: wider than the window`),
+            );
+            if (pictures !== undefined) await screenshot(join(pictures, `${name}-${suffix}.png`));
+            if (suffix === "narrow" || suffix === "phone") continue;
             for (const found of (await page.evaluate(AUDIT)) as string[]) fault(`${name}, ${suffix}: ${found}`);
           }
         },

@@ -29,8 +29,9 @@ t.test("from a trained model to a served one, in the page", { skip: needs("chrom
     config: `
 stores: [{ id: sample, kind: fs, root: ${store} }]
 ${engine.config.replace("LISTEN", listen)}
+limits: { servingCpus: 4 }
 policy:
-  ${CEILINGS.replace(" }", ", deployments: 4, replicas: 4, cpus: 2, memoryBytes: 1073741824 }")}
+  ${CEILINGS.replace(" }", ", deployments: 4, replicas: 4, cpus: 4, memoryBytes: 2147483648 }")}
   commands: ["artifact.*", "pipeline.run", "run.*", "deployment.*"]
   engines: [process]
   programs: [node]
@@ -47,7 +48,7 @@ policy:
   });
   const browser = await startBrowser();
   t.teardown(() => browser.close());
-  const watched = await browser.open(cloud.url);
+  const watched = await browser.open(cloud.url, { width: 1280 });
   const { page } = watched;
   page.setDefaultTimeout(20_000);
   // a refusal is an answer here, and the browser's console logs its status
@@ -176,7 +177,7 @@ policy:
     t.equal(answered.status, 200, "revision 3 serves on");
     t.ok((await detail()).observed!.replicas.some((one) => one.revision === 3 && one.state === "ready"));
     await link.click();
-    await page.locator(".log").getByText("MODEL_REFUSED").first().waitFor();
+    await page.locator(".lines").getByText("MODEL_REFUSED").first().waitFor();
     t.match(page.url(), /replica=r4\.\d&start=\d+&line=\d+/);
     await inspect("refused-log");
     await page.goto(`${cloud.url}/deployments`);
@@ -195,8 +196,8 @@ policy:
 
   await t.test("the log of a replica, followed while it is written", async (t) => {
     await row("r5.1").getByRole("button", { name: "Log of r5.1" }).click();
-    await page.getByText("Live", { exact: true }).waitFor();
-    await page.locator(".log").getByText(/ready|listening/).first().waitFor();
+    await page.locator(".logbar").getByText("Live").waitFor();
+    await page.locator(".lines").getByText(/ready|listening/).first().waitFor();
     await inspect("log-live");
     await engine.killReplica(agent, id, "r5.1");
     await page.getByText(/Start 2, newest/).first().waitFor();
@@ -209,6 +210,7 @@ policy:
     await page.locator(".replicas").waitFor();
     await page.route("**/assets/commands-*.js", (route) => route.fulfill({ status: 404, body: "" }));
     await page.route(`${cloud.url}/`, (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html>" }));
+    watched.allow(/LostPart|Failed to fetch dynamically imported module/);
     const loaded = page.waitForEvent("load");
     await page.getByRole("link", { name: "Commands" }).hover();
     await page.getByRole("link", { name: "Commands" }).click();

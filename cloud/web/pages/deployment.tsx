@@ -21,7 +21,7 @@ import { Scale } from "../deployments/scale.tsx";
 import { Traffic } from "../deployments/traffic-charts.tsx";
 import { TryIt } from "../deployments/try-it.tsx";
 import { CopyLine, Id } from "../parts/copy.tsx";
-import { formatDuration, formatTime } from "../parts/format.ts";
+import { formatAge, formatTime } from "../parts/format.ts";
 import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
 import { Fact, PageHead, Tabs } from "../parts/page.tsx";
 import {
@@ -373,8 +373,8 @@ const LastHeard = ({ at }: { at: number | null }) => (
 
 const CONDITION_WORDS: Record<Condition["type"], [ok: string, not: string]> = {
   available: ["As many replicas are ready as are wanted", "Fewer replicas are ready than wanted"],
-  updated: ["All replicas are of the wanted revision", "Not every replica is of the wanted revision"],
-  endpoint: ["The endpoint listens", "The endpoint does not listen"],
+  updated: ["The wanted revision serves", "The wanted revision does not serve in full"],
+  endpoint: ["The endpoint takes requests", "The endpoint takes no requests"],
   engine: ["The engine answers", "The engine does not answer"],
 };
 const CONDITION_OK: Look = { ...REPLICA_LOOKS.ready, word: "OK" };
@@ -415,8 +415,11 @@ function Conditions({
         </div>
       ) : (
         <ul className="list">
-          {conditions.map((each) => {
-            const log = each.ok ? null : logOf(each.details);
+          {conditions.map((each, n) => {
+            // Of a lost replica two conditions tell the same.
+            const same =
+              !each.ok && conditions.slice(0, n).some((other) => !other.ok && other.message === each.message);
+            const log = each.ok || same ? null : logOf(each.details);
             const rule = textOf(each.details?.["rule"]);
             const words = CONDITION_WORDS[each.type];
             const title = words ? words[each.ok ? 0 : 1] : each.type;
@@ -440,17 +443,17 @@ function Conditions({
                 </span>
                 <div className="grow">
                   <div style={{ fontWeight: 550 }}>{title}</div>
-                  {!(each.ok && each.code === "OK" && each.message === "") && (
+                  {!(each.ok && ["", title, `${title}.`].includes(each.message)) && (
                     <div className="dim">
-                      <Words text={each.message} />
+                      <Words text={same ? "For the same reason." : each.message} />
                     </div>
                   )}
-                  {each.fix && (
+                  {each.fix && !same && (
                     <div className="dim">
                       <Words text={each.fix} />
                     </div>
                   )}
-                  {!each.ok && (
+                  {!each.ok && !same && (
                     <div className="meta">
                       <span className="mono">{each.code}</span>
                       {rule && <span className="mono">{rule}</span>}
@@ -481,16 +484,25 @@ function Conditions({
 
 function Since({ at }: { at: number }) {
   const now = useNow();
-  return <span className="num">for {formatDuration(Math.max(0, now - at))}</span>;
+  return <span className="num">{now - at < 1000 ? "just now" : `for ${formatAge(now - at)}`}</span>;
 }
 
-const EXIT_WORDS: Record<NonNullable<Replica["lastExit"]>["reason"], string> = {
+type Exit = NonNullable<Replica["lastExit"]>;
+const EXIT_WORDS: Record<Exit["reason"], string> = {
   exit: "ended by itself",
   killed: "was killed",
   "out-of-memory": "ran out of memory",
   removed: "was removed",
   unknown: "ended, nobody saw how",
 };
+/** Signals that come from outside; another one is what a program's own fault ends it with. */
+const SENT = new Set(["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"]);
+/** How a start of a replica ended: "was killed, SIGKILL". */
+function exitWords({ reason, signal, code }: Exit): string {
+  const words =
+    reason === "exit" && signal !== null ? (SENT.has(signal) ? "was killed" : "crashed") : (EXIT_WORDS[reason] ?? reason);
+  return signal !== null ? `${words}, ${signal}` : code !== null ? `${words}, code ${code}` : words;
+}
 
 function Replicas({
   replicas,
@@ -617,7 +629,7 @@ function ReplicaRow({
         ) : silent ? (
           <span className="faint">unknown</span>
         ) : (
-          formatDuration(Math.max(0, now - replica.startedAt))
+          formatAge(now - replica.startedAt)
         )}
       </td>
       <td className="right num">{replica.starts}</td>
@@ -627,8 +639,7 @@ function ReplicaRow({
         ) : (
           <div className="small">
             <div className="clip" title={formatTime(exit.at)}>
-              {EXIT_WORDS[exit.reason] ?? exit.reason}
-              {exit.signal ? `, ${exit.signal}` : exit.code !== null ? `, code ${exit.code}` : ""}
+              {exitWords(exit)}
             </div>
             <div className="faint nowrap">
               start {exit.start}, <Ago at={exit.at} />
@@ -767,13 +778,7 @@ function Logs({
         />
         {replica?.lastExit && replica.lastExit.start === start && (
           <span className="dim small clip">
-            {EXIT_WORDS[replica.lastExit.reason]}
-            {replica.lastExit.signal
-              ? `, ${replica.lastExit.signal}`
-              : replica.lastExit.code !== null
-                ? `, code ${replica.lastExit.code}`
-                : ""}
-            , <Ago at={replica.lastExit.at} />
+            {exitWords(replica.lastExit)}, <Ago at={replica.lastExit.at} />
           </span>
         )}
       </div>

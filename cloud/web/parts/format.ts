@@ -33,6 +33,10 @@ export function formatDuration(ms: number | null | undefined): string {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
+/** As `formatDuration`, of what still goes on and is counted on the page: whole seconds. */
+export const formatAge = (ms: number): string =>
+  ms < 9_950 ? `${Math.max(0, Math.floor(ms / 1000))} s` : formatDuration(ms);
+
 /** just now, 12 s ago, 4 min ago, 3 h ago, 2 d ago; "in 40 min" for what is to come. */
 export function formatAgo(atMs: number, nowMs: number): string {
   const delta = nowMs - atMs;
