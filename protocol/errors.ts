@@ -118,6 +118,7 @@ export const ERROR_CODES = {
   CONFIG_INVALID: { status: 500, retry: "never", meaning: "the program's own configuration is wrong" },
   STORAGE_FULL: { status: 507, retry: "later", meaning: "no space left on the disk that holds the state" },
   STORAGE_CORRUPT: { status: 500, retry: "never", meaning: "the program's own database is damaged or not its own" },
+  DATABASE_UNAVAILABLE: { status: 503, retry: "later", meaning: "the control plane's database does not answer" },
   INTERNAL: { status: 500, retry: "later", meaning: "a fault of ours; the request id finds it in the log" },
 } as const satisfies Record<string, CodeRow>;
 

@@ -97,6 +97,8 @@ const WHAT_TO_DO: Record<ErrorCode, string> = {
   CONFIG_INVALID: "Mend the configuration where the message says.",
   STORAGE_FULL: "Free space on that disk; work goes on by itself.",
   STORAGE_CORRUPT: "Put a backup in its place.",
+  DATABASE_UNAVAILABLE:
+    "Look at the database when it lasts; work goes on by itself when it is back. Send again what was not answered, with its Idempotency-Key.",
   INTERNAL: "Look up the request id in the program's log.",
 };
 
