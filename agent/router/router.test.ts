@@ -1,15 +1,17 @@
 // Real sockets, real replicas by Node's HTTP server, some in processes that are killed.
-import { fork, type ChildProcess } from "node:child_process";
+import { execFileSync, fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { Agent, createServer, request as httpRequest, type RequestListener, type Server } from "node:http";
+import { request as httpsRequest } from "node:https";
 import { connect, createServer as createTcp, type AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
+import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
 import { entryUrl, systemClock, type Clock, type DeploymentId } from "@sallyport/protocol";
 import fc from "fast-check";
 import { pino } from "pino";
 import t, { type Test } from "tap";
+import { makeAuthority } from "../../test/support/certificates.ts";
 import { ManualClock } from "../../test/support/clock.ts";
 import { createRouter, type ReplicaTarget, type Router, type RouterLimits } from "./index.ts";
 import { echo, listen, type Echo } from "./test-replica.ts";
@@ -337,6 +339,131 @@ t.test("requests wait for a replica, within bounds", async (t) => {
   world.servers.push(server);
   await listen(server, path);
   t.equal((await held).status, 200);
+});
+
+t.test("bodies that wait are bounded in bytes, and none is lost", async (t) => {
+  const world = new World(t, { bufferedBytes: 2 << 20 });
+  await world.router.start();
+  world.route([]);
+  const body = Buffer.alloc(1 << 20, "b");
+  const count: RequestListener = (request, response) => {
+    let bytes = 0;
+    request.on("data", (chunk: Buffer) => (bytes += chunk.length)).on("end", () => response.end(String(bytes)));
+  };
+  // Through the link, each is whole in memory: 64 MiB of them may wait.
+  const linked = () =>
+    world.router.request(ID, { method: "POST", path: "/v2/x", headers: {}, body, timeoutMs: 60_000 });
+  const held = Array.from({ length: 64 }, linked);
+  await t.rejects(linked(), { code: "DEPLOYMENT_UNREADY", message: /too many/ });
+  await t.resolveMatch(ask(world.base, { body: [body] }), { status: 503 }, "a body that is kept counts as well");
+  world.route([await world.replica("r1.0", count)]);
+  for (const answer of await Promise.all(held)) {
+    const chunks: Buffer[] = [];
+    for await (const chunk of answer.body) chunks.push(chunk);
+    if (Buffer.concat(chunks).toString() !== String(body.length)) t.fail("a body that waited came whole");
+  }
+  // More at once than all may keep: what does not fit is streamed.
+  const waiting = Array.from({ length: 8 }, () => ask(world.base, { body: [body] }));
+  for (const answer of await Promise.all(waiting)) t.match(answer, { status: 200, body: Buffer.from("1048576") });
+});
+
+t.test("replicas at an address: with their token, IPv6 as well", async (t) => {
+  const world = new World(t);
+  await world.router.start();
+  const hosts = ["127.0.0.1"];
+  if (networkInterfaces()["lo"]?.some((one) => one.family === "IPv6")) hosts.push("::1");
+  const targets: ReplicaTarget[] = [];
+  for (const [i, host] of hosts.entries()) {
+    const name = `r1.${i}`;
+    const server = createServer((request, response) => {
+      if (request.headers.authorization !== `Bearer token-${i}`) return void response.writeHead(401).end();
+      echo(name)(request, response);
+    });
+    world.servers.push(server);
+    await new Promise<void>((resolve) => server.listen(0, host, resolve));
+    const { port } = server.address() as AddressInfo;
+    targets.push({ name, address: { kind: "tcp", host, port }, token: `token-${i}` });
+  }
+  for (const one of targets) {
+    world.route([one]);
+    t.equal(echoed(await ask(world.base, { body: [Buffer.from("a")] })).replica, one.name);
+    t.match(await world.router.probe(one, "/v2/health/ready", 5000), { status: 200 });
+    t.match(await world.router.probe({ ...one, token: "other" }, "/v2/health/ready", 5000), { status: 401 });
+  }
+  // Its token changed: the same address is another replica.
+  world.route([{ ...targets[0]!, token: "other" }]);
+  t.equal((await ask(world.base)).status, 401, "the replica's own answer");
+});
+
+t.test("by TLS", async (t) => {
+  const world = new World(t);
+  const { caFile, certFile, keyFile } = makeAuthority(world.dir);
+  const replica = await world.replica("r1.0");
+  const make = (cert: string) =>
+    createRouter({
+      listen: "127.0.0.1:0",
+      advertise: null,
+      tls: { cert, key: keyFile },
+      clock: systemClock,
+      log,
+    });
+  const router = make(certFile);
+  t.teardown(() => router.close(0));
+  await router.start();
+  router.set({ deployment: ID, name: "m", key: KEY, replicas: [replica], holdMs: 1000 });
+  t.match(router.endpoint("m"), /^https:\/\/127\.0\.0\.1:\d+\/m$/);
+  const ca = readFileSync(caFile);
+  const call = (options: object, key = KEY) =>
+    new Promise<{ status: number; body: string }>((resolve, reject) => {
+      const request = httpsRequest(
+        `${router.endpoint("m")}/v2/x`,
+        { method: "POST", agent: false, headers: { authorization: `Bearer ${key}` }, ...options },
+        (response) => {
+          let body = "";
+          response.setEncoding("utf8").on("data", (text: string) => (body += text));
+          response.on("error", reject).on("end", () => resolve({ status: response.statusCode!, body }));
+        },
+      );
+      request.on("error", reject);
+      request.end("hello");
+    });
+  const good = await call({ ca });
+  t.equal((JSON.parse(good.body) as Echo).body, Buffer.from("hello").toString("base64"));
+  t.match(await call({ ca }, "no"), { status: 401 });
+  await t.rejects(call({}), "a client that does not know the authority");
+  await t.rejects(call({ ca, maxVersion: "TLSv1.1" }));
+  // Plain HTTP at that port: no answer in clear text, and the listener lives on.
+  await t.rejects(ask(router.endpoint("m").replace("https", "http")));
+  t.match(await call({ ca }), { status: 200 });
+
+  const lacking = make(join(world.dir, "no-such-file.pem"));
+  t.teardown(() => lacking.close(0));
+  await lacking.start();
+  t.match(lacking.problem, { code: "CONFIG_INVALID", message: /serving\.tls.*ENOENT/ });
+});
+
+t.test("the client towards replicas is loaded with the first of them", (t) => {
+  const loaded = (replicas: string): string =>
+    execFileSync(
+      process.execPath,
+      [
+        "--input-type=module",
+        "--eval",
+        `import { createRequire } from "node:module";
+        import { createRouter } from ${JSON.stringify(entryUrl(import.meta.url, "./index").href)};
+        const clock = { now: Date.now, monotonic: () => performance.now(), after: () => ({ cancel() {} }) };
+        const router = createRouter({ listen: "127.0.0.1:0", advertise: null, tls: null, clock, log: { info() {}, warn() {} } });
+        await router.start();
+        router.set({ deployment: "d", name: "m", key: "k", holdMs: 1, replicas: ${replicas} });
+        const paths = Object.keys(createRequire(import.meta.url).cache);
+        await router.close(0);
+        console.log(paths.some((path) => /[/\\\\]undici[/\\\\]/.test(path)));`,
+      ],
+      { encoding: "utf8", env: { ...process.env, NODE_OPTIONS: "" } },
+    ).trim();
+  t.equal(loaded("[]"), "false");
+  t.equal(loaded(`[{ name: "r1.0", address: { kind: "socket", path: "/nowhere" }, token: "t" }]`), "true");
+  t.end();
 });
 
 t.test("bytes that are no clean request reach no replica", async (t) => {

@@ -1,6 +1,12 @@
 // The connections to one replica: kept alive, bounded, over its unix socket or address. Sends; decides nothing.
-import { Pool, type Dispatcher } from "undici";
+import { createRequire } from "node:module";
+import type { Dispatcher, Pool } from "undici";
 import type { ReplicaTarget } from "./router.ts";
+
+// Loaded with the first replica, at once and not later: 27 MiB that an agent which serves nothing does without.
+const require = createRequire(import.meta.url);
+const newPool = (origin: string, options: Pool.Options): Pool =>
+  new (require("undici") as typeof import("undici")).Pool(origin, options);
 
 export interface UpstreamLimits {
   /** Requests at a time, and so connections, to one replica. */
@@ -25,7 +31,7 @@ export class Upstream {
     this.#authorization = `Bearer ${target.token}`;
     const { address } = target;
     const host = address.kind === "tcp" ? (address.host.includes(":") ? `[${address.host}]` : address.host) : "";
-    this.#pool = new Pool(address.kind === "tcp" ? `http://${host}:${address.port}` : "http://localhost", {
+    this.#pool = newPool(address.kind === "tcp" ? `http://${host}:${address.port}` : "http://localhost", {
       connections: limits.connections,
       pipelining: 1,
       allowH2: false,
