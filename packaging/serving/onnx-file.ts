@@ -32,6 +32,8 @@ function eachField(bytes: Buffer, visit: (field: number, value: Buffer, varint: 
   const none = Buffer.alloc(0);
   while (at < bytes.length) {
     const key = varint();
+    // Protobuf's own reader drops the bits above the 32nd: it would see another field here than we do.
+    if (key > 0xffff_ffff) throw damaged();
     const field = Math.floor(key / 8);
     let end = at;
     if (key % 8 === 0) {
@@ -69,14 +71,17 @@ function sparse(bytes: Buffer): void {
   });
 }
 
+function attribute(bytes: Buffer, depth: number): void {
+  eachField(bytes, (field, value) => {
+    if (field === 5 || field === 10) tensor(value);
+    else if (field === 22 || field === 23) sparse(value);
+    else if (field === 6 || field === 11) graph(value, depth + 1);
+  });
+}
+
 function node(bytes: Buffer, depth: number): void {
-  eachField(bytes, (field, attribute) => {
-    if (field !== 5) return;
-    eachField(attribute, (inner, value) => {
-      if (inner === 5 || inner === 10) tensor(value);
-      else if (inner === 22 || inner === 23) sparse(value);
-      else if (inner === 6 || inner === 11) graph(value, depth + 1);
-    });
+  eachField(bytes, (field, value) => {
+    if (field === 5) attribute(value, depth);
   });
 }
 
@@ -114,6 +119,7 @@ export function readOnnxFile(bytes: Buffer): OnnxFile {
     } else if (field === 25) {
       eachField(value, (inner, body) => {
         if (inner === 7) node(body, 0);
+        else if (inner === 11) attribute(body, 0);
       });
     }
   });

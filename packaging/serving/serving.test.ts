@@ -8,6 +8,8 @@ import t from "tap";
 import {
   arithmetic,
   externalTensor,
+  functionDefault,
+  hiddenExternalTensor,
   identities,
   identity,
   model,
@@ -428,6 +430,16 @@ t.test("a model that cannot be served: one line of JSON, exit code 65", async (t
     [
       "external data",
       model({ ...parts, nodes: echo, extra: [externalTensor("/etc/passwd")] }),
+      /'weights' in another file/,
+    ],
+    [
+      "external data under keys that protobuf reads as others",
+      model({ ...parts, nodes: echo, extra: [hiddenExternalTensor("weights.bin")] }),
+      /not an ONNX file/,
+    ],
+    [
+      "external data as the default of a function's attribute",
+      functionDefault(externalTensor("weights.bin")),
       /'weights' in another file/,
     ],
     ["an opset of the future", model({ ...parts, nodes: echo, opset: 99 }), /runtime refuses.*opset/i],
