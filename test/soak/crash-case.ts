@@ -1,0 +1,155 @@
+// One case of the sweep: several commands in flight, a kill at one boundary, one more at a random moment, both programs
+// started anew; then all commands must end, each effect must have happened once, and nothing may hang.
+import { BOUNDARIES, type Boundary, type Victim } from "./boundaries.ts";
+import type { CrashWorld, StepPlan } from "./crash-world.ts";
+import { Chance } from "./random.ts";
+
+export interface CaseName {
+  readonly boundary: string;
+  readonly victim: Victim;
+  readonly seed: number;
+}
+
+export interface CaseResult {
+  readonly name: string;
+  /** The event at which the first kill came; null = the boundary was not passed often enough. */
+  readonly fired: string | null;
+  readonly at: number;
+  readonly second: { victim: Victim; afterMs: number };
+  readonly commands: number;
+  readonly effects: number;
+  readonly ms: number;
+  /** What was not as promised; empty = all held. */
+  readonly violations: string[];
+}
+
+/** After the last kill, every command must have ended within this. */
+const STUCK_MS = 60_000;
+/** When the first kill has not come by then, the second comes all the same. */
+const FIRE_WITHIN_MS = 10_000;
+const TERMINAL = new Set(["succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"]);
+
+const pipelines = (chance: Chance): StepPlan[][] => {
+  const holdMs = () => chance.of([0, 0, 50, 300, 900]);
+  return [
+    [
+      { name: "one", holdMs: holdMs() },
+      { name: "two", needs: ["one"], holdMs: holdMs() },
+    ],
+    [
+      { name: "left", holdMs: holdMs() },
+      { name: "right", holdMs: holdMs() },
+    ],
+    [{ name: "only", holdMs: holdMs() }],
+  ];
+};
+
+export const nameOf = ({ boundary, victim, seed }: CaseName): string => `${boundary}:${victim}:${seed}`;
+
+export async function crashCase(world: CrashWorld, wanted: CaseName): Promise<CaseResult> {
+  const boundary = BOUNDARIES.find((one) => one.name === wanted.boundary) as Boundary;
+  const name = nameOf(wanted);
+  const chance = new Chance(name);
+  const startedMs = performance.now();
+  const violations: string[] = [];
+
+  // What this case does, decided before anything happens: it depends on nothing but its name.
+  const at = 1 + chance.int(boundary.passings);
+  const afterMs = chance.of([null, null, 0, 1, 5]);
+  const pauses = { agent: chance.of([0, 0, 500, 2000]), cloud: chance.of([0, 0, 500, 2000]) };
+  const second = { victim: chance.of(["agent", "cloud"] as const), afterMs: chance.int(chance.true(0.5) ? 300 : 3000) };
+  const plans = pipelines(chance);
+  for (const victim of ["agent", "cloud"] as const) world.kept[victim].pauseMs = () => pauses[victim];
+
+  world.arm({ id: name, channels: boundary.channels, at, pid: world.kept[wanted.victim].program.pid, afterMs });
+  const untilMs = startedMs + FIRE_WITHIN_MS + STUCK_MS;
+  const asked = Promise.all([
+    ...plans.map((steps, n) => world.submitRun(`${name}/${n}`, steps, untilMs)),
+    world.submitApply(name, untilMs),
+  ]);
+  asked.catch(() => undefined);
+
+  while (world.fired(name) === null && performance.now() < startedMs + FIRE_WITHIN_MS) await pause(20);
+  await pause(second.afterMs);
+  world.kept[second.victim].program.kill("SIGKILL");
+  world.disarm();
+  const lastKillMs = performance.now();
+
+  // ---- nothing hangs
+  try {
+    await asked;
+  } catch (error) {
+    violations.push(`stuck: a request was never answered: ${text(error)}`);
+  }
+  const keys = plans.flatMap((steps, n) => steps.map((step) => `${name}/${n}/${step.name}`));
+  const open = new Map(plans.map((_, n) => [`${name}/${n}`, world.runs.get(`${name}/${n}`)]));
+  let states = "";
+  while (open.size > 0 && performance.now() < lastKillMs + STUCK_MS) {
+    for (const [key, id] of open) {
+      if (id === undefined) {
+        open.delete(key);
+        continue;
+      }
+      try {
+        const run = await world.run(id);
+        if (!TERMINAL.has(run.state)) {
+          states = `${run.state}${run.waiting === null ? "" : ` (${run.waiting.code})`}`;
+          continue;
+        }
+        open.delete(key);
+        if (run.state !== "succeeded")
+          violations.push(`lost: run ${key} (${id}) ended ${run.state}: ${run.error?.code} ${run.error?.message}`);
+        const twice = run.attempts.filter((attempt) => attempt.attempt > 1);
+        if (twice.length > 0) violations.push(`double: run ${key} (${id}) made ${twice.length} second attempts`);
+      } catch {
+        // The control plane is on its way back.
+      }
+    }
+    await pause(100);
+  }
+  for (const [key, id] of open) violations.push(`stuck: run ${key} (${id}) is ${states} after 60 s`);
+  try {
+    const left = Math.max(1000, lastKillMs + STUCK_MS - performance.now());
+    await world.applied(world.generation, left);
+  } catch (error) {
+    violations.push(text(error));
+  }
+
+  // ---- each effect once, as its target counts
+  const { file, server, starts } = world.engine.targets.counts();
+  for (const key of keys) {
+    const seen = { server: server.get(key) ?? 0, ...(world.engine.sharesFiles ? { file: file.get(key) ?? 0 } : {}) };
+    for (const [target, count] of Object.entries(seen))
+      if (count !== 1) violations.push(`${count === 0 ? "lost" : "double"}: ${key} ${count} times by the ${target}`);
+  }
+  const replica = `${world.deployment}.r${world.generation}.0`;
+  const began = [...starts].filter(([work]) => work.endsWith(replica)).reduce((sum, [, count]) => sum + count, 0);
+  if (began !== 1) violations.push(`${began === 0 ? "lost" : "double"}: ${replica} began ${began} times`);
+
+  return {
+    name,
+    fired: world.fired(name),
+    at,
+    second,
+    commands: plans.length + 1,
+    effects: keys.length + 1,
+    ms: performance.now() - startedMs,
+    violations,
+  };
+}
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+const text = (error: unknown): string =>
+  error instanceof Error
+    ? `${error.message}${error.cause instanceof Error ? `: ${error.cause.message}` : ""}`
+    : String(error);
+
+/** What must hold over all cases together, when both programs have ended. */
+export function judgeWorld(world: CrashWorld, known: readonly { id: string; state: string }[]): string[] {
+  const asked = new Set(world.runs.values());
+  return [
+    ...known.filter((run) => !asked.has(run.id)).map((run) => `double: run ${run.id} was made and nobody knows of it`),
+    ...[...asked].filter((id) => !known.some((run) => run.id === id)).map((id) => `lost: run ${id} is gone`),
+    ...world.integrity(),
+  ];
+}
