@@ -50,7 +50,7 @@ policy:
   t.teardown(() => browser.close());
   const watched = await browser.open(cloud.url, { width: 1280 });
   const { page } = watched;
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(30_000);
   // a refusal is an answer here, and the browser's console logs its status
   watched.allow(/status of (?:4\d\d|503)/);
   const inspect = (name: string) => watched.inspect(`real-${name}`, pictures);
@@ -76,7 +76,7 @@ policy:
     const ended = await waitFor("the run to end", async () => {
       const now = await api.json<RunDetail>(`/v1/runs/${run.id}`);
       return ["succeeded", "failed", "cancelled"].includes(now.state) && now;
-    }, { timeoutMs: 60_000 });
+    }, { timeoutMs: 90_000 });
     t.equal(ended.state, "succeeded", ended.error?.message ?? "the pipeline ran");
     const model = ended.attempts.flatMap((one) => one.outputs).find((one) => one.name === "model.onnx")!;
     await page.goto(`${cloud.url}/runs/${run.id}?step=train&tab=outputs`);

@@ -101,7 +101,7 @@ function judge(row: DeploymentRow, { row: command, waiting }: CommandView, linke
       stateReason: `${agent}, which held it, was revoked or deleted; what it may still run is out of reach. ${wait || `The next apply goes to any agent of pool ${row.poolName}.`}`,
     };
   if (!linked) {
-    const last = row.observed === null ? "" : ` It was ${row.observed.state} when last heard${heard(row, now)}.`;
+    const last = row.observed === null ? "" : ` It was ${row.observed.state} when last heard.`;
     return {
       state: "unknown",
       stateReason: `${agent}, which holds it, is not connected.${last} What runs there goes on.${wait === "" ? "" : ` ${verb} waits for it.`}`,
@@ -176,8 +176,6 @@ const messageOf = (error: ErrorBody | null): string => sentence(error?.message ?
 const sentence = (words: string): string => (/[.!?]$/.test(words.trim()) ? words.trim() : `${words.trim()}.`);
 const join = (...parts: string[]): string => parts.filter((part) => part !== "").join(" ");
 const lower = (words: string): string => words.charAt(0).toLowerCase() + words.slice(1);
-const heard = (row: DeploymentRow, now: number): string =>
-  row.observedAt === null ? "" : `, ${ago(now - row.observedAt)} ago`;
 const ago = (ms: number): string => {
   const s = Math.max(0, Math.round(ms / 1000));
   if (s < 120) return `${s} s`;

@@ -103,7 +103,7 @@ t.test("made while nobody is there, taken, observed; silent is unknown, forgotte
   t.match(await w.get(first.id), {
     state: "unknown",
     replicasReady: null,
-    stateReason: /prod-1.* is not connected\. It was degraded when last heard, \d+ s ago\. What runs there goes on\./,
+    stateReason: /prod-1.* is not connected\. It was degraded when last heard\. What runs there goes on\./,
   });
   await w.connect(w.agent);
   await w.say(w.agent, []);

@@ -21,7 +21,7 @@ import { Scale } from "../deployments/scale.tsx";
 import { Traffic } from "../deployments/traffic-charts.tsx";
 import { TryIt } from "../deployments/try-it.tsx";
 import { CopyLine, Id } from "../parts/copy.tsx";
-import { formatAge, formatTime } from "../parts/format.ts";
+import { formatAge, formatClock, formatTime } from "../parts/format.ts";
 import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
 import { Fact, PageHead, Tabs } from "../parts/page.tsx";
 import {
@@ -322,8 +322,8 @@ function Notes({ deployment, silent }: { deployment: DeploymentDetail; silent: b
         <Note tone="warn" icon={IconHelpCircle} title={<Words text={stateReason} />}>
           {deployment.observedAt !== null ? (
             <>
-              What it said last is shown in grey; whether it still holds is unknown. The endpoint does not need the
-              link: it answers as long as replicas run.
+              What it said last, <Ago at={deployment.observedAt} />, is shown in grey; whether it still holds is
+              unknown. The endpoint does not need the link: it answers as long as replicas run.
             </>
           ) : (
             "Nothing was heard of it yet."
@@ -471,7 +471,7 @@ function Conditions({
                   )}
                 </div>
                 <span className="faint small nowrap" title={`since ${formatTime(each.since)}`}>
-                  <Since at={each.since} />
+                  {silent ? `since ${formatClock(each.since)}` : <Since at={each.since} />}
                 </span>
               </li>
             );
