@@ -58,7 +58,7 @@ export function stopCommand(program: Command, local: LocalCommands): void {
   program
     .command("stop")
     .description(
-      "stop a run, a command or a step (its id as ps shows it), or everything; works without a running agent",
+      "stop a run, a command, a step or a deployment (its id as ps shows it), or everything; works without a running agent. A deployment stays stopped until it is applied again; a replica of one comes back",
     )
     .argument("[id]", "what to stop")
     .option("-a, --all", "everything")

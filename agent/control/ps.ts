@@ -94,7 +94,7 @@ export function renderPs(ps: PsAnswer): string {
         "replica",
         replica.state,
         since(replica.startedAt),
-        replica.pid === null ? "" : `process ${replica.pid}`,
+        replica.pid === null ? "" : `processes of group ${replica.pid}`,
       ]);
   }
   for (const command of ps.commands) {
@@ -111,11 +111,17 @@ export function renderPs(ps: PsAnswer): string {
         "step",
         "running",
         since(step.startedAt),
-        step.pid === null ? "" : `process ${step.pid}`,
+        step.pid === null ? "" : `processes of group ${step.pid}`,
       ]);
   }
   for (const step of ps.otherSteps)
-    rows.push([step.name, "step", "running", since(step.startedAt), step.pid === null ? "" : `process ${step.pid}`]);
+    rows.push([
+      step.name,
+      "step",
+      "running",
+      since(step.startedAt),
+      step.pid === null ? "" : `processes of group ${step.pid}`,
+    ]);
   if (rows.length === 1) return [...lines, "Nothing runs.", ""].join("\n");
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   return [

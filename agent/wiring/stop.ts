@@ -32,7 +32,8 @@ export async function stopHere(
   const held = id === null ? deployments.endpoints().map(({ name }) => name) : [id];
   for (const one of held) {
     const ended = await deployments.stop(one, who);
-    stopped.push(...(ended?.stopped ?? []).map((replica) => (one.includes("/") ? replica : `${one}/${replica}`)));
+    // of one replica the engine names the processes that it ended: who asked knows it by its own name
+    if (ended !== null) stopped.push(...(one.includes("/") ? [one] : ended.stopped.map((name) => `${one}/${name}`)));
   }
   for (const engine of [hostRuns(stateDir) ? engines.process : null, engines.docker])
     if (engine !== null) stopped.push(...(await stopWork(engine, (name) => id === null || name === id)));

@@ -32,7 +32,7 @@ export function showDeployment(found: DeploymentDetail, format: Format): void {
       ["id", found.id],
       ["pool", found.pool.name],
       ["agent", found.agent?.name ?? null],
-      ["state", found.state],
+      ["state", found.removedAt === null ? found.state : "removed"],
       ["", found.stateReason],
       ["waiting", found.waiting === null ? null : `${found.waiting.code}: ${found.waiting.text} ${found.waiting.fix}`],
       [
@@ -44,7 +44,10 @@ export function showDeployment(found: DeploymentDetail, format: Format): void {
       ["model", `${spec.model.store}/${spec.model.path}`],
       ["digest", spec.model.digest],
       ["engine", engine],
-      ["each", `${spec.resources.cpus} cores, ${bytes(spec.resources.memoryBytes)}`],
+      [
+        "each",
+        `${spec.resources.cpus} ${spec.resources.cpus === 1 ? "core" : "cores"}, ${bytes(spec.resources.memoryBytes)}`,
+      ],
       ["replicas", `${found.replicasReady ?? "?"} of ${spec.replicas} ready (at most ${found.ceilings.replicas})`],
       [
         "generation",

@@ -16,7 +16,10 @@ export function deploymentTrafficCommands(deployment: Commander, client: () => C
     .description("send one request through the link and show the answer; neither is kept")
     .argument("<deployment>", "name or id")
     .option("-d, --data <json>", "the body: JSON, @file, or - for stdin; without one: GET the model's metadata")
-    .option("--path <path>", "below the endpoint; default: /v2/models/NAME/infer, or /v2/models/NAME without data")
+    .option(
+      "--path <path>",
+      "of the Open Inference Protocol, below the endpoint; default: /v2/models/NAME/infer, or /v2/models/NAME without data",
+    )
     .option("--timeout <seconds>", "longest wait for the answer", "30")
     .option(...POOL)
     .action(async (name: string, options: { data?: string; path?: string; timeout: string; pool?: string }) => {
@@ -51,7 +54,7 @@ export function deploymentTrafficCommands(deployment: Commander, client: () => C
     .description("what replicas wrote: all of them, or one")
     .argument("<deployment>", "name or id")
     .argument("[replica]", "such as r1.0")
-    .option("--start <n>", "which start of the replica; default: the newest")
+    .option("--start <n>", "which start of the replica, 1 is the first; default: the newest")
     .option("--tail <n>", "only the last N lines")
     .option("-f, --follow", "go on until that start has ended")
     .option(...POOL)

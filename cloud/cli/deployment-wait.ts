@@ -47,18 +47,28 @@ async function watch(
   let saidAt = startedAt;
   for (;;) {
     const now = await client.json<DeploymentDetail>(`/v1/deployments/${made.id}`);
-    const reason = now.waiting === null ? now.stateReason : `${now.waiting.text} ${now.waiting.fix}`;
+    const { waiting } = now;
+    const reason =
+      waiting === null
+        ? now.stateReason
+        : waiting.code === "OFFERED"
+          ? waiting.text // it passes within seconds
+          : `${waiting.text} ${waiting.fix}`;
     const line = `${now.state}, ${now.replicasReady ?? "?"} of ${now.spec.replicas} ready: ${reason}`;
-    if (line !== said || performance.now() - saidAt > ALIVE_MS) {
+    if (now.removedAt !== null) process.stderr.write(`${now.name} is removed\n`);
+    else if (line !== said) {
       process.stderr.write(`${line}\n`);
       said = line;
+      saidAt = performance.now();
+    } else if (performance.now() - saidAt > ALIVE_MS) {
+      process.stderr.write(`still ${now.state} after ${Math.round((performance.now() - startedAt) / 1000)} s\n`);
       saidAt = performance.now();
     }
     if (done(now)) return now;
     if (performance.now() - startedAt > timeoutMs)
       throw new EndWith(
         EXIT.timeout,
-        `${now.name} is ${now.state} after ${Math.round(timeoutMs / 1000)} s: ${reason} It goes on by itself; look with: sallyport deployment get ${now.name}`,
+        `${now.name} is ${now.state} after ${Math.round(timeoutMs / 1000)} s: ${reason} Only the wait has ended; look with: sallyport deployment get ${now.name}`,
       );
     await pause(LOOK_MS);
   }
@@ -73,8 +83,11 @@ const passes = ({ code }: Condition): boolean => code === "AT_CAPACITY" || code 
 
 function failure(now: DeploymentDetail, condition: Condition): ConnectorError {
   const replica = condition.details?.["replica"];
+  const begun = (now.observed?.replicas.find(({ name }) => name === replica)?.starts ?? 0) > 0;
   const log =
-    typeof replica === "string" ? ` Its last lines: sallyport deployment logs ${now.name} ${replica} --tail 20` : "";
+    typeof replica === "string" && begun
+      ? ` Its last lines: sallyport deployment logs ${now.name} ${replica} --tail 20`
+      : "";
   return ConnectorError.fromBody({
     code: condition.code,
     message: condition.message,

@@ -1,6 +1,7 @@
 // `sallyport deployment`: deploy a model, look, compare, scale, roll back, remove. Requests and logs: deployment-traffic.ts.
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline/promises";
+import { nameSchema } from "@sallyport/protocol";
 import type { Command as Commander } from "commander";
 import { parse } from "yaml";
 import type { Deployment, DeploymentDetail, DeploymentDiff, DeploymentRevision } from "../http/api.ts";
@@ -13,8 +14,26 @@ import { age, formatOf, print } from "./output.ts";
 
 const FORMAT = ["-o, --output <format>", "table, json or name", "table"] as const;
 const POOL = ["--pool <pool>", "pool of agents; needed only where several have a deployment of that name"] as const;
-const WAIT = ["--wait", "wait until it stands; exit code 1 when it does not get there by itself"] as const;
+const WAIT = [
+  "--wait",
+  "wait until it stands; exit code 1 when it cannot get there by itself, 8 when it takes longer",
+] as const;
 const TIMEOUT = ["--timeout <seconds>", "longest wait", "300"] as const;
+
+const APPLY_HELP = `
+A file, with every field; those with a value here that are left out have this one:
+  pool: lab
+  name: digits                  # part of the endpoint's address: 1 to 63 of a-z, 0-9, '.', '_' and '-'
+  spec:
+    model: { store: lake, path: models/digits.onnx, digest: "sha256:<64 hex digits>" } # no default
+    runtime: onnx
+    engine: process             # or docker
+    replicas: 1                 # left out means 1 again, also after a scale
+    resources: { cpus: 1, memoryBytes: 536870912 } # of each replica
+    env: {}                     # NAME: value
+    secrets: {}                 # NAME: the name of a secret that the agent has and its policy allows
+
+The digest of a file: sallyport artifact stat --digest lab/lake/models/digits.onnx`;
 
 interface Wanted {
   pool: string;
@@ -34,6 +53,7 @@ export function deploymentCommands(program: Commander, client: () => Client): vo
     .option(...WAIT)
     .option(...TIMEOUT)
     .option(...FORMAT)
+    .addHelpText("after", APPLY_HELP)
     .action(async (options: FileOptions & WaitOptions) => {
       const format = formatOf(options.output);
       const wanted = readWanted(options);
@@ -72,7 +92,7 @@ export function deploymentCommands(program: Commander, client: () => Client): vo
     .command("ls")
     .description("list deployments, newest first")
     .option("--pool <pool>", "only of this pool")
-    .option("--removed", "those that were removed")
+    .option("--removed", "those that were removed, instead")
     .option(...FORMAT)
     .action(async (options: { pool?: string; removed?: boolean; output: string }) => {
       const query = new URLSearchParams({
@@ -85,8 +105,8 @@ export function deploymentCommands(program: Commander, client: () => Client): vo
         [
           { title: "NAME", of: (d) => d.name },
           { title: "POOL", of: (d) => d.pool.name },
-          { title: "STATE", of: (d) => (d.waiting === null ? d.state : `${d.state} (${d.waiting.code})`) },
-          { title: "READY", of: (d) => `${d.replicasReady ?? "?"}/${d.spec.replicas}` },
+          { title: "STATE", of: stateOf },
+          { title: "READY", of: (d) => (d.removedAt === null ? `${d.replicasReady ?? "?"}/${d.spec.replicas}` : "-") },
           { title: "REVISION", of: (d) => String(d.revision) },
           { title: "AGENT", of: (d) => d.agent?.name ?? "-" },
           { title: "BY", of: (d) => d.actor.name },
@@ -110,7 +130,7 @@ export function deploymentCommands(program: Commander, client: () => Client): vo
     .command("scale")
     .description("want another number of replicas; none is restarted by that")
     .argument("<deployment>", "name or id")
-    .argument("<replicas>")
+    .argument("<replicas>", "how many; 0 keeps the endpoint and serves nothing")
     .option(...POOL)
     .option(...WAIT)
     .option(...TIMEOUT)
@@ -184,6 +204,9 @@ export function deploymentCommands(program: Commander, client: () => Client): vo
   deploymentTrafficCommands(deployment, client, (name, pool) => find(client(), name, pool));
 }
 
+const stateOf = ({ removedAt, state, waiting }: Deployment): string =>
+  removedAt !== null ? "removed" : waiting === null ? state : `${state} (${waiting.code})`;
+
 interface FileOptions {
   file: string;
   pool?: string;
@@ -252,7 +275,11 @@ async function named(client: Client, name: string, pool: string | undefined): Pr
 
 /** By name, or by id. */
 async function find(client: Client, name: string, pool: string | undefined): Promise<DeploymentDetail> {
-  const id = /^dep_[0-9a-f]{32}$/.test(name) ? name : (await named(client, name, pool))?.id;
+  const id = /^dep_[0-9a-f]{32}$/.test(name)
+    ? name
+    : nameSchema.safeParse(name).success
+      ? (await named(client, name, pool))?.id
+      : undefined;
   if (id === undefined) {
     const others = (await client.list<Deployment>("/v1/deployments")).map((one) => one.name);
     throw new EndWith(
@@ -278,20 +305,27 @@ async function before(client: Client, found: Deployment): Promise<number> {
 
 function readWanted(options: FileOptions): Wanted {
   const value = readDocument(options.file);
+  const file = options.file === "-" ? "stdin" : options.file;
   const bare = "model" in value && !("spec" in value);
   const spec = bare ? value : value["spec"];
   const pool = options.pool ?? (bare ? undefined : value["pool"]);
   const name = options.name ?? (bare ? undefined : value["name"]);
-  if (spec === undefined) throw new EndWith(EXIT.usage, `${options.file} has no spec: it needs pool, name and spec`);
-  if (typeof pool !== "string") throw new EndWith(EXIT.usage, `${options.file} names no pool: add --pool <pool>`);
-  if (typeof name !== "string") throw new EndWith(EXIT.usage, `${options.file} has no name: add --name <name>`);
+  if (spec === undefined) throw new EndWith(EXIT.usage, `${file} has no spec: it needs pool, name and spec`);
+  if (typeof pool !== "string") throw new EndWith(EXIT.usage, `${file} names no pool: add --pool <pool>`);
+  if (typeof name !== "string") throw new EndWith(EXIT.usage, `${file} has no name: add --name <name>`);
+  if (!nameSchema.safeParse(name).success)
+    throw new EndWith(
+      EXIT.usage,
+      `name: ${name} is not 1 to 63 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit`,
+    );
   return { pool, name, spec };
 }
 
-function readDocument(file: string): Record<string, unknown> {
+function readDocument(from: string): Record<string, unknown> {
+  const file = from === "-" ? "stdin" : from;
   let text: string;
   try {
-    text = readFileSync(file === "-" ? 0 : file, "utf8");
+    text = readFileSync(from === "-" ? 0 : from, "utf8");
   } catch (error) {
     throw new EndWith(
       EXIT.usage,

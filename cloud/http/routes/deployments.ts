@@ -355,7 +355,7 @@ const firstWait = (command: CommandRow, online: boolean): Waiting =>
     ? {
         code: "OFFERED",
         text: `It is being offered to pool ${command.poolName}.`,
-        fix: "Nothing: it is offered again every few seconds until it is taken.",
+        fix: "Nothing to do: it is offered again every few seconds until it is taken.",
       }
     : {
         code: "AGENT_OFFLINE",

@@ -99,7 +99,7 @@ export const runRoutes =
                   ? {
                       code: "OFFERED",
                       text: `It is being offered to pool ${pool.name}.`,
-                      fix: "Nothing: it is offered again every few seconds until it is taken.",
+                      fix: "Nothing to do: it is offered again every few seconds until it is taken.",
                     }
                   : {
                       code: "AGENT_OFFLINE",
