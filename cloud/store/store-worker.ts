@@ -36,6 +36,14 @@ const MAX_BATCH = 256;
 const SQLITE_CORRUPT = 11;
 const SQLITE_FULL = 13;
 const SQLITE_NOTADB = 26;
+/** Those that say: the disk or the machine, not the statement. They pass, and the next transaction may go. */
+const PASSING = new Map([
+  [5, "it is locked"],
+  [7, "out of memory"],
+  [8, "the disk is read-only"],
+  [10, "input/output error"],
+  [14, "it cannot be opened"],
+]);
 
 /** A database's failure in our words; everything else by the common entrance. */
 function toError(value: unknown): ConnectorError {
@@ -44,6 +52,12 @@ function toError(value: unknown): ConnectorError {
   if (primary === SQLITE_FULL)
     return new ConnectorError("STORAGE_FULL", `No space is left for the database ${path}.`, {
       fix: "Free space on that disk; work goes on by itself.",
+      cause: value,
+    });
+  const passing = primary === undefined ? undefined : PASSING.get(primary);
+  if (passing !== undefined)
+    return new ConnectorError("DATABASE_UNAVAILABLE", `The database ${path} cannot be used now: ${passing}.`, {
+      fix: "Mend the disk of the data directory; work goes on by itself.",
       cause: value,
     });
   if (primary === SQLITE_CORRUPT || primary === SQLITE_NOTADB) return damaged(value);

@@ -1,5 +1,5 @@
 // Which real servers this machine has, and the skip message that names the command which installs a missing one.
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, readdirSync } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
 
@@ -10,6 +10,7 @@ const binaries = {
   /** Found only by root: nobody else can start one. */
   docker: ["dockerd"],
   chromium: ["chromium", "chromium-browser", "google-chrome"],
+  postgres: ["initdb"],
 } as const;
 
 export type ServerName = keyof typeof binaries;
@@ -20,6 +21,7 @@ const cache = process.env["SALLYPORT_SERVERS_CACHE"] ?? join(homedir(), ".cache/
 export function findServer(name: ServerName): string | undefined {
   if (name === "docker" && process.getuid?.() !== 0) return undefined;
   const folders = [join(cache, "bin"), ...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin"];
+  if (name === "postgres") folders.push(...postgresFolders());
   for (const folder of folders) {
     for (const binary of binaries[name]) {
       const file = join(folder, binary);
@@ -34,6 +36,15 @@ export function findServer(name: ServerName): string | undefined {
   return undefined;
 }
 
+/** Where Debian keeps the server's programs, out of PATH. */
+function postgresFolders(): string[] {
+  try {
+    return readdirSync("/usr/lib/postgresql").map((version) => join("/usr/lib/postgresql", version, "bin"));
+  } catch {
+    return [];
+  }
+}
+
 /**
  * For tap's `skip` option: false when all these servers are here, else the reason with its remedy. Where CI is set a
  * missing server is an error instead: there a skip would hide an untested part.
@@ -43,6 +54,21 @@ export function needs(...names: ServerName[]): string | false {
   if (missing.length === 0) return false;
   const commands = missing.map((name) => `test/support/servers/${name} install`).join(" && ");
   const reason = `needs ${missing.join(" and ")}, not installed here. Run: ${commands}`;
+  if (process.env["CI"]) throw new Error(reason);
+  return reason;
+}
+
+/** The same for a program of the system, with the Debian package that brings it. */
+export function needsCommand(command: string, debian: string = command): string | false {
+  for (const folder of [...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin"]) {
+    try {
+      accessSync(join(folder, command), constants.X_OK);
+      return false;
+    } catch {
+      // not there: look on
+    }
+  }
+  const reason = `needs ${command}, not installed here. Run: apt-get install ${debian}`;
   if (process.env["CI"]) throw new Error(reason);
   return reason;
 }

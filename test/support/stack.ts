@@ -63,6 +63,8 @@ export interface CloudOptions {
   nodeArgs?: string[];
   /** Default: the tree under test. */
   tree?: "source" | "dist";
+  /** Its data directory; default a fresh one. */
+  dir?: string;
 }
 
 export class TestCloud extends CloudClient {
@@ -80,7 +82,7 @@ export class TestCloud extends CloudClient {
     this.#t = t;
     this.#options = options;
     this.port = port;
-    this.dir = tempDir(t, "cloud");
+    this.dir = options.dir ?? tempDir(t, "cloud");
   }
 
   static async start(t: Teardown, options: CloudOptions = {}): Promise<TestCloud> {
@@ -156,6 +158,8 @@ export interface AgentOptions {
   nodeArgs?: string[];
   /** Default: the tree under test. */
   tree?: "source" | "dist";
+  /** Its state directory; default a fresh one. */
+  state?: string;
 }
 
 export class TestAgent {
@@ -171,7 +175,7 @@ export class TestAgent {
     this.#t = t;
     this.#options = options;
     this.dir = tempDir(t, "agent");
-    this.state = join(this.dir, "state");
+    this.state = options.state ?? join(this.dir, "state");
     this.configFile = join(this.dir, "agent.yaml");
     this.configure(options.config, options.url ?? cloud.url, options.ca);
     // what runs a step outlives the agent by design; here nothing may outlive the test
