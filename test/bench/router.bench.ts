@@ -19,7 +19,7 @@ import { atLeast, atMost, median, type BarResult, type Row } from "./report.ts";
 import type { Round, RoundResult } from "./router-load.ts";
 
 const ROUNDS = Number(process.env["BENCH_ROUNDS"] ?? 7);
-const SECONDS = Number(process.env["BENCH_SECONDS"] ?? 3);
+const SECONDS = Number(process.env["BENCH_SECONDS"] ?? 2);
 /** The fixed rate, as a part of the router's own median rate at saturation in this very run. */
 const CALM = 0.3;
 /** Of one core, taken by programs that are none of the bench's. */
@@ -64,7 +64,7 @@ function machineCpuUs(): number {
   return ticks.reduce((sum, one, i) => (i === 3 || i === 4 ? sum : sum + one * 10_000), 0);
 }
 
-/** All threads of these processes before those of programs at rest and at work. False: not allowed, or not on this system. */
+/** All threads of these processes before those of other programs. False: not allowed, or not on this system. */
 async function prioritize(pids: number[]): Promise<boolean> {
   try {
     for (const pid of pids) await run("chrt", ["--all-tasks", "--rr", "--pid", "1", String(pid)]);
@@ -97,9 +97,9 @@ function heard(from: ChildProcess): Promise<unknown> {
 }
 
 /** HAProxy as Debian has it: as many threads as cores, checks the same key, sends the same token. */
-const haproxyConfig = (port: number, replicas: number[], threads: number | null): string => `global
+const haproxyConfig = (port: number, replicas: number[]): string => `global
   maxconn 4000
-${threads === null ? "" : `  nbthread ${threads}\n`}defaults
+defaults
   mode http
   http-reuse always
   timeout connect 5s
@@ -158,17 +158,12 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
       { name: "direct, one replica", pid: first.pid!, port: replicas[0]!, path: "/v2/models/m/infer" },
       { name: "router", pid: router.pid!, port: routerPort, path: "/m/v2/models/m/infer" },
     ];
-    for (const [name, threads] of [
-      ["HAProxy", null],
-      ["HAProxy, one thread", 1],
-    ] as const) {
-      const port = await freePort();
-      const config = join(dir, `haproxy-${threads}.cfg`);
-      writeFileSync(config, haproxyConfig(port, replicas, threads));
-      const child = spawn(haproxy, ["-db", "-q", "-f", config], { stdio: ["ignore", "ignore", "inherit"] });
-      children.push(child);
-      targets.push({ name, pid: child.pid!, port, path: "/m/v2/models/m/infer" });
-    }
+    const port = await freePort();
+    const config = join(dir, "haproxy.cfg");
+    writeFileSync(config, haproxyConfig(port, replicas));
+    const peer = spawn(haproxy, ["-db", "-q", "-f", config], { stdio: ["ignore", "ignore", "inherit"] });
+    children.push(peer);
+    targets.push({ name: "HAProxy", pid: peer.pid!, port, path: "/m/v2/models/m/infer" });
 
     const lua = join(dir, "load.lua");
     writeFileSync(lua, LUA);
