@@ -57,12 +57,17 @@ async function stop(stateDir: string, config: Config, id: string | null): Promis
 export function stopCommand(program: Command, local: LocalCommands): void {
   program
     .command("stop")
-    .description(
-      "stop a run, a command, a step or a deployment (its id as ps shows it), or everything; works without a running agent. A deployment stays stopped until it is applied again; a replica of one comes back",
-    )
-    .argument("[id]", "what to stop")
+    .description("stop a run, a command, a step, a deployment or a replica of one, or everything")
+    .argument("[id]", "as ps shows it")
     .option("-a, --all", "everything")
     .option(...local.configOption)
+    .addHelpText(
+      "after",
+      `
+A deployment stays stopped until it is applied again; a stopped replica of one comes back.
+Works without a running agent too, by --all or the id of a run or command; the agent then
+starts the replicas of its deployments again when it starts.`,
+    )
     .action((id: string | undefined, options: { config?: string; all?: boolean }) =>
       local.perform(options.config, async (stateDir, config) => {
         if ((id === undefined) === (options.all !== true))
