@@ -500,7 +500,11 @@ const SENT = new Set(["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"]);
 /** How a start of a replica ended: "was killed, SIGKILL". */
 function exitWords({ reason, signal, code }: Exit): string {
   const words =
-    reason === "exit" && signal !== null ? (SENT.has(signal) ? "was killed" : "crashed") : (EXIT_WORDS[reason] ?? reason);
+    reason === "exit" && signal !== null
+      ? SENT.has(signal)
+        ? "was killed"
+        : "crashed"
+      : (EXIT_WORDS[reason] ?? reason);
   return signal !== null ? `${words}, ${signal}` : code !== null ? `${words}, code ${code}` : words;
 }
 
