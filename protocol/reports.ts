@@ -4,7 +4,15 @@ import { z } from "zod";
 import { bodySchema } from "./envelope.ts";
 import { commandIdSchema, digestSchema, journalIdSchema, nameSchema, runIdSchema } from "./ids.ts";
 
-export const reportsOpenSchema = z.object({ type: z.literal("reports"), journal: journalIdSchema });
+export const reportsOpenSchema = z.object({
+  type: z.literal("reports"),
+  journal: journalIdSchema,
+  /**
+   * The lowest report that the agent still holds, hence the first on this stream; what lies before was acknowledged. With
+   * nothing held: the number that the next one will have. Absent (an older agent): the number of the first that comes.
+   */
+  from: z.int().positive().optional(),
+});
 /** Cloud to agent: every report of this journal up to and including this number is committed. */
 export const reportAckSchema = z.object({ committedThrough: z.int().nonnegative() });
 

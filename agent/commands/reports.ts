@@ -100,7 +100,10 @@ export class ReportOutbox {
 
   async #serveStream(session: AgentSession, sessionOver: AbortSignal): Promise<void> {
     const { journal } = this.#options;
-    const stream = session.open({ type: "reports", journal: journal.id }, { lane: "interactive", background: true });
+    const held = await journal.reportsAfter(this.#acknowledged, 1);
+    const from = held[0]?.sequence ?? journal.lastSequence + 1;
+    const head = { type: "reports", journal: journal.id, from };
+    const stream = session.open(head, { lane: "interactive", background: true });
     stream.answer.catch(() => undefined);
     const stop = new AbortController();
     const signal = AbortSignal.any([sessionOver, stream.signal, stop.signal]);

@@ -19,6 +19,8 @@ export interface Journal {
   readonly id: JournalId;
   /** Counts starts of an agent on this journal, this one included. */
   readonly startCounter: number;
+  /** Number of the newest report, acknowledged or not; 0 = there was none yet. */
+  readonly lastSequence: number;
   /** Highest dispatch sequence accepted from this incarnation of the cloud; 0 = none. */
   dispatchSequence(incarnation: string): Promise<number>;
   /** Records the command unless its id is held; `known` says that it was. */

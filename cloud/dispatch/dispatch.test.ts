@@ -329,6 +329,33 @@ t.test("reports: a malformed one is refused by name, a foreign journal too, numb
   t.equal(await state(w, id), "succeeded", "the run does not wait for reports that nobody has");
 });
 
+t.test("reports: one that was lost on the way ends the stream, and the agent's next one brings it", async (t) => {
+  const w = await world(t);
+  const agent = await w.replica("prod-1");
+  agent.handlers.set("pipeline.run", ({ stream }) => accept(stream));
+  await agent.connect();
+  const id = await w.submit();
+  await waitFor("the expected state", async () => (await state(w, id)) === "accepted");
+  const send = async (from: number, sequences: number[]): Promise<unknown[]> => {
+    const stream = agent.mux!.open({ type: "reports", journal: agent.journal, from }, { lane: "interactive" });
+    await stream.answer;
+    for (const sequence of sequences) {
+      const body = { type: sequence === 3 ? "command.succeeded" : "command.running", result: {} } as ReportBody;
+      const line = { journal: agent.journal, sequence, at: Date.now(), command: id, body: jsonBody(body) };
+      await stream.write(ndjsonLine(line));
+    }
+    const acknowledged: unknown[] = [];
+    for await (const ack of readNdjson(stream.bytes))
+      if (acknowledged.push(ack) > 0 && (ack as { committedThrough: number }).committedThrough === 3) break;
+    return acknowledged;
+  };
+  await t.rejects(send(1, [2, 3]), { code: "PROTOCOL_ERROR", message: /2 came where 1 was due/ }, "the first");
+  await t.rejects(send(1, [1, 1, 3]), { code: "PROTOCOL_ERROR", message: /3 came where 2 was due/ }, "one between");
+  t.not(await state(w, id), "succeeded");
+  t.match((await send(1, [1, 2, 2, 3])).at(-1), { committedThrough: 3 });
+  t.equal(await state(w, id), "succeeded");
+});
+
 t.test("numbers rise over reads, durable offers and sessions", async (t) => {
   const w = await world(t);
   const agent = await w.replica("prod-1");

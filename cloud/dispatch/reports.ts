@@ -77,14 +77,18 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
    * A stream begins with the lowest report that the agent still holds: what lies before was acknowledged, if not by this
    * database then by the one that it was restored from. Waiting for it would be waiting for ever.
    */
-  let lowestHeld: number | undefined;
+  let lowestHeld = open.data.from;
 
   const reading = (async () => {
     try {
       for await (const line of readNdjson(unended(stream.bytes))) {
         const report = parseReport(line, session.journal);
-        received = Math.max(received, report.sequence);
         lowestHeld ??= report.sequence;
+        const due = Math.max(received + 1, lowestHeld);
+        // Nothing would bring it on this stream any more: the agent begins a new one after what is committed.
+        if (report.sequence > due)
+          throw new ConnectorError("PROTOCOL_ERROR", `Report ${report.sequence} came where ${due} was due.`);
+        received = Math.max(received, report.sequence);
         pending.push(report);
         wakeWriter();
         if (pending.length >= BATCH) await new Promise<void>((resolve) => (wakeReader = resolve));
