@@ -29,6 +29,7 @@ import {
 } from "../../features/artifacts/index.ts";
 import type { Scope, Store } from "../../store/store.ts";
 import { artifactListSchema, artifactPreviewSchema, artifactStatOutputSchema, writtenArtifactSchema } from "../api.ts";
+import { clientGone } from "../client-gone.ts";
 import { notFound, rawBodies, type RoutePlugin } from "../routes.ts";
 
 const params = z.object({ pool: nameSchema, store: nameSchema });
@@ -37,16 +38,6 @@ const flag = z.enum(["true", "false"]).transform((text) => text === "true");
 
 /** After a refusal, how long a client may go on sending the body that nobody reads. */
 const DRAIN_MS = 10_000;
-
-/** Aborts when the client is gone before the answer was complete. */
-function clientGone(reply: FastifyReply): AbortSignal {
-  const gone = new AbortController();
-  reply.raw.once("close", () => {
-    if (!reply.raw.writableFinished)
-      gone.abort(new ConnectorError("CANCELLED", "The client went away before the answer was complete."));
-  });
-  return gone.signal;
-}
 
 export const artifactRoutes =
   (deps: { store: Store; dispatch: Dispatch }): RoutePlugin =>

@@ -18,21 +18,12 @@ import { safeMediaType } from "../../features/artifacts/index.ts";
 import { followReplicaLogs, heldBy, sendRequest, tooLarge } from "../../features/deployments/index.ts";
 import type { DeploymentRow, Scope, Store } from "../../store/store.ts";
 import { page } from "../api.ts";
+import { clientGone } from "../client-gone.ts";
 import { idParams, notFound, rawBodies, type ApiApp, type RoutePlugin } from "../routes.ts";
 
 const DAY_MS = 24 * 3600_000;
 /** A body that does not come: the client is told, and its socket is free again. */
 const BODY_MS = 30_000;
-
-/** Aborts when the client is gone before the answer was complete. */
-function clientGone(reply: FastifyReply): AbortSignal {
-  const gone = new AbortController();
-  reply.raw.once("close", () => {
-    if (!reply.raw.writableFinished)
-      gone.abort(new ConnectorError("CANCELLED", "The client went away before the answer was complete."));
-  });
-  return gone.signal;
-}
 
 export const deploymentTrafficRoutes =
   (deps: { store: Store; dispatch: Dispatch }): RoutePlugin =>

@@ -1,4 +1,6 @@
 // Deployments over HTTP, the real store and the real dispatcher; only what the agents answer is the test's.
+import { once } from "node:events";
+import { connect } from "node:net";
 import { ConnectorError, type DeploymentStatus, type ReplicaId } from "@sallyport/protocol";
 import t from "tap";
 import { apiWorld, logLine } from "../../../test/support/api-world.ts";
@@ -418,6 +420,50 @@ t.test("logs of a replica, and minutes at the endpoint", async (t) => {
   await w.say(w.agent, [observedOf(made, { rollup: rollup(2 + 24 * 60) })]);
   t.match(await w.api.json(`/v1/deployments/${id}/rollups?since=0`), { items: [{ requests: 2 + 24 * 60 }] });
   t.match(await w.get(id), { rollup: { requests: 2 + 24 * 60 } });
+});
+
+t.test("a client that is gone before its deployment was looked up leaves no follower behind", async (t) => {
+  const w = await world(t);
+  await w.connect(w.agent);
+  const { id } = (await w.create()).json<DeploymentDetail>();
+  await w.state(id, "progressing");
+  const open = new Set<object>();
+  let asked = 0;
+  w.agent.handlers.set("deployment.logs", ({ input, stream }) => {
+    asked++;
+    open.add(stream);
+    stream.signal.addEventListener("abort", () => open.delete(stream));
+    const { replica } = input as { replica: string };
+    answer(stream, { deployment: id, replica, start: 1, lastSeq: 0, ended: false }, {});
+  });
+  const arrived = Promise.withResolvers<void>();
+  const goOn = Promise.withResolvers<void>();
+  const lookUp = w.store.deployment.bind(w.store);
+  w.store.deployment = async (...args) => {
+    arrived.resolve();
+    await goOn.promise;
+    return lookUp(...args);
+  };
+  const client = connect(w.port, "127.0.0.1");
+  client.write(
+    `GET /v1/deployments/${id}/replicas/r1.0/logs?follow=true HTTP/1.1\r\nhost: 127.0.0.1:${w.port}\r\nauthorization: Bearer ${w.token}\r\n\r\n`,
+  );
+  await arrived.promise;
+  client.resetAndDestroy();
+  await once(client, "close");
+  await w.api.call("/v1/deployments");
+  w.store.deployment = lookUp;
+  goOn.resolve();
+  // A reader that stays is the proof that the one before it was dealt with.
+  const second = new AbortController();
+  const stays = fetch(`${w.url}/v1/deployments/${id}/replicas/r1.0/logs?follow=true`, {
+    headers: { authorization: `Bearer ${w.token}` },
+    signal: second.signal,
+  });
+  await stays;
+  second.abort();
+  await waitFor("nobody follows", () => open.size === 0, { timeoutMs: 5000 });
+  t.equal(asked, 1, "nothing was asked for the one that had gone");
 });
 
 t.test("a restored control plane counts on from what its agents hold", async (t) => {
