@@ -30,7 +30,7 @@ const began = performance.now();
 async function step(title: string, work: () => Promise<string>): Promise<void> {
   const start = performance.now();
   const seen = await work();
-  say(`  ✓ ${title.padEnd(36)} ${((performance.now() - start) / 1000).toFixed(2).padStart(6)} s   ${seen}`);
+  say(`  ✓ ${title.padEnd(40)} ${((performance.now() - start) / 1000).toFixed(2).padStart(6)} s   ${seen}`);
 }
 
 async function open(): Promise<void> {
@@ -71,6 +71,9 @@ async function keepRunning(): Promise<void> {
   In the page: Agents, then Artifacts (pool demo, store sample): images/digits.png, data/digits.csv, README.md, logs/.
   Runs, New run, take pipelines/digits.pipeline.json from the store, start it, follow the log of train;
   then look at its outputs: model, metrics, plot. On model.onnx: Deploy; then try it, scale it, kill a replica.
+
+  On the command line: sallyport login URL, then see Deploying in the README. At the agent, as its owner:
+  sallyport-agent ps --config ${stack.folder}/private/agent.yaml
 
   The private side is ${stack.folder}/private: nothing of it is readable by the control plane.
   Keys:   s stop the agent   a start it again   l new sign-in URL   q quit`);
