@@ -68,7 +68,7 @@ const rollup = (at: number, n: number): Rollup => {
   };
 };
 
-t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 }, async (whole) => {
+t.test("deployments in the page", { skip: needs("chromium"), timeout: 420_000 }, async (whole) => {
   const t = whole;
   let authenticator: Authenticator | undefined;
   const world = await apiWorld(
@@ -292,7 +292,7 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 300_000 },
   t.teardown(() => browser.close());
   const watched = await browser.open(world.url);
   const { page } = watched;
-  page.setDefaultTimeout(15_000);
+  page.setDefaultTimeout(30_000);
   // a refusal is an answer here, and the browser's console logs its status
   watched.allow(/status of (?:4\d\d|503)/);
   const inspect = (name: string) => watched.inspect(name, pictures);
