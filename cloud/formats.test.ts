@@ -122,7 +122,7 @@ t.test("database: opened, brought to the schema of today, and worked with", asyn
     (await store.offerable(user.workspace, pool!.id, AT + 1, 10)).map((row) => row.id),
     [ids.commands[1]],
   );
-  const dispatch = await store.nextDispatch(user.workspace, ids.commands[1], replica!.id, 0);
+  const dispatch = await store.nextDispatch(user.workspace, ids.commands[1], replica!.id, 0, 55);
   t.ok(dispatch!.sequence > 42, "numbers of dispatches go on behind those that were given");
   t.same(
     await store.idempotent(

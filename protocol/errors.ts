@@ -43,6 +43,7 @@ export const ERROR_CODES = {
   INPUT_INVALID: { status: 422, retry: "never", meaning: "a field is unknown, missing or of the wrong type" },
   SIGNATURE_INVALID: { status: 403, retry: "never", meaning: "a signature does not match the bytes it covers" },
   DISPATCH_INVALID: { status: 403, retry: "never", meaning: "the dispatch is for another replica, session or body" },
+  DECLARED_LOST: { status: 410, retry: "never", meaning: "an operator said that its agent will never answer for it" },
   COMMAND_EXPIRED: { status: 410, retry: "never", meaning: "the command was past its expiry when it arrived" },
   POLICY_DENIED: { status: 403, retry: "never", meaning: "the customer's policy on the agent refuses this" },
   TIMED_OUT: { status: 504, retry: "later", meaning: "the deadline passed before the work was done" },
@@ -51,6 +52,7 @@ export const ERROR_CODES = {
   AGENT_PAUSED: { status: 503, retry: "later", meaning: "the customer paused the agent's intake" },
   AGENT_DRAINING: { status: 503, retry: "later", meaning: "the agent is stopping and takes no new commands" },
   AT_CAPACITY: { status: 429, retry: "later", meaning: "a ceiling of the agent's policy is reached" },
+  HELD_ELSEWHERE: { status: 409, retry: "never", meaning: "another agent replica took the command over" },
   AUDIT_UNAVAILABLE: { status: 503, retry: "later", meaning: "the agent cannot write its audit log" },
   JOURNAL_UNAVAILABLE: { status: 503, retry: "later", meaning: "the agent cannot write its journal" },
   // stores

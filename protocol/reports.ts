@@ -13,8 +13,20 @@ export const reportsOpenSchema = z.object({
    */
   from: z.int().positive().optional(),
 });
-/** Cloud to agent: every report of this journal up to and including this number is committed. */
-export const reportAckSchema = z.object({ committedThrough: z.int().nonnegative() });
+/**
+ * Cloud to agent: every report of this journal up to and including this number is committed. The lists say who holds
+ * what; the agent writes them down before it takes the number for true. Each may come again, and at any time.
+ */
+export const reportAckSchema = z.object({
+  committedThrough: z.int().nonnegative(),
+  /** Taken over by another replica: follow them no more, stop nothing of theirs, answer each with `command.released`. */
+  released: z.array(commandIdSchema).optional(),
+  /** Ended here, but a former holder has not let go yet: what keeps it from starting work again must stay. */
+  fenced: z.array(commandIdSchema).optional(),
+  /** Every former holder has let go: what was kept for that may go. */
+  settled: z.array(commandIdSchema).optional(),
+});
+export type ReportAck = z.infer<typeof reportAckSchema>;
 
 /** The record. The cloud deduplicates by (replica, journal, sequence). `body` holds one of `reportBodySchema`. */
 export const reportSchema = z.object({
@@ -56,6 +68,8 @@ export const reportBodySchema = z.discriminatedUnion("type", [
   z.object({ type: z.literal("command.succeeded"), result: z.unknown() }),
   z.object({ type: z.literal("command.failed"), error: errorBodySchema }),
   z.object({ type: z.literal("command.cancelled"), stopped: z.array(z.string()) }),
+  /** Another replica took it over, and this one has let go: no report about it follows unless it is offered again. */
+  z.object({ type: z.literal("command.released") }),
   z.object({
     type: z.literal("step"),
     run: runIdSchema,
@@ -70,6 +84,8 @@ export const reportBodySchema = z.discriminatedUnion("type", [
     logSeq: z.int().nonnegative(),
     /** True when a restarted agent found this attempt running and took it over. */
     adopted: z.boolean(),
+    /** Failed, and to be tried again: when the next attempt begins, agent's clock. Absent or null: no further attempt. */
+    retryAt: z.int().nonnegative().nullable().optional(),
   }),
 ]);
 export type ReportBody = z.infer<typeof reportBodySchema>;

@@ -29,14 +29,19 @@ import type {
   IdempotencyEntry,
   IdempotentAnswer,
   NewCommand,
+  PoolQueue,
   RunRow,
   Scope,
   Store,
 } from "../store/store.ts";
+import { fits, rank } from "./candidates.ts";
 import { signOffer, writeIntent, type Sequences } from "./intents.ts";
+import { systemScope } from "./scope.ts";
+import { makeTakeover } from "./takeover.ts";
 import { parseInput, type PoolRef } from "./interactive.ts";
 import type { DispatchMetrics } from "./metrics.ts";
-import { unknownOf, waitingOf, type Refusal, type Waiting, type WaitingCode } from "./waiting.ts";
+import { explain, type Explanation } from "./explain.ts";
+import { silentHolder, unknownOf, waitingOf, type Refusal, type RefusalCode, type Waiting } from "./waiting.ts";
 
 export interface Submission<I extends z.ZodType> {
   pool: PoolRef;
@@ -44,8 +49,14 @@ export interface Submission<I extends z.ZodType> {
   input: z.input<I>;
   /** Order of commit is kept within it, e.g. `run:run_…`. */
   resource: string;
-  /** How long it may wait for an agent. */
+  /** How long it may wait for an agent; counted from `notBefore` if that is given. */
   expiresInMs: number;
+  /** Higher goes first, between resources. Absent = 0. */
+  priority?: number | undefined;
+  /** Labels that an agent must have to take it. Absent = none. */
+  requires?: Readonly<Record<string, string>> | undefined;
+  /** Offered to nobody before, ms since the epoch; absent = at once. */
+  notBefore?: number | undefined;
   /** Chosen by the client; absent = made here. */
   command?: CommandId | undefined;
   run?: Omit<RunRow, "workspace" | "command" | "createdAt">;
@@ -71,6 +82,10 @@ export interface CommandView {
   unknown: boolean;
 }
 
+export interface ExplainedCommand extends CommandView, Omit<Explanation, "unknown"> {
+  silence: Explanation["unknown"];
+}
+
 export interface Durable {
   submit<I extends z.ZodType>(
     scope: Scope,
@@ -81,6 +96,13 @@ export interface Durable {
   cancelRun(scope: Scope, run: RunId): Promise<{ done: boolean; command: CommandRow } | null>;
   /** Rows with what is derived at read. */
   view(scope: Scope, rows: CommandRow[]): Promise<CommandView[]>;
+  /** One of them, told in plain words. Null: no such command. */
+  explain(scope: Scope, command: CommandId): Promise<ExplainedCommand | null>;
+  /**
+   * An operator's word that the silent replica which has it will never answer. CONFLICT when it has ended otherwise or its
+   * replica can be asked; said again it changes nothing. Null: no such command.
+   */
+  declareLost(scope: Scope, command: CommandId, reason: string): Promise<CommandRow | null>;
   /** Something changed that may let a waiting command go: work ended, a status came. */
   poke(workspace: WorkspaceId, pool: PoolId): void;
   start(): void;
@@ -97,6 +119,8 @@ export interface DurableDeps {
   clock: Clock;
   log: Logger;
   metrics: DispatchMetrics;
+  /** There is something that a replica is to be told about commands that were taken over. */
+  told: (workspace: WorkspaceId, replica: ReplicaId) => void;
 }
 
 /** Crash points for tests that kill a process at each boundary, and events for whoever observes. */
@@ -114,13 +138,15 @@ const SWEEP_ROWS = 500;
 const PARALLEL = 16;
 /** First and longest wait before a command is offered again after an agent said "later". */
 const BACKOFF_MS = { first: 1_000, most: 60_000 };
+/** An offer of what is past its own expiry: time to ask the one replica that may have it. */
+const LATE_OFFER_MS = 5 * 60_000;
 /** A stop that reaches nobody for this long is moot. */
 const CANCEL_LIFETIME_MS = 7 * 24 * 3600_000;
 /** A dispatch that the agent finds wrong is made anew this often before the command is given up. */
 const REMAKE_LIMIT = 3;
 
 /** The agent said so before it journaled anything: another replica may be asked, and a cancel needs no agent. */
-const NOT_TAKEN: Partial<Record<ErrorCode, WaitingCode>> = {
+const NOT_TAKEN: Partial<Record<ErrorCode, RefusalCode>> = {
   AGENT_PAUSED: "AGENT_PAUSED",
   AGENT_DRAINING: "AGENT_DRAINING",
   AT_CAPACITY: "AT_CAPACITY",
@@ -128,7 +154,7 @@ const NOT_TAKEN: Partial<Record<ErrorCode, WaitingCode>> = {
   AUDIT_UNAVAILABLE: "AGENT_UNREADY",
 };
 /** Whether it was journaled is not known: only the same replica may be asked again. */
-const MAYBE_TAKEN: Partial<Record<ErrorCode, WaitingCode>> = {
+const MAYBE_TAKEN: Partial<Record<ErrorCode, RefusalCode>> = {
   JOURNAL_UNAVAILABLE: "AGENT_UNREADY",
   STORAGE_FULL: "AGENT_UNREADY",
 };
@@ -143,6 +169,8 @@ interface Waiter {
   remakes: number;
   /** It may have journaled the command. */
   maybeWith: ReplicaId | null;
+  /** Who did not take it in this round, and when (monotonic). */
+  saidLater: Map<ReplicaId, number>;
 }
 
 const poolKey = (workspace: WorkspaceId, pool: PoolId): string => `${workspace} ${pool}`;
@@ -153,7 +181,7 @@ const openings = (status: AgentStatus): string =>
 export function makeDurable(deps: DurableDeps): Durable {
   const { store, sessions, sequences, clock, log } = deps;
   const waiters = new Map<CommandId, Waiter>();
-  const inFlight = new Map<CommandId, Promise<void>>();
+  const inFlight = new Map<CommandId, { done: Promise<void>; sinceMs: number }>();
   const sweeps = new Map<string, { again: boolean; done: Promise<void> }>();
   const lastOpenings = new WeakMap<CloudSession, string>();
   let timer: Timer | null = null;
@@ -185,6 +213,7 @@ export function makeDurable(deps: DurableDeps): Durable {
   async function sweepOnce(workspace: WorkspaceId, pool: PoolId): Promise<void> {
     if (sessions.ofPool(workspace, pool).length === 0) return;
     const rows = await store.offerable(workspace, pool, clock.now(), SWEEP_ROWS);
+    rows.push(...(await store.unacceptedTakeovers(workspace, pool, SWEEP_ROWS)));
     let took = false;
     const queue = rows[Symbol.iterator]();
     const worker = async (): Promise<void> => {
@@ -192,7 +221,7 @@ export function makeDurable(deps: DurableDeps): Durable {
         if (stopped) return;
         if (inFlight.has(row.id) || (waiters.get(row.id)?.retryAtMs ?? 0) > clock.monotonic()) continue;
         const { promise, resolve } = Promise.withResolvers<void>();
-        inFlight.set(row.id, promise);
+        inFlight.set(row.id, { done: promise, sinceMs: clock.monotonic() });
         try {
           took = (await offer(row)) || took;
         } catch (error) {
@@ -209,6 +238,26 @@ export function makeDurable(deps: DurableDeps): Durable {
     if (took && entry !== undefined) entry.again = true;
   }
 
+  const again = (row: CommandRow): void => {
+    const entry = sweeps.get(poolKey(row.workspace, row.pool));
+    if (entry !== undefined) entry.again = true;
+  };
+
+  const takeover = makeTakeover({
+    store,
+    sessions,
+    clock,
+    log,
+    moved(row, from, to) {
+      const state = waiter(row);
+      if (row.state === "queued") state.maybeWith = to;
+      state.retryAtMs = 0;
+      sweep(row.workspace, row.pool);
+      // Back in this very moment: it is told.
+      deps.told(row.workspace, from);
+    },
+  });
+
   function waiter(row: CommandRow): Waiter {
     let known = waiters.get(row.id);
     if (known === undefined)
@@ -222,6 +271,7 @@ export function makeDurable(deps: DurableDeps): Durable {
           retries: 0,
           remakes: 0,
           maybeWith: offeredBefore(row),
+          saidLater: new Map(),
         }),
       );
     return known;
@@ -229,6 +279,7 @@ export function makeDurable(deps: DurableDeps): Durable {
 
   /** The one replica that must take it, or null when any of the pool may. */
   async function bound(row: CommandRow): Promise<ReplicaId | null> {
+    if (row.state !== "queued") return row.replica;
     const waiting = waiters.get(row.id);
     const maybe = waiting === undefined ? offeredBefore(row) : waiting.maybeWith;
     const deployment = /^deployment:(dep_[0-9a-f]{32})$/.exec(row.resource)?.[1];
@@ -251,26 +302,37 @@ export function makeDurable(deps: DurableDeps): Durable {
       : [sessions.ofReplica(row.workspace, only)].filter((s): s is CloudSession => s !== null);
   }
 
+  /** Those that have what it needs: who did not say "later" to it goes before who did, then by room. */
+  function inOrder(row: CommandRow, live: CloudSession[]): CloudSession[] {
+    const now = clock.monotonic();
+    const later = (one: CloudSession): number => waiters.get(row.id)?.saidLater.get(one.replica) ?? 0;
+    return live
+      .filter((one) => fits(row, one))
+      .toSorted((a, b) => later(a) - later(b) || rank(a, row.kind, now) - rank(b, row.kind, now));
+  }
+
   /** True when the agent took it or refused it for good: the next of its resource may go. */
   async function offer(row: CommandRow): Promise<boolean> {
-    const live = candidates(row, await bound(row));
-    const rank = (session: CloudSession): number => {
-      const status = session.status();
-      if (status === null) return 1;
-      if (status.paused !== null || status.draining) return 3;
-      return status.commands.includes(row.kind) ? status.running.length / (status.running.length + 1) : 2;
-    };
-    const session = live.toSorted((a, b) => rank(a) - rank(b))[0];
-    if (session === undefined) return false;
-
     const state = waiter(row);
-    const counted = await store.nextDispatch(row.workspace, row.id, session.replica, sequences.last(session));
+    const live = inOrder(row, candidates(row, await bound(row)));
+    const session = live[0];
+    if (session === undefined) return false;
+    const moved = takeover.isMoved(row);
+    // Past its expiry it is offered only to the one that may have it, whose answer settles whether it came in time.
+    const late = row.expires <= clock.now();
+    if (late && (row.offeredTo ?? null) === null) return false;
+    const counted = await store.nextDispatch(
+      row.workspace,
+      row.id,
+      session.replica,
+      sequences.last(session),
+      clock.now(),
+    );
     if (counted === null) {
       waiters.delete(row.id);
       return false;
     }
     const now = clock.now();
-    if (row.expires <= now) return false;
     const head = signOffer(
       deps.signer,
       {
@@ -280,13 +342,17 @@ export function makeDurable(deps: DurableDeps): Durable {
         incarnation: deps.incarnation,
         sequence: sequences.next(session, counted.sequence),
         attempt: counted.attempt,
-        expires: row.expires,
+        // The intent says by itself when it expires; this is the offer's own end.
+        expires: late ? now + LATE_OFFER_MS : row.expires,
+        takenOver: moved,
       },
       now,
     );
+    let sent = false;
     let timer: Timer | null = null;
     try {
       const stream = session.open(head, { lane: "interactive", end: true });
+      sent = true;
       state.maybeWith = session.replica;
       boundary.offered.publish({ command: row.id });
       timer = clock.after(
@@ -319,19 +385,29 @@ export function makeDurable(deps: DurableDeps): Durable {
       deps.metrics.offer(row.kind, error.code);
       if (error.code === "INTERNAL") log.error({ err: caught, command: row.id }, "offer failed");
       const remake = error.code === "DISPATCH_INVALID" || error.code === "SIGNATURE_INVALID";
-      if (error.retry === "never" && error.code !== "CANCELLED" && !(remake && ++state.remakes < REMAKE_LIMIT)) {
+      const final = error.retry === "never" && error.code !== "CANCELLED" && !(remake && ++state.remakes < REMAKE_LIMIT);
+      if (final && !moved) {
         await store.markRefused(row.workspace, row.id, session.replica, error.toBody(), clock.now());
         waiters.delete(row.id);
         log.info({ command: row.id, kind: row.kind, agent: session.replica, code: error.code }, "command refused");
         return true;
       }
       const notTaken = NOT_TAKEN[error.code];
-      if (notTaken !== undefined || remake) state.maybeWith = null;
+      if (notTaken !== undefined || remake || final || !sent) {
+        const offer = { attempt: counted.attempt, replica: session.replica, code: error.code };
+        state.maybeWith = await store.markNotTaken(row.workspace, row.id, offer, clock.now());
+        state.saidLater.set(session.replica, clock.monotonic());
+        if (moved) await takeover.declined(row, session.replica, error.code);
+      }
       const code = notTaken ?? MAYBE_TAKEN[error.code];
-      state.refusal = code === undefined ? null : { code, message: error.message };
       // A lost link is not the command's fault: it goes again as soon as there is a session.
       const lost = error.code === "LINK_LOST" || error.code === "GOING_AWAY" || error.code === "SESSION_SUPERSEDED";
-      state.retryAtMs = lost
+      state.refusal = lost ? null : { code: code ?? null, message: error.message, replica: session.replica };
+      // Others of the pool are asked before anybody is asked again.
+      const others = state.maybeWith === null && live.some((one) => !state.saidLater.has(one.replica));
+      if (!others && state.maybeWith === null) state.saidLater.clear();
+      if (others) again(row);
+      state.retryAtMs = lost || others
         ? 0
         : clock.monotonic() + Math.min(BACKOFF_MS.first * 2 ** state.retries++, BACKOFF_MS.most);
       return false;
@@ -371,6 +447,35 @@ export function makeDurable(deps: DurableDeps): Durable {
     }
   }
 
+  async function viewed(scope: Scope, rows: CommandRow[]): Promise<CommandView[]> {
+    const queued = rows.filter((row) => row.state === "queued");
+    const replicas = queued.length > 0 ? await store.replicas(scope) : [];
+    const queues = new Map<PoolId, PoolQueue>();
+    for (const pool of new Set(queued.map((row) => row.pool))) {
+      const ids = queued.filter((row) => row.pool === pool).map((row) => row.id);
+      queues.set(pool, await store.queue(scope.workspace, pool, ids, clock.now()));
+    }
+    return await Promise.all(
+      rows.map(async (row): Promise<CommandView> => {
+        if (row.state !== "queued") return { row, waiting: null, unknown: unknownOf(row, sessions) };
+        const only = await bound(row);
+        const asked = inFlight.get(row.id);
+        const known = waiters.get(row.id);
+        const waiting = waitingOf(row, {
+          now: clock.now(),
+          sessions: candidates(row, only),
+          replicas: replicas.filter((replica) => (only === null ? replica.pool === row.pool : replica.id === only)),
+          only: only === null ? null : (replicas.find((replica) => replica.id === only)?.name ?? only),
+          inFlightMs: asked === undefined ? null : clock.monotonic() - asked.sinceMs,
+          retryInMs: Math.max(0, (known?.retryAtMs ?? 0) - clock.monotonic()),
+          queue: queues.get(row.pool)!,
+          refusal: known?.refusal ?? null,
+        });
+        return { row, waiting, unknown: unknownOf(row, sessions) };
+      }),
+    );
+  }
+
   const submitCancel = (scope: Scope, run: CommandRow): Promise<unknown> =>
     durable.submit(scope, {
       pool: { id: run.pool, name: run.poolName },
@@ -393,10 +498,12 @@ export function makeDurable(deps: DurableDeps): Durable {
           resource: submission.resource,
           command: submission.command,
           body,
-          expires: now + submission.expiresInMs,
+          notBefore: submission.notBefore,
+          expires: Math.max(now, submission.notBefore ?? 0) + submission.expiresInMs,
         },
         now,
       );
+      const notBefore = submission.notBefore ?? intent.notBefore;
       const future: CommandRow = {
         workspace: scope.workspace,
         id: intent.command,
@@ -411,8 +518,12 @@ export function makeDurable(deps: DurableDeps): Durable {
         replica: null,
         replicaName: null,
         run: submission.run?.id ?? null,
+        pipeline: submission.run?.pipeline ?? null,
+        concurrency: submission.run?.spec.concurrency ?? null,
+        priority: submission.priority ?? 0,
+        requires: submission.requires ?? {},
         createdAt: now,
-        notBefore: intent.notBefore,
+        notBefore,
         expires: intent.expires,
         acceptedAt: null,
         startedAt: null,
@@ -430,9 +541,11 @@ export function makeDurable(deps: DurableDeps): Durable {
           resource: submission.resource,
           intent: text,
           body,
-          notBefore: intent.notBefore,
+          notBefore,
           expires: intent.expires,
           createdAt: now,
+          priority: submission.priority ?? 0,
+          requires: submission.requires ?? {},
           ...(submission.run === undefined ? {} : { run: { ...submission.run, createdAt: now } }),
         },
         key === undefined
@@ -455,12 +568,12 @@ export function makeDurable(deps: DurableDeps): Durable {
     async cancelRun(scope, id) {
       const found = await store.run(scope, id);
       if (found === null) return null;
-      await inFlight.get(found.command.id);
+      await inFlight.get(found.command.id)?.done;
       const command = (await store.command(scope, found.command.id)) ?? found.command;
       if (isOver(command)) return { done: true, command };
       // Only what no agent can have journaled may be ended here. Otherwise the agent is told, after it took the run.
-      const untouched =
-        command.offers === 0 || (waiters.has(command.id) && waiters.get(command.id)!.maybeWith === null);
+      const known = waiters.get(command.id);
+      const untouched = (known === undefined ? offeredBefore(command) : known.maybeWith) === null;
       if (command.state === "queued" && untouched && (await store.cancelQueued(scope, command.id, clock.now()))) {
         waiters.delete(command.id);
         return { done: true, command: (await store.command(scope, command.id)) ?? command };
@@ -470,31 +583,57 @@ export function makeDurable(deps: DurableDeps): Durable {
       return { done: false, command };
     },
 
-    async view(scope, rows) {
-      const queued = rows.filter((row) => row.state === "queued");
-      const replicas = queued.length > 0 ? await store.replicas(scope) : [];
-      const heads = new Map<PoolId, { rows: CommandRow[]; whole: boolean }>();
-      for (const pool of new Set(queued.map((row) => row.pool))) {
-        const first = await store.offerable(scope.workspace, pool, clock.now(), SWEEP_ROWS);
-        heads.set(pool, { rows: first, whole: first.length < SWEEP_ROWS });
+    view: viewed,
+
+    async explain(scope, id) {
+      const row = await store.command(scope, id);
+      if (row === null) return null;
+      const [view, history] = await Promise.all([viewed(scope, [row]), store.history(scope, id)]);
+      const { waiting, unknown } = view[0]!;
+      const holder = silentHolder(row, sessions);
+      const replica = holder === null ? null : await store.replica(scope, holder);
+      const silence =
+        holder === null
+          ? null
+          : { id: holder, replica, gone: replica === null || replica.revokedAt !== null || replica.deletedAt !== null };
+      const status = row.replica === null ? null : (sessions.ofReplica(row.workspace, row.replica)?.status() ?? null);
+      const agent =
+        status === null
+          ? null
+          : {
+              running: status.running.some((one) => one.command === row.id),
+              busy: status.running.filter((one) => one.kind === pipelineRun.kind).length,
+              slots: status.limits.runs,
+            };
+      const { unknown: told, ...words } = explain(row, waiting, silence, agent, history, clock.now());
+      return { row, waiting, unknown, silence: told, ...words };
+    },
+
+    async declareLost(scope, id, reason) {
+      const row = await store.command(scope, id);
+      if (row === null || row.state === "lost") return row;
+      const held = (why: string, fix: string) =>
+        new ConnectorError("CONFLICT", `Command ${id} cannot be declared lost: ${why}.`, { fix });
+      if (isOver(row)) throw held(`it has ended, ${row.state}`, "An end never changes.");
+      await inFlight.get(id)?.done;
+      const holder = silentHolder(row, sessions);
+      const name = row.replicaName ?? row.offeredTo ?? "its agent";
+      if (holder === null)
+        throw row.state === "queued" && (row.offeredTo ?? null) === null
+          ? held("no agent can have it, so nothing of it can be lost", "Cancel it.")
+          : held(`${name}, which has it, is connected and will report its end`, "Cancel it, or wait for its end.");
+      if (!(await store.declareLost(scope, id, clock.now(), { reason, replica: holder }))) {
+        const now = await store.command(scope, id);
+        if (now?.state === "lost") return now;
+        throw held(
+          now !== null && isOver(now) ? `it has ended, ${now.state}` : "another agent has it by now",
+          "Look at it again: sallyport command explain " + id,
+        );
       }
-      return await Promise.all(
-        rows.map(async (row): Promise<CommandView> => {
-          if (row.state !== "queued") return { row, waiting: null, unknown: unknownOf(row, sessions) };
-          const only = await bound(row);
-          const head = heads.get(row.pool)!;
-          const older = head.rows.find((other) => other.resource === row.resource && other.id !== row.id);
-          const waiting = waitingOf(row, {
-            sessions: candidates(row, only),
-            replicas: replicas.filter((replica) => (only === null ? replica.pool === row.pool : replica.id === only)),
-            only: only === null ? null : (replicas.find((replica) => replica.id === only)?.name ?? only),
-            inFlight: inFlight.has(row.id),
-            behind: older !== undefined && !head.rows.some((other) => other.id === row.id) ? older.id : null,
-            refusal: waiters.get(row.id)?.refusal ?? null,
-          });
-          return { row, waiting, unknown: false };
-        }),
-      );
+      waiters.delete(id);
+      sweep(row.workspace, row.pool);
+      log.warn({ command: id, kind: row.kind, agent: holder, by: scope.actor.name }, "command declared lost");
+      return await store.command(scope, id);
     },
 
     poke,
@@ -507,12 +646,14 @@ export function makeDurable(deps: DurableDeps): Durable {
         lastOpenings.set(session, now);
         poke(session.workspace, session.pool);
       });
+      takeover.start();
       tick();
     },
 
     async stop() {
       stopped = true;
       timer?.cancel();
+      await takeover.stop();
       await Promise.all([...sweeps.values()].map((entry) => entry.done));
     },
   };
@@ -520,12 +661,6 @@ export function makeDurable(deps: DurableDeps): Durable {
 }
 
 /** After a restart of this process: whoever was asked last may have journaled it. */
-const offeredBefore = (row: CommandRow): ReplicaId | null => (row.offers > 0 ? (row.offeredTo ?? null) : null);
+const offeredBefore = (row: CommandRow): ReplicaId | null => row.offeredTo ?? null;
 const isOver = (row: CommandRow): boolean =>
   row.state !== "queued" && row.state !== "accepted" && row.state !== "running";
-
-/** Reads that the dispatcher makes for itself. */
-export const systemScope = (workspace: WorkspaceId): Scope => ({
-  workspace,
-  actor: { id: "system", name: "system", via: "system" },
-});

@@ -6,12 +6,13 @@ import type { Registry } from "prom-client";
 import type { Sessions } from "../link/sessions.ts";
 import type { Store } from "../store/store.ts";
 import { makeDurable, type Durable } from "./durable.ts";
+import { makeHandoffs } from "./handoffs.ts";
 import { makeInteractive, type Interactive } from "./interactive.ts";
 import { Sequences } from "./intents.ts";
 import { dispatchMetrics, noMetrics, type DispatchMetrics } from "./metrics.ts";
 import { serveReports } from "./reports.ts";
 
-export type { CommandView, Durable, SubmitKey, Submission } from "./durable.ts";
+export type { CommandView, Durable, ExplainedCommand, SubmitKey, Submission } from "./durable.ts";
 export type { Interactive, PoolRef, Relayed, RelayOptions } from "./interactive.ts";
 export { followRecords, type RecordsRequest } from "./follow-records.ts";
 export type { DispatchMetrics } from "./metrics.ts";
@@ -44,7 +45,18 @@ export function makeDispatch(deps: DispatchDeps): Dispatch {
   const audit = deps.log.child({ component: "audit" });
   const sequences = new Sequences();
   const interactive = makeInteractive({ store, sessions, sequences, signer, incarnation, clock, audit, metrics });
-  const durable = makeDurable({ store, sessions, sequences, signer, incarnation, clock, log, metrics });
+  const handoffs = makeHandoffs({ store, clock, log });
+  const durable = makeDurable({
+    store,
+    sessions,
+    sequences,
+    signer,
+    incarnation,
+    clock,
+    log,
+    metrics,
+    told: handoffs.tell,
+  });
   return {
     ...interactive,
     ...durable,
@@ -52,7 +64,7 @@ export function makeDispatch(deps: DispatchDeps): Dispatch {
     clock,
     metrics,
     start() {
-      serveReports({ store, sessions, clock, log, metrics, ended: durable.poke });
+      serveReports({ store, sessions, clock, log, metrics, handoffs, ended: durable.poke });
       durable.start();
     },
   };

@@ -28,6 +28,8 @@ export interface Wish {
   /** Chosen by the client; absent = made here. */
   command?: CommandId | undefined;
   body: Body;
+  /** ms since the epoch; absent = at once. */
+  notBefore?: number | undefined;
   /** ms since the epoch. */
   expires: number;
 }
@@ -48,8 +50,8 @@ export function writeIntent(wish: Wish, nowMs: number): { intent: Intent; text: 
       },
     );
   }
-  // At once. Now itself would be wrong: the agent's notion of our time is behind by the link's delay.
-  const notBefore = nowMs - CLOCK_SLACK_MS;
+  // Not the very time: the agent's notion of ours is behind by the link's delay. Who offers it keeps to the time itself.
+  const notBefore = (wish.notBefore ?? nowMs) - CLOCK_SLACK_MS;
   const intent: Intent = {
     workspace: wish.workspace,
     pool: wish.pool,
@@ -57,7 +59,7 @@ export function writeIntent(wish: Wish, nowMs: number): { intent: Intent; text: 
     resource: wish.resource,
     command: wish.command ?? newCommandId(nowMs),
     notBefore,
-    expires: Math.min(wish.expires, notBefore + MAX_INTENT_LIFETIME_MS),
+    expires: Math.min(wish.expires, nowMs - CLOCK_SLACK_MS + MAX_INTENT_LIFETIME_MS),
     bodyDigest: sha256(bytes),
   };
   return { intent, text: JSON.stringify(intent) };
@@ -72,6 +74,8 @@ export interface Offer {
   attempt: number;
   /** ms since the epoch; cut to what a dispatch may live. */
   expires: number;
+  /** Another replica had accepted it, or may have. */
+  takenOver?: boolean;
 }
 
 /** What OPEN carries for this offer. */
@@ -85,6 +89,7 @@ export function signOffer(signer: Signer, offer: Offer, nowMs: number): CommandO
     sequence: offer.sequence,
     attempt: offer.attempt,
     expires: Math.min(offer.expires, nowMs + MAX_DISPATCH_LIFETIME_MS),
+    ...(offer.takenOver === true ? { takenOver: true } : {}),
   };
   const text = JSON.stringify(dispatch);
   return {

@@ -11,7 +11,7 @@
 //   PUT    /v1/me/password                    {password}
 //   GET    /v1/tokens        POST, DELETE /v1/tokens/{id}
 //   GET    /v1/enrollments   POST, GET /v1/enrollments/{id}, DELETE (withdraw)
-//   GET    /v1/pools         GET /v1/pools/{pool}
+//   GET    /v1/pools         GET /v1/pools/{pool}, PATCH /v1/pools/{pool} {maxRuns}
 //   GET    /v1/agents        GET, PATCH, DELETE /v1/agents/{id}, POST /v1/agents/{id}/revoke
 //   GET    /v1/pools/{pool}/stores/{store}/artifacts?path&cursor&limit   artifact.list
 //   GET    /v1/pools/{pool}/stores/{store}/stat?path&digest              artifact.stat
@@ -19,7 +19,7 @@
 //   GET    /v1/pools/{pool}/stores/{store}/content?path                  artifact.read; Range, If-Match, ETag; HEAD too
 //   PUT    /v1/pools/{pool}/stores/{store}/content?path                  artifact.write; If-Match, If-None-Match: *, Repr-Digest
 //   DELETE /v1/pools/{pool}/stores/{store}/content?path                  artifact.delete; If-Match
-//   GET    /v1/runs          POST, GET /v1/runs/{id}, POST /v1/runs/{id}/cancel
+//   GET    /v1/runs          POST, GET /v1/runs/{id}, POST /v1/runs/{id}/cancel, POST /v1/runs/{id}/rerun {params}
 //   GET    /v1/runs/{id}/steps/{step}/logs?attempt&after&tail&limit&follow     NDJSON of log records
 //   GET    /v1/deployments?pool&name&removed   POST, GET /v1/deployments/{id}; ETag
 //   PUT    /v1/deployments/{id}               the whole spec; If-Match
@@ -32,7 +32,7 @@
 //   GET    /v1/deployments/{id}/replicas/{replica}/logs?start&after&tail&limit&follow   NDJSON of log records
 //   POST   /v1/deployments/{id}/request?path&method&timeoutMs    JSON as it is; the replica's status, type and bytes as
 //                                             they are, marked by `sallyport-replica`; an answer without that is ours
-//   GET    /v1/commands      GET /v1/commands/{id}
+//   GET    /v1/commands      GET /v1/commands/{id}, POST /v1/commands/{id}/lost {reason}
 //   GET    /v1/changes       SSE: event `change`, data {entity, id, version, n}; Last-Event-ID or ?after=n replays
 //   GET    /openapi.json  /healthz  /readyz  /metrics
 import {
@@ -155,6 +155,8 @@ export const poolSchema = z.object({
   stores: z.array(storeSchema),
   programs: z.array(z.string()),
   engines: z.array(z.string()),
+  /** Most runs of it at a time, set by PATCH; null = no limit. */
+  maxRuns: z.int().nullable(),
   /** Engines that can serve models, as the pool's replicas last said. */
   serving: z.array(z.object({ engine: z.string(), isolated: z.boolean() })),
   /** The policy's upper limits for one agent of the pool; the smallest when several differ. */
@@ -163,6 +165,8 @@ export const poolSchema = z.object({
   stale: z.boolean(),
 });
 export type Pool = z.infer<typeof poolSchema>;
+/** Null takes the limit away. Runs that have begun go on. */
+export const limitPoolSchema = z.strictObject({ maxRuns: z.int().min(1).max(10_000).nullable() });
 
 export const newEnrollmentSchema = z.strictObject({
   /** Joins this pool; made when it does not exist. */
@@ -234,16 +238,40 @@ export const COMMAND_STATES = [
   "lost",
 ] as const;
 export const WAITING_CODES = [
+  /** Its time has not come. */
+  "NOT_BEFORE",
+  /** Connected agents lack a label that it needs. */
+  "NO_MATCHING_AGENT",
   "AGENT_OFFLINE",
   "AGENT_PAUSED",
-  "AT_CAPACITY",
   "AGENT_DRAINING",
+  /** The agent cannot write its journal or audit log. */
   "AGENT_UNREADY",
+  /** No agent's policy allows the kind. */
   "CAPABILITY_MISSING",
+  /** A limit of the pool or of the pipeline, kept by the cloud. */
+  "CONCURRENCY_LIMIT",
+  /** A ceiling of the agent's policy. */
+  "AT_CAPACITY",
+  /** An older command of the same resource comes first. */
   "UPSTREAM_PENDING",
+  /** The last offer failed; it is made again after a while. */
+  "RETRY_BACKOFF",
   "OFFERED",
 ] as const;
-export const waitingSchema = z.object({ code: z.enum(WAITING_CODES), text: z.string(), fix: z.string() });
+export const waitingSchema = z.object({
+  code: z.enum(WAITING_CODES),
+  text: z.string(),
+  fix: z.string(),
+  /** With CONCURRENCY_LIMIT and AT_CAPACITY: its place (1 = next), and the runs that have the slots, the oldest first. */
+  queue: z
+    .object({
+      position: z.int(),
+      of: z.int(),
+      holders: z.array(z.object({ command: z.string(), run: z.string(), text: z.string() })),
+    })
+    .optional(),
+});
 export const commandErrorSchema = z.object({
   code: z.string(),
   message: z.string(),
@@ -256,13 +284,17 @@ export const commandSchema = z.object({
   resource: z.string(),
   pool: z.object({ id: z.string(), name: z.string() }),
   state: z.enum(COMMAND_STATES),
-  /** True: accepted work whose agent is not connected; what became of it is not known until its journal answers. */
+  /** True: its agent is not connected and has it, or may have it; what became of it is not known until its journal answers. */
   unknown: z.boolean(),
   /** Exactly one for a queued command, else null. */
   waiting: waitingSchema.nullable(),
   agent: z.object({ id: z.string(), name: z.string() }).nullable(),
   actor: z.object({ id: z.string(), name: z.string(), via: z.string() }),
+  /** -100 to 100: higher goes first, between resources. */
+  priority: z.int(),
   createdAt: z.int(),
+  /** Offered to nobody before. */
+  notBefore: z.int(),
   acceptedAt: z.int().nullable(),
   startedAt: z.int().nullable(),
   endedAt: z.int().nullable(),
@@ -274,6 +306,38 @@ export const commandSchema = z.object({
   bodyDigest: z.string(),
 });
 export type Command = z.infer<typeof commandSchema>;
+/** One command with all that is to be told of it: what `sallyport command explain` and the page say. */
+export const commandDetailSchema = commandSchema.extend({
+  /** Where it stands, in plain words, and what to do; null = nothing is to be done. */
+  text: z.string(),
+  fix: z.string().nullable(),
+  /** With `unknown`: the silent agent, when it was last heard, what will settle it. */
+  silence: z
+    .object({
+      agent: z.string(),
+      name: z.string(),
+      since: z.int().nullable(),
+      settles: z.string(),
+      /** POST .../lost would be taken. */
+      canBeLost: z.boolean(),
+    })
+    .nullable(),
+  /** Oldest first. `applied` false: said after its end, kept beside it. */
+  history: z.array(
+    z.object({
+      at: z.int(),
+      type: z.string(),
+      text: z.string(),
+      agent: z.object({ id: z.string(), name: z.string() }).nullable(),
+      applied: z.boolean(),
+    }),
+  ),
+});
+export type CommandDetail = z.infer<typeof commandDetailSchema>;
+export const declareLostSchema = z.strictObject({
+  /** Kept with the command: why its agent will never answer. */
+  reason: z.string().trim().min(1).max(1000),
+});
 
 // -- runs --------------------------------------------------------------------------------------------------------
 export const RUN_STATES = ["queued", "running", "succeeded", "failed", "cancelled", "unknown"] as const;
@@ -288,6 +352,8 @@ export const attemptSchema = z.object({
   outputs: z.array(producedArtifactSchema),
   logSeq: z.int(),
   adopted: z.boolean(),
+  /** It failed and is tried again: when the next attempt begins. Null: no further attempt, or it has begun. */
+  retryAt: z.int().nullable(),
 });
 export const runSchema = z.object({
   id: z.string(),
@@ -306,6 +372,12 @@ export const runSchema = z.object({
   endedAt: z.int().nullable(),
   stepsTotal: z.int(),
   stepsDone: z.int(),
+  priority: z.int(),
+  notBefore: z.int(),
+  /** When it ends unaccepted. */
+  expiresAt: z.int(),
+  /** The run that it repeats. */
+  rerunOf: z.string().nullable(),
 });
 export type Run = z.infer<typeof runSchema>;
 export const runDetailSchema = runSchema.extend({
@@ -314,17 +386,32 @@ export const runDetailSchema = runSchema.extend({
   attempts: z.array(attemptSchema),
 });
 export type RunDetail = z.infer<typeof runDetailSchema>;
+const DAY_MS = 24 * 3600_000;
+const runOrder = {
+  /** Higher goes first, between runs that wait. */
+  priority: z.int().min(-100).max(100).default(0),
+  /** How long it may wait for an agent, from `notBefore` on if that is given; it never lives longer than 7 days in all. */
+  expiresInMs: z
+    .int()
+    .min(1000)
+    .max(7 * DAY_MS)
+    .default(DAY_MS),
+  /** Begins at this time at the earliest, ms since the epoch; at most 6 days from now. Absent = at once. */
+  notBefore: z.int().nonnegative().optional(),
+};
 export const newRunSchema = z.strictObject({
   /** Name of the pool. */
   pool: nameSchema,
   pipeline: pipelineSchema,
   params: z.record(nameSchema, paramValueSchema).default({}),
-  /** How long it may wait for an agent. */
-  expiresInMs: z
-    .int()
-    .min(1000)
-    .max(7 * 24 * 3600_000)
-    .default(24 * 3600_000),
+  ...runOrder,
+});
+/** The same pipeline in the same pool; `params` over those of the run. */
+export const rerunSchema = z.strictObject({
+  params: z.record(nameSchema, paramValueSchema).default({}),
+  ...runOrder,
+  /** Absent = as the run had. */
+  priority: runOrder.priority.unwrap().optional(),
 });
 
 // -- deployments -------------------------------------------------------------------------------------------------

@@ -69,7 +69,13 @@ export const STORED_COLUMNS: AllowList = {
     last_used_at: "last use, to find unused ones",
     revoked_at: "when it was revoked",
   },
-  pools: { workspace_id: WORKSPACE, pool_id: POOL, name: "its name as people gave it", created_at: "when it was made" },
+  pools: {
+    workspace_id: WORKSPACE,
+    pool_id: POOL,
+    name: "its name as people gave it",
+    created_at: "when it was made",
+    max_runs: "most runs of it at a time, as people set it; null = no limit",
+  },
   replicas: {
     workspace_id: WORKSPACE,
     replica_id: REPLICA,
@@ -144,6 +150,21 @@ export const STORED_COLUMNS: AllowList = {
     offers: "how often it was offered",
     error: "code and redacted sentence of the failure",
     result: "redacted result of the kind's output schema: ids, counts, digests",
+    priority: "higher goes first, between resources",
+    commit_no: "order of commit, which is the order within a resource",
+    requires: "labels that an agent must have to take it, as asked",
+  },
+  takeovers: {
+    workspace_id: WORKSPACE,
+    command_id: COMMAND,
+    takeover_no: "order",
+    from_replica: "replica that had it, or may have had it",
+    to_replica: "replica that it went to",
+    reason: "why, as a code",
+    at: "when",
+    accepted_at: "when the new one had journaled it",
+    released_at: "when the former one said that it follows it no more",
+    settled_at: "when the new one was told so",
   },
   offers: {
     workspace_id: WORKSPACE,
@@ -151,6 +172,8 @@ export const STORED_COLUMNS: AllowList = {
     attempt: "number of the offer",
     replica_id: REPLICA,
     sequence: "dispatch sequence that was signed",
+    at: "when it was offered",
+    refusal: "code by which the replica said that it did not take it; null = it took it, or nothing is known",
   },
   command_events: {
     workspace_id: WORKSPACE,
@@ -171,6 +194,8 @@ export const STORED_COLUMNS: AllowList = {
     spec: "the pipeline as asked: steps, names of programs, stores and secrets",
     params: "parameters as asked",
     created_at: "when it was asked",
+    concurrency: "most runs of that pipeline in the pool at a time, as the pipeline says; null = no limit",
+    rerun_of: "run that it repeats",
   },
   attempts: {
     workspace_id: WORKSPACE,
@@ -185,6 +210,7 @@ export const STORED_COLUMNS: AllowList = {
     outputs: "pointers: store, path, size, type, digest; never content",
     log_seq: "number of log records that the agent holds; the records stay there",
     adopted: "whether a restarted agent took it over",
+    retry_at: "when the next try begins",
   },
   journals: {
     workspace_id: WORKSPACE,

@@ -5,11 +5,9 @@ import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import { ConnectorError, entryUrl, type WorkspaceId } from "@sallyport/protocol";
 import type { READS, WRITES } from "./operations/index.ts";
-import type { ChangeRow, CredentialRow, Store } from "./store.ts";
+import { storeOf, type Operations } from "./store-of.ts";
+import type { ChangeRow, Store } from "./store.ts";
 import type { FromWorker, ToWorker, WorkerInput } from "./store-worker.ts";
-
-/** A use of a credential is written down at most this often: reads do not wait for a disk. */
-const USE_GRANULARITY_MS = 60_000;
 
 const WRITE_NAMES = [
   "incarnation",
@@ -26,6 +24,7 @@ const WRITE_NAMES = [
   "revokeToken",
   "touchToken",
   "ensurePool",
+  "limitPool",
   "addEnrollment",
   "withdrawEnrollment",
   "redeemEnrollment",
@@ -42,10 +41,13 @@ const WRITE_NAMES = [
   "reserveDispatches",
   "markAccepted",
   "markRefused",
+  "markNotTaken",
   "cancelQueued",
   "declareLost",
   "expireQueued",
   "commitReports",
+  "takeOver",
+  "markSettled",
   "commitDeployment",
 ] as const satisfies readonly (keyof typeof WRITES)[];
 const READ_NAMES = [
@@ -65,8 +67,14 @@ const READ_NAMES = [
   "command",
   "commands",
   "offerable",
+  "queue",
+  "history",
   "run",
   "runs",
+  "heldWork",
+  "unacceptedTakeovers",
+  "handoffs",
+  "lastTakeovers",
   "deployment",
   "deployments",
   "deploymentRevisions",
@@ -75,11 +83,6 @@ const READ_NAMES = [
   "deploymentHolder",
   "changesAfter",
 ] as const satisfies readonly (keyof typeof READS)[];
-
-type Drop<F> = F extends (tx: never, ...args: infer A) => infer R ? (...args: A) => R : never;
-type Named = { [K in keyof typeof WRITES]: Drop<(typeof WRITES)[K]> } & {
-  [K in keyof typeof READS]: Drop<(typeof READS)[K]>;
-};
 
 class WorkerCalls {
   readonly #worker: Worker;
@@ -225,29 +228,8 @@ export async function openSqliteStore(options: SqliteStoreOptions): Promise<Stor
   const operations = Object.fromEntries([
     ...WRITE_NAMES.map((name) => [name, (...args: unknown[]) => writer.call(name, args)]),
     ...READ_NAMES.map((name) => [name, (...args: unknown[]) => reader.call(name, args)]),
-  ]) as Named;
-
-  const used = async (
-    found: CredentialRow | null,
-    now: number,
-    write: () => Promise<void>,
-  ): Promise<CredentialRow | null> => {
-    if (found !== null && now - found.usedAt >= USE_GRANULARITY_MS) await write();
-    return found;
-  };
-
-  return {
-    ...operations,
-    useWebSession: async (hash, now, idleMs) =>
-      used(await operations.peekWebSession(hash, now, idleMs), now, () => operations.touchWebSession(hash, now)),
-    useToken: async (hash, now) =>
-      used(await operations.peekToken(hash, now), now, () => operations.touchToken(hash, now)),
-    onChange(listener) {
-      listeners.add(listener);
-      return () => listeners.delete(listener);
-    },
-    async close() {
-      await Promise.all([reader.close(), writer.close()]);
-    },
-  } satisfies Store;
+  ]) as Operations;
+  return storeOf(operations, listeners, async () => {
+    await Promise.all([reader.close(), writer.close()]);
+  });
 }

@@ -424,13 +424,13 @@ t.test("lists: pages meet without overlap or hole, oldest offer of a resource fi
     "one a resource; r0 waits for its oldest, which is not due",
   );
   const replica = await join_(store, scope, pool);
-  t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 0), { sequence: 1, attempt: 1 });
-  t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 40), { sequence: 41, attempt: 2 });
+  t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 0, 55), { sequence: 1, attempt: 1 });
+  t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 40, 55), { sequence: 41, attempt: 2 });
   t.equal(await store.reserveDispatches(scope.workspace, replica, 0, 10), 42);
-  t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 0), { sequence: 52, attempt: 3 });
+  t.same(await store.nextDispatch(scope.workspace, offers[0]!.id, replica, 0, 55), { sequence: 52, attempt: 3 });
   // Between the look and the offer it ended: no number, no offer, nothing to send.
   t.equal(await store.cancelQueued(scope, offers[1]!.id, 60), true);
-  t.equal(await store.nextDispatch(scope.workspace, offers[1]!.id, replica, 0), null);
+  t.equal(await store.nextDispatch(scope.workspace, offers[1]!.id, replica, 0, 55), null);
   t.equal((await store.command(scope, offers[1]!.id))?.offers, 0);
 });
 
@@ -576,7 +576,7 @@ t.test("reports: repeated, reordered and cut as they may be, each is applied onc
           run: { id: run, pool, pipeline: "p", spec: pipeline, params: {}, createdAt: 10 },
         });
         await store.createCommand(scope, command);
-        await store.nextDispatch(scope.workspace, command.id, replica, 0);
+        await store.nextDispatch(scope.workspace, command.id, replica, 0, 55);
         const reports: (Report | "lost")[] = [];
         let sequence = 0;
         for (const word of story) {
@@ -612,7 +612,8 @@ t.test("reports: repeated, reordered and cut as they may be, each is applied onc
         let step: string | null = null;
         for (const entry of reports) {
           if (entry === "lost") {
-            if (state === "accepted" || state === "running") state = "lost";
+            // Queued too: it was offered, and nothing but the agent's word says that it did not take it.
+            if (state === "queued" || state === "accepted" || state === "running") state = "lost";
             continue;
           }
           const body = JSON.parse(entry.body.data) as { type: string; state?: string };

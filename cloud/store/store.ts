@@ -87,6 +87,8 @@ export interface PoolRow {
   id: PoolId;
   name: string;
   createdAt: number;
+  /** Most runs of it at a time; null = no limit. */
+  maxRuns: number | null;
 }
 export interface ReplicaRow {
   workspace: WorkspaceId;
@@ -142,6 +144,13 @@ export interface CommandRow {
   replica: ReplicaId | null;
   replicaName: string | null;
   run: RunId | null;
+  /** Of a run: its pipeline's name, and how many of that name may run in the pool at a time (null = no limit). */
+  pipeline: string | null;
+  concurrency: number | null;
+  /** Higher goes first, between resources. */
+  priority: number;
+  /** Labels that an agent must have to take it. */
+  requires: Readonly<Record<string, string>>;
   createdAt: number;
   notBefore: number;
   expires: number;
@@ -149,7 +158,7 @@ export interface CommandRow {
   startedAt: number | null;
   endedAt: number | null;
   offers: number;
-  /** The replica of the newest offer; it may have journaled the command even if its answer was lost. Absent or null: never offered. */
+  /** The replica of the newest offer that was not refused; it may have journaled the command even if its answer was lost. Absent or null: none can have it. */
   offeredTo?: ReplicaId | null;
   error: ErrorBody | null;
   result: unknown;
@@ -165,6 +174,8 @@ export interface AttemptRow {
   outputs: ProducedArtifact[];
   logSeq: number;
   adopted: boolean;
+  /** Failed, and the next attempt begins then. */
+  retryAt: number | null;
 }
 export interface RunRow {
   workspace: WorkspaceId;
@@ -174,7 +185,46 @@ export interface RunRow {
   pipeline: string;
   spec: Pipeline;
   params: Record<string, ParamValue>;
+  /** The run that it repeats. */
+  rerunOf?: RunId | null;
   createdAt: number;
+}
+/** A run that has one of the pool's slots, or may have: accepted, running, or offered and not refused. */
+export interface RunHolder {
+  command: CommandId;
+  run: RunId;
+  pipeline: string;
+  state: CommandState;
+  replica: ReplicaId | null;
+  replicaName: string | null;
+  since: number;
+}
+export interface PoolQueue {
+  maxRuns: number | null;
+  /** How many runs have a slot, in all and by pipeline. */
+  held: number;
+  heldOf: Record<string, number>;
+  /** The oldest of them. */
+  holders: RunHolder[];
+  /** Of those queued commands that were asked for. */
+  items: {
+    id: CommandId;
+    /** 1 = next, among `of` queued runs (or among the queued commands that are no runs). */
+    position: number;
+    of: number;
+    /** The queued command of the same resource that comes first; null = itself. */
+    behind: CommandId | null;
+    /** It is due, first of its resource and within the limits. */
+    mayGo: boolean;
+  }[];
+}
+/** One thing that happened to a command. `type`: `offered` or one of the states; `applied` false = kept beside an end. */
+export interface HistoryRow {
+  at: number;
+  type: string;
+  agent: { id: ReplicaId; name: string } | null;
+  applied: boolean;
+  detail: Record<string, unknown> | null;
 }
 /** Wanted and observed. What is observed has an age: `observedAt`. */
 export interface DeploymentRow {
@@ -212,6 +262,34 @@ export interface RevisionRow {
   actor: Scope["actor"];
   createdAt: number;
 }
+/** A run that a replica holds, or may hold, and the engine that it runs on. */
+export interface HeldWork {
+  command: CommandRow;
+  holder: ReplicaId;
+  engine: string;
+}
+/** The newest takeover of a command. */
+export interface Takeover {
+  from: ReplicaId;
+  fromName: string;
+  to: ReplicaId;
+  reason: string;
+  at: number;
+  /** When the new replica had journaled it; null = it is being offered. */
+  acceptedAt: number | null;
+}
+/** What a replica is told about commands that were taken over: see `reportAckSchema`. */
+export interface Handoffs {
+  released: CommandId[];
+  fenced: CommandId[];
+  settled: CommandId[];
+}
+export interface CommittedReports {
+  committedThrough: number;
+  /** Absent = none, in both. */
+  released?: CommandId[];
+  fenced?: CommandId[];
+}
 /** What `createCommand` takes. */
 export interface NewCommand {
   id: CommandId;
@@ -223,6 +301,10 @@ export interface NewCommand {
   notBefore: number;
   expires: number;
   createdAt: number;
+  /** Absent = 0. */
+  priority?: number;
+  /** Absent = none. */
+  requires?: Readonly<Record<string, string>>;
   run?: Omit<RunRow, "workspace" | "command">;
 }
 /** A change of a deployment, computed from the row that was read; the transaction verifies that it still is. */
@@ -305,6 +387,8 @@ export interface Store {
 
   // pools, enrolments, replicas
   ensurePool(scope: Scope, name: string, now: number): Promise<PoolRow>;
+  /** Null: there is no such pool. */
+  limitPool(scope: Scope, pool: PoolId, limits: { maxRuns: number | null }): Promise<PoolRow | null>;
   pools(scope: Scope): Promise<PoolRow[]>;
   poolByName(scope: Scope, name: string): Promise<PoolRow | null>;
   /** `idempotency`: its answer must not hold the secret. */
@@ -404,14 +488,25 @@ export interface Store {
     scope: Scope,
     query: PageQuery & { state?: CommandState; kind?: string; pool?: PoolId; run?: RunId },
   ): Promise<Page<CommandRow>>;
-  /** Queued, not expired, due; oldest first. Of one resource only the oldest. */
+  /**
+   * What may be offered now: due, not past its expiry (unless an agent may have it already), within the limits of pool and
+   * pipeline. Of one resource only the first to be committed; between resources by priority, then by order of commit.
+   */
   offerable(workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]>;
-  /** The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. Null = it is not queued any more: offer it to nobody. */
+  /** Where those queued commands stand, and who has the pool's slots. */
+  queue(workspace: WorkspaceId, pool: PoolId, ids: CommandId[], now: number): Promise<PoolQueue>;
+  /** What happened to it, oldest first. */
+  history(scope: Scope, command: CommandId): Promise<HistoryRow[]>;
+  /**
+   * The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. Null = it is not
+   * queued any more, or a limit holds it back since it was looked up: offer it to nobody.
+   */
   nextDispatch(
     workspace: WorkspaceId,
     command: CommandId,
     replica: ReplicaId,
     floor: number,
+    now: number,
   ): Promise<{ sequence: number; attempt: number } | null>;
   /** `count` numbers for offers of commands that are not stored (interactive ones); answers the first. */
   reserveDispatches(workspace: WorkspaceId, replica: ReplicaId, floor: number, count: number): Promise<number>;
@@ -432,10 +527,29 @@ export interface Store {
     error: ErrorBody,
     now: number,
   ): Promise<void>;
+  /**
+   * The replica answered this offer before it journaled anything. Answers the replica that may have the command all the
+   * same, from another offer; null = none can.
+   */
+  markNotTaken(
+    workspace: WorkspaceId,
+    command: CommandId,
+    offer: { attempt: number; replica: ReplicaId; code: string },
+    now: number,
+  ): Promise<ReplicaId | null>;
   /** A queued command that nobody accepted. False when it was not queued any more. */
   cancelQueued(scope: Scope, command: CommandId, now: number): Promise<boolean>;
-  /** An operator's word that an accepted or running command will never answer. False when it has ended or is queued. */
-  declareLost(scope: Scope, command: CommandId, now: number): Promise<boolean>;
+  /**
+   * An operator's word that the replica which has a command (or may have it: offered and not refused) will never answer.
+   * False when it has ended, or nobody can have it, or another replica than `word.replica` has it.
+   */
+  declareLost(
+    scope: Scope,
+    command: CommandId,
+    now: number,
+    word?: { reason: string; replica: ReplicaId | null },
+  ): Promise<boolean>;
+  /** Ends those past their expiry that no agent can have. */
   expireQueued(now: number): Promise<number>;
   /**
    * Applies the reports that are new (by journal and sequence) in one transaction: states never flip back, step rows,
@@ -450,7 +564,28 @@ export interface Store {
     reports: Report[],
     now: number,
     lowestHeld?: number,
-  ): Promise<{ committedThrough: number }>;
+  ): Promise<CommittedReports>;
+
+  // takeover
+  /** Runs of a pool that others than these replicas hold, or may hold because an offer was not answered; oldest first. */
+  heldWork(workspace: WorkspaceId, pool: PoolId, live: ReplicaId[], limit: number): Promise<HeldWork[]>;
+  /** Accepted or running, moved to a replica that has not accepted it yet. */
+  unacceptedTakeovers(workspace: WorkspaceId, pool: PoolId, limit: number): Promise<CommandRow[]>;
+  /**
+   * Moves it from one replica to another with an event that says so. False when it has ended, or `from` has it no more.
+   * `holds`: false when `from` said that it has nothing of it. From then on no report of `from` is applied.
+   */
+  takeOver(
+    workspace: WorkspaceId,
+    command: CommandId,
+    move: { from: ReplicaId; to: ReplicaId; reason: string; holds: boolean },
+    now: number,
+  ): Promise<boolean>;
+  handoffs(workspace: WorkspaceId, replica: ReplicaId, limit: number): Promise<Handoffs>;
+  /** The replica was told that every former holder has let go of these. */
+  markSettled(workspace: WorkspaceId, commands: CommandId[], now: number): Promise<void>;
+  /** By command; those that were never taken over are not in it. */
+  lastTakeovers(workspace: WorkspaceId, commands: CommandId[]): Promise<Record<string, Takeover>>;
 
   // runs
   run(scope: Scope, id: RunId): Promise<{ run: RunRow; command: CommandRow; attempts: AttemptRow[] } | null>;

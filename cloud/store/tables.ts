@@ -41,7 +41,13 @@ export interface Tables {
     last_used_at: number | null;
     revoked_at: number | null;
   };
-  pools: { workspace_id: string; pool_id: string; name: string; created_at: number };
+  pools: {
+    workspace_id: string;
+    pool_id: string;
+    name: string;
+    created_at: number;
+    max_runs: number | null;
+  };
   replicas: {
     workspace_id: string;
     replica_id: string;
@@ -109,8 +115,31 @@ export interface Tables {
     offers: number;
     error: string | null;
     result: string | null;
+    priority: number;
+    commit_no: number;
+    requires: string | null;
   };
-  offers: { workspace_id: string; command_id: string; attempt: number; replica_id: string; sequence: number };
+  takeovers: {
+    workspace_id: string;
+    command_id: string;
+    takeover_no: number;
+    from_replica: string;
+    to_replica: string;
+    reason: string;
+    at: number;
+    accepted_at: number | null;
+    released_at: number | null;
+    settled_at: number | null;
+  };
+  offers: {
+    workspace_id: string;
+    command_id: string;
+    attempt: number;
+    replica_id: string;
+    sequence: number;
+    at: number;
+    refusal: string | null;
+  };
   command_events: {
     workspace_id: string;
     command_id: string;
@@ -130,6 +159,8 @@ export interface Tables {
     spec: string;
     params: string;
     created_at: number;
+    concurrency: number | null;
+    rerun_of: string | null;
   };
   attempts: {
     workspace_id: string;
@@ -144,6 +175,7 @@ export interface Tables {
     outputs: string;
     log_seq: number;
     adopted: number;
+    retry_at: number | null;
   };
   journals: {
     workspace_id: string;

@@ -204,6 +204,7 @@ export async function startCloud(
             ofReplica: (workspace, replica) => gateway.sessions.ofReplica(workspace, replica),
             revoke: (replica) => gateway.revoke(replica),
           },
+          poke: (workspace, pool) => dispatch.poke(workspace, pool),
         }),
         artifactRoutes({ store, dispatch }),
         runRoutes({ store, dispatch }),

@@ -58,6 +58,8 @@ export const pipelineSchema = z.strictObject({
       z.strictObject({ default: paramValueSchema.optional(), description: z.string().max(500).default("") }),
     )
     .default({}),
+  /** Most runs of pipelines of this name in one pool at a time; others wait in the cloud. Absent = no limit. */
+  concurrency: z.int().min(1).max(1000).optional(),
   /** Where outputs go: `<prefix>/<run id>/<step>/<output>` in this store. */
   outputs: z.strictObject({ store: nameSchema, prefix: artifactPathSchema.default("runs") }),
   steps: z.array(stepSchema).min(1).max(500),

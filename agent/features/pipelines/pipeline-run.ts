@@ -17,17 +17,19 @@ import {
   type RunId,
   type Step,
 } from "@sallyport/protocol";
-import { workName } from "../../engines/engine.ts";
+import { workName, type WorkName } from "../../engines/engine.ts";
 import { checkStep } from "./check.ts";
 import { knownBy, type PipelinesDeps } from "./deps.ts";
 import {
   CANCELS,
+  FENCES,
   isOver,
   NEW_STEP,
   runKey,
   RUNS,
   stepKey,
   type CancelRecord,
+  type FenceRecord,
   type RunRecord,
   type StepRecord,
 } from "./run-record.ts";
@@ -242,7 +244,8 @@ export class PipelineRun {
       try {
         if (before.state !== "running") {
           const attempt = before.attempt + 1;
-          await this.#put(step, { ...NEW_STEP, state: "running", attempt });
+          const { misses } = before;
+          await this.#put(step, { ...NEW_STEP, state: "running", attempt, ...(misses === undefined ? {} : { misses }) });
         }
         const outcome = await this.#attempt(step, known);
         if (await this.#concluded(step, outcome)) return;
@@ -262,6 +265,7 @@ export class PipelineRun {
       params: this.#params,
       step,
       attempt: record.attempt,
+      work: this.#work(step, record),
       folder: this.#folder(step, record.attempt),
       known,
       begun: known && record.begun === true,
@@ -309,6 +313,7 @@ export class PipelineRun {
       if (!retry) this.#fail(outcome.error);
       await this.#put(step, {
         ...base,
+        ...(this.#shared && before.begun !== true ? { misses: (before.misses ?? 0) + 1 } : {}),
         state: "failed",
         error: outcome.error.toBody(),
         retryAt: retry ? this.#deps.clock.now() + backoffMs(before.attempt - 1) : null,
@@ -316,15 +321,25 @@ export class PipelineRun {
     }
     committed.publish({ step: step.name, state: outcome.state });
     this.#deps.logs.wake(this.run);
-    // What is not forgotten now is collected later.
-    await (async () => {
-      const engine = this.#deps.engines.get(this.#pipeline.engine);
-      await engine.forget(workName(this.command, step.name, before.attempt));
-    })().catch(() => undefined);
+    // What is not forgotten now is collected later; what keeps others from beginning it again, when the run is over.
+    if (!this.#shared)
+      await (async () => this.#deps.engines.get(this.#pipeline.engine).forget(this.#work(step, before)))().catch(
+        () => undefined,
+      );
     // After a failure the folder stays for whoever looks into it, until space is needed.
     if (outcome.state === "succeeded")
       await rm(this.#folder(step, before.attempt), { recursive: true, force: true }).catch(() => undefined);
     return !retry;
+  }
+
+  /** Other agents may be asking its engine. */
+  get #shared(): boolean {
+    const { engine } = this.#pipeline;
+    return this.#deps.engines.names.includes(engine) && this.#deps.engines.get(engine).shared !== undefined;
+  }
+
+  #work(step: Step, record: StepRecord): WorkName {
+    return workName(this.command, step.name, record.attempt - (record.misses ?? 0));
   }
 
   #folder(step: Step, attempt: number): string {
@@ -344,13 +359,19 @@ export class PipelineRun {
       value: this.#steps.get(step.name)! as unknown,
     }));
     if (head !== null) put.push({ namespace: RUNS, key: runKey(this.run), value: head });
+    if (head !== null && head.state !== "running" && this.#shared)
+      put.push({ namespace: FENCES, key: this.command, value: this.#fence(head) });
     const reports = report ? steps.map((step) => this.#report(step)) : [];
     await this.#insist(() => this.#deps.journal.commit({ put, command: this.command, reports }));
   }
 
+  #fence(head: RunRecord): FenceRecord {
+    return { format: 1, engine: this.#pipeline.engine, endedAt: head.endedAt ?? head.createdAt, taken: false };
+  }
+
   #report(step: Step): ReportBody {
     const record = this.#steps.get(step.name)!;
-    const { state, error, exitCode, outputs, logSeq, adopted } = record;
+    const { state, error, exitCode, outputs, logSeq, adopted, retryAt } = record;
     return this.#deps.redactor.json({
       type: "step",
       run: this.run,
@@ -362,6 +383,7 @@ export class PipelineRun {
       outputs,
       logSeq,
       adopted,
+      ...(retryAt === null ? {} : { retryAt }),
     });
   }
 

@@ -114,6 +114,7 @@ export interface PoolView {
   stores: AgentStatus["stores"];
   programs: string[];
   engines: string[];
+  maxRuns: number | null;
   serving: AgentStatus["serving"];
   ceilings: AgentStatus["ceilings"];
   stale: boolean;
@@ -151,6 +152,7 @@ export function poolView(row: PoolRow, agents: readonly AgentView[]): PoolView {
     stores: [...stores.values()],
     programs: [...new Set(statuses.flatMap((status) => status.programs))].sort(),
     engines: [...new Set(statuses.flatMap((status) => status.engines))].sort(),
+    maxRuns: row.maxRuns,
     serving: [...new Map(statuses.flatMap((status) => status.serving ?? []).map((one) => [one.engine, one])).values()],
     ceilings: smallest(statuses.map((status) => status.ceilings ?? NO_CEILINGS)),
     stale: online.length === 0,

@@ -1,5 +1,6 @@
 // A new run: the pipeline is checked here too, so that a mistake is told at once and not when an agent comes.
 import {
+  ConnectorError,
   effectiveParams,
   newId,
   pipelineRun,
@@ -12,11 +13,21 @@ import {
 import type { Dispatch, PoolRef, SubmitKey } from "../../dispatch/index.ts";
 import type { CommandRow, IdempotentAnswer, RunRow, Scope } from "../../store/store.ts";
 
+/** An intent lives 7 days; of those at least one is left for the waiting. */
+const MOST_AHEAD_MS = 6 * 24 * 3600_000;
+
 export interface NewRun {
   pool: PoolRef;
   pipeline: Pipeline;
   params: Record<string, ParamValue>;
   expiresInMs: number;
+  priority?: number;
+  /** Labels that an agent must have to take it. */
+  requires?: Readonly<Record<string, string>>;
+  /** ms since the epoch; absent = at once. */
+  notBefore?: number | undefined;
+  /** The run that it repeats. */
+  rerunOf?: RunId;
   /** Chosen by the client; absent = made here. */
   command?: CommandId | undefined;
 }
@@ -30,6 +41,12 @@ export async function startRun(
   answer: (run: RunRow, command: CommandRow) => IdempotentAnswer,
 ): Promise<{ id: RunId; command: CommandRow; replayed: IdempotentAnswer | null }> {
   planPipeline(wanted.pipeline, wanted.params);
+  if (wanted.notBefore !== undefined && wanted.notBefore > dispatch.clock.now() + MOST_AHEAD_MS) {
+    throw new ConnectorError("INPUT_INVALID", "A run can be put off by 6 days at most.", {
+      fix: "Choose an earlier time, or start it later.",
+      details: { errors: [{ path: "body.notBefore", message: "at most 6 days from now" }] },
+    });
+  }
   const id = newId("run", dispatch.clock.now());
   const run = {
     id,
@@ -37,6 +54,7 @@ export async function startRun(
     pipeline: wanted.pipeline.name,
     spec: wanted.pipeline,
     params: effectiveParams(wanted.pipeline, wanted.params),
+    rerunOf: wanted.rerunOf ?? null,
   };
   const submitted = await dispatch.submit(
     scope,
@@ -46,6 +64,9 @@ export async function startRun(
       input: { run: id, pipeline: wanted.pipeline, params: wanted.params },
       resource: `run:${id}`,
       expiresInMs: wanted.expiresInMs,
+      priority: wanted.priority,
+      notBefore: wanted.notBefore,
+      requires: wanted.requires,
       command: wanted.command,
       run,
     },

@@ -4,13 +4,14 @@ import {
   nameSchema,
   replicaIdSchema,
   type Clock,
+  type PoolId,
   type ReplicaId,
   type WorkspaceId,
 } from "@sallyport/protocol";
 import { z } from "zod";
 import { agentView, poolView, type AgentView, type LiveSession } from "../../features/agents/index.ts";
 import type { ReplicaRow, Store } from "../../store/index.ts";
-import { agentSchema, page, poolSchema, renameAgentSchema } from "../api.ts";
+import { agentSchema, limitPoolSchema, page, poolSchema, renameAgentSchema } from "../api.ts";
 import { etagOf, notFound, requireMatch, type RoutePlugin } from "../routes.ts";
 
 /** The live links, as far as these routes need them. */
@@ -23,7 +24,13 @@ export interface Links {
 const params = z.object({ id: replicaIdSchema });
 
 export const agentRoutes =
-  (deps: { store: Store; clock: Clock; links: Links }): RoutePlugin =>
+  (deps: {
+    store: Store;
+    clock: Clock;
+    links: Links;
+    /** Told when a limit changed: what waits may go. */
+    poke?: (workspace: WorkspaceId, pool: PoolId) => void;
+  }): RoutePlugin =>
   async (app) => {
     const { store, clock, links } = deps;
     const view = (row: ReplicaRow): AgentView => agentView(row, links.ofReplica(row.workspace, row.id), clock);
@@ -149,6 +156,28 @@ export const agentRoutes =
         const scope = app.scope(request);
         const row = await store.poolByName(scope, request.params.pool);
         if (row === null) throw notFound(`pool named ${request.params.pool}`);
+        const agents = (await store.replicas(scope)).filter((replica) => replica.pool === row.id).map(view);
+        return poolView(row, agents);
+      },
+    );
+
+    app.patch(
+      "/v1/pools/:pool",
+      {
+        schema: {
+          tags: ["pools"],
+          summary: "Limit how many runs of a pool go at a time",
+          params: z.object({ pool: nameSchema }),
+          body: limitPoolSchema,
+          response: { 200: poolSchema },
+        },
+      },
+      async (request) => {
+        const scope = app.scope(request);
+        const known = await store.poolByName(scope, request.params.pool);
+        const row = known === null ? null : await store.limitPool(scope, known.id, request.body);
+        if (row === null) throw notFound(`pool named ${request.params.pool}`);
+        deps.poke?.(scope.workspace, row.id);
         const agents = (await store.replicas(scope)).filter((replica) => replica.pool === row.id).map(view);
         return poolView(row, agents);
       },

@@ -1,9 +1,18 @@
 // Durable commands over HTTP: who asked for what, where it stands, why it waits. Interactive ones are not kept.
-import { commandIdSchema, nameSchema, sha256, bodyBytes } from "@sallyport/protocol";
+import { ConnectorError, bodyBytes, commandIdSchema, nameSchema, sha256, type CommandId } from "@sallyport/protocol";
 import { z } from "zod";
-import type { CommandView, Dispatch } from "../../dispatch/index.ts";
+import type { CommandView, Dispatch, ExplainedCommand } from "../../dispatch/index.ts";
 import type { Store } from "../../store/store.ts";
-import { COMMAND_STATES, commandSchema, page, pageQuerySchema, type Command } from "../api.ts";
+import {
+  COMMAND_STATES,
+  commandDetailSchema,
+  commandSchema,
+  declareLostSchema,
+  page,
+  pageQuerySchema,
+  type Command,
+  type CommandDetail,
+} from "../api.ts";
 import { errorOf, idParams, notFound, type RoutePlugin } from "../routes.ts";
 
 export function commandView({ row, waiting, unknown }: CommandView): Command {
@@ -17,7 +26,9 @@ export function commandView({ row, waiting, unknown }: CommandView): Command {
     waiting,
     agent: agentOf(row),
     actor: row.actor,
+    priority: row.priority,
     createdAt: row.createdAt,
+    notBefore: row.notBefore,
     acceptedAt: row.acceptedAt,
     startedAt: row.startedAt,
     endedAt: row.endedAt,
@@ -29,6 +40,14 @@ export function commandView({ row, waiting, unknown }: CommandView): Command {
     bodyDigest: sha256(bodyBytes(row.body)),
   };
 }
+
+const commandDetail = (explained: ExplainedCommand): CommandDetail => ({
+  ...commandView(explained),
+  text: explained.text,
+  fix: explained.fix,
+  silence: explained.silence,
+  history: explained.history,
+});
 
 export const agentOf = (row: CommandView["row"]): { id: string; name: string } | null =>
   row.replica === null ? null : { id: row.replica, name: row.replicaName ?? row.replica };
@@ -66,14 +85,35 @@ export const commandRoutes =
       },
     );
 
+    const detail = async (scope: ReturnType<typeof app.scope>, id: CommandId): Promise<CommandDetail> => {
+      const explained = await dispatch.explain(scope, id);
+      if (explained === null) throw notFound(`command ${id}`);
+      return commandDetail(explained);
+    };
+
     app.get(
       "/v1/commands/:id",
-      { schema: { params: idParams(commandIdSchema), response: { 200: commandSchema } } },
+      { schema: { params: idParams(commandIdSchema), response: { 200: commandDetailSchema } } },
+      async (request) => detail(app.scope(request), request.params.id),
+    );
+
+    // An operator's word. Said again it changes nothing, so no key is needed.
+    app.post(
+      "/v1/commands/:id/lost",
+      {
+        schema: {
+          params: idParams(commandIdSchema),
+          body: declareLostSchema,
+          response: { 200: commandDetailSchema },
+        },
+      },
       async (request) => {
-        const scope = app.scope(request);
-        const row = await store.command(scope, request.params.id);
+        const { scope, user } = app.principal(request);
+        if (user.role !== "admin")
+          throw new ConnectorError("FORBIDDEN", "Only an admin may declare work lost.", { fix: "Ask an admin." });
+        const row = await dispatch.declareLost(scope, request.params.id, request.body.reason);
         if (row === null) throw notFound(`command ${request.params.id}`);
-        return commandView((await dispatch.view(scope, [row]))[0]!);
+        return detail(scope, row.id);
       },
     );
   };

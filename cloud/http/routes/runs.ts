@@ -1,14 +1,16 @@
 // Runs over HTTP: start, look, follow, stop.
 import { Readable } from "node:stream";
 import { ConnectorError, commandIdSchema, nameSchema, ndjsonLine, runIdSchema } from "@sallyport/protocol";
+import type { FastifyReply } from "fastify";
 import { z } from "zod";
-import type { CommandView, Dispatch } from "../../dispatch/index.ts";
-import { followLogs, runStateOf, startRun, stepsDone, type RunState } from "../../features/pipelines/index.ts";
+import type { CommandView, Dispatch, Waiting } from "../../dispatch/index.ts";
+import { followLogs, runStateOf, startRun, stepsDone, type NewRun, type RunState } from "../../features/pipelines/index.ts";
 import type { AttemptRow, CommandRow, CommandState, RunRow, Store } from "../../store/store.ts";
 import {
   newRunSchema,
   page,
   pageQuerySchema,
+  rerunSchema,
   RUN_STATES,
   runDetailSchema,
   runSchema,
@@ -41,13 +43,22 @@ function runView({ run, attempts }: RunRows, { row, waiting, unknown }: CommandV
     endedAt: row.endedAt,
     stepsTotal: run.spec.steps.length,
     stepsDone: stepsDone(attempts),
+    priority: row.priority,
+    notBefore: row.notBefore,
+    expiresAt: row.expires,
+    rerunOf: run.rerunOf ?? null,
   };
 }
 
 const runDetail = (rows: RunRows, view: CommandView): RunDetail => ({
   ...runView(rows, view),
   spec: rows.run.spec,
-  attempts: rows.attempts.map((one) => ({ ...one, error: errorOf(one.error) })),
+  attempts: rows.attempts.map((one, at) => ({
+    ...one,
+    error: errorOf(one.error),
+    // The next of the step has its own row once it began.
+    retryAt: rows.attempts[at + 1]?.step === one.step || rows.command.endedAt !== null ? null : one.retryAt,
+  })),
 });
 
 /** States of a run that are exactly one state of its command. The others are sorted out here, page by page. */
@@ -79,45 +90,86 @@ export const runRoutes =
         const scope = app.scope(request);
         const { key, earlier } = await app.idempotent(request);
         if (earlier !== null) return reply.code(earlier.status as 201).send(earlier.body as RunDetail);
-        const { pool: poolName, pipeline, params, expiresInMs } = request.body;
+        const { pool: poolName, ...wanted } = request.body;
         const pool = await store.poolByName(scope, poolName);
         if (pool === null) throw notFound(`pool named ${poolName}`);
-        const online = dispatch.sessions.ofPool(scope.workspace, pool.id).length > 0;
-        const started = await startRun(
-          dispatch,
+        return submit(
           scope,
-          { pool, pipeline, params, expiresInMs, command: request.headers["sallyport-command-id"] },
+          { ...wanted, pool, command: request.headers["sallyport-command-id"] },
           key,
-          (run, command) => ({
-            status: 201,
-            body: runDetail(
-              { run, command, attempts: [] },
-              {
-                row: command,
-                unknown: false,
-                waiting: online
-                  ? {
-                      code: "OFFERED",
-                      text: `It is being offered to pool ${pool.name}.`,
-                      fix: "Nothing to do: it is offered again every few seconds until it is taken.",
-                    }
-                  : {
-                      code: "AGENT_OFFLINE",
-                      text: `No agent of pool ${pool.name} is connected.`,
-                      fix: `Start an agent of pool ${pool.name}; the run begins by itself.`,
-                    },
-              },
-            ),
-          }),
+          reply,
         );
-        if (started.replayed !== null)
-          return reply.code(started.replayed.status as 201).send(started.replayed.body as RunDetail);
-        return reply
-          .code(201)
-          .header("location", `/v1/runs/${started.id}`)
-          .send(await detail(scope, started.id));
       },
     );
+
+    app.post(
+      "/v1/runs/:id/rerun",
+      {
+        schema: { params: idParams(runIdSchema), body: rerunSchema, response: { 201: runDetailSchema } },
+      },
+      async (request, reply) => {
+        const scope = app.scope(request);
+        const { key, earlier } = await app.idempotent(request);
+        if (earlier !== null) return reply.code(earlier.status as 201).send(earlier.body as RunDetail);
+        const rows = await store.run(scope, request.params.id);
+        if (rows === null) throw notFound(`run ${request.params.id}`);
+        const { run, command } = rows;
+        return submit(
+          scope,
+          {
+            ...request.body,
+            pool: { id: run.pool, name: command.poolName },
+            pipeline: run.spec,
+            params: { ...run.params, ...request.body.params },
+            priority: request.body.priority ?? command.priority,
+            requires: command.requires,
+            rerunOf: run.id,
+          },
+          key,
+          reply,
+        );
+      },
+    );
+
+    const submit = async (
+      scope: ReturnType<typeof app.scope>,
+      wanted: NewRun,
+      key: Parameters<typeof startRun>[3],
+      reply: FastifyReply,
+    ): Promise<RunDetail> => {
+      const started = await startRun(dispatch, scope, wanted, key, (run, command) => ({
+        status: 201,
+        body: runDetail({ run, command, attempts: [] }, { row: command, unknown: false, waiting: atFirst(command) }),
+      }));
+      if (started.replayed !== null) {
+        void reply.code(started.replayed.status);
+        return started.replayed.body as RunDetail;
+      }
+      void reply.code(201).header("location", `/v1/runs/${started.id}`);
+      return detail(scope, started.id);
+    };
+
+    /** What can be said before it is stored. It is kept as the answer to the same request sent again. */
+    const atFirst = (command: CommandRow): Waiting => {
+      const pool = command.poolName;
+      if (command.notBefore > dispatch.clock.now())
+        return {
+          code: "NOT_BEFORE",
+          text: `It is not to begin before ${new Date(command.notBefore).toISOString()}.`,
+          fix: "Nothing to do: it is offered then.",
+        };
+      return dispatch.sessions.ofPool(command.workspace, command.pool).length > 0
+        ? {
+            code: "OFFERED",
+            text: `It is being offered to pool ${pool}.`,
+            fix: "Nothing to do: it is offered again every few seconds until it is taken.",
+          }
+        : {
+            code: "AGENT_OFFLINE",
+            text: `No agent of pool ${pool} is connected.`,
+            fix: `Start an agent of pool ${pool}; the run begins by itself.`,
+          };
+    };
 
     app.get(
       "/v1/runs",

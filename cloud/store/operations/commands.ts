@@ -3,6 +3,8 @@ import {
   ConnectorError,
   readJsonBody,
   reportBodySchema,
+  pipelineRun,
+  runCancel,
   type Body,
   type CommandId,
   type ErrorBody,
@@ -22,6 +24,8 @@ import type {
   AttemptRow,
   CommandRow,
   CommandState,
+  CommittedReports,
+  HistoryRow,
   IdempotencyEntry,
   IdempotentAnswer,
   NewCommand,
@@ -33,6 +37,8 @@ import type {
 import type { Tables } from "../tables.ts";
 import { findKey, rememberKey } from "./changes.ts";
 import { deploymentEnded, deploymentOf, deploymentTaken } from "./deployment-status.ts";
+import { mayBegin, maybeTaken } from "./queue.ts";
+import { awaitsTakeover, confirmTakeover, handoffsOf, releaseTakeovers, standing, takenOver } from "./takeovers.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, toJson, ws, type Tx } from "./tx.ts";
 
 const ENDS: ReadonlySet<string> = new Set<CommandState>([
@@ -44,9 +50,15 @@ const ENDS: ReadonlySet<string> = new Set<CommandState>([
   "refused",
   "lost",
 ]);
+/** Refused offers that a command keeps, for its history. */
+const KEPT_REFUSED_OFFERS = 20;
+/** Events, and offers, of one command that are shown. */
+const KEPT_HISTORY = 200;
+/** An offer that is older than this is journaled by now, or never will be. */
+const JOURNALING_MS = 60_000;
 const STEP_ENDS: ReadonlySet<string> = new Set<StepState>(["succeeded", "failed", "cancelled", "skipped"]);
 
-const commandRows = (tx: Tx, workspace: string) =>
+export const commandRows = (tx: Tx, workspace: string) =>
   tx.db
     .selectFrom("commands as c")
     .innerJoin("pools as p", (join) =>
@@ -55,22 +67,32 @@ const commandRows = (tx: Tx, workspace: string) =>
     .leftJoin("replicas as r", (join) =>
       join.onRef("r.workspace_id", "=", "c.workspace_id").onRef("r.replica_id", "=", "c.replica_id"),
     )
+    .leftJoin("runs as u", (join) =>
+      join.onRef("u.workspace_id", "=", "c.workspace_id").onRef("u.command_id", "=", "c.command_id"),
+    )
     .selectAll("c")
-    .select(["p.name as pool_name", "r.name as replica_name"])
+    .select(["p.name as pool_name", "r.name as replica_name", "u.pipeline", "u.concurrency"])
     .select((eb) =>
       eb
         .selectFrom("offers as o")
         .select("o.replica_id")
         .whereRef("o.workspace_id", "=", "c.workspace_id")
         .whereRef("o.command_id", "=", "c.command_id")
+        .where("o.refusal", "is", null)
         .orderBy("o.attempt", "desc")
         .limit(1)
         .as("offered_to"),
     )
     .where("c.workspace_id", "=", workspace);
 
-type Joined = Tables["commands"] & { pool_name: string; replica_name: string | null; offered_to: string | null };
-const toCommand = (row: Joined): CommandRow => ({
+type Joined = Tables["commands"] & {
+  pool_name: string;
+  replica_name: string | null;
+  offered_to: string | null;
+  pipeline: string | null;
+  concurrency: number | null;
+};
+export const toCommand = (row: Joined): CommandRow => ({
   workspace: ws(row.workspace_id),
   id: row.command_id as CommandId,
   pool: row.pool_id as PoolId,
@@ -84,6 +106,10 @@ const toCommand = (row: Joined): CommandRow => ({
   replica: row.replica_id as ReplicaId | null,
   replicaName: row.replica_name,
   run: row.run_id as RunId | null,
+  pipeline: row.pipeline,
+  concurrency: row.concurrency,
+  priority: row.priority,
+  requires: parseJson<Record<string, string>>(row.requires) ?? {},
   createdAt: row.created_at,
   notBefore: row.not_before,
   expires: row.expires_at,
@@ -96,7 +122,7 @@ const toCommand = (row: Joined): CommandRow => ({
   result: parseJson<unknown>(row.result),
 });
 
-function touch(
+export function touch(
   tx: Tx,
   row: { workspace_id: string; command_id: string; run_id: string | null; resource: string },
 ): void {
@@ -106,7 +132,7 @@ function touch(
   if (row.run_id !== null) tx.touch(row.workspace_id, "run", row.run_id);
 }
 
-async function addEvent(
+export async function addEvent(
   tx: Tx,
   workspace: string,
   command: string,
@@ -135,7 +161,7 @@ async function addEvent(
     .execute();
 }
 
-const bare = (tx: Tx, workspace: string, id: string) =>
+export const bare = (tx: Tx, workspace: string, id: string) =>
   tx.db
     .selectFrom("commands")
     .selectAll()
@@ -152,6 +178,20 @@ async function move(tx: Tx, row: Tables["commands"], set: Partial<Tables["comman
     .execute();
   touch(tx, row);
 }
+
+/**
+ * Rises with each commit, whatever the clock does. Drawn from the counter of changes: its row is locked until the commit,
+ * so order of numbers is order of commit with several writers too.
+ */
+const commitNumber = async (tx: Tx, workspace: string): Promise<number> =>
+  (
+    await tx.db
+      .updateTable("change_counters")
+      .set((eb) => ({ n: eb("n", "+", 1) }))
+      .where("workspace_id", "=", workspace)
+      .returning("n")
+      .executeTakeFirstOrThrow()
+  ).n;
 
 // -- life
 export async function createCommand(
@@ -203,6 +243,9 @@ export async function createCommand(
     offers: 0,
     error: null,
     result: null,
+    priority: input.priority ?? 0,
+    commit_no: await commitNumber(tx, scope.workspace),
+    requires: Object.keys(input.requires ?? {}).length === 0 ? null : toJson(input.requires),
   };
   await tx.db.insertInto("commands").values(row).execute();
   if (input.run !== undefined) {
@@ -217,6 +260,8 @@ export async function createCommand(
         spec: JSON.stringify(input.run.spec),
         params: JSON.stringify(input.run.params),
         created_at: input.run.createdAt,
+        concurrency: input.run.spec.concurrency ?? null,
+        rerun_of: input.run.rerunOf ?? null,
       })
       .execute();
   }
@@ -249,56 +294,40 @@ export async function commands(
   return pageOf(rows, query, (row) => [row.created_at, row.command_id], toCommand);
 }
 
-export async function offerable(
-  tx: Tx,
-  workspace: WorkspaceId,
-  pool: PoolId,
-  now: number,
-  limit: number,
-): Promise<CommandRow[]> {
-  const firstOfResource = tx.db
-    .selectFrom("commands")
-    .select([
-      "command_id",
-      sql<number>`row_number() over (partition by resource order by created_at, command_id)`.as("place"),
-    ])
-    .where("workspace_id", "=", workspace)
-    .where("pool_id", "=", pool)
-    .where("state", "=", "queued")
-    .where("expires_at", ">", now)
-    .as("q");
-  const rows = await commandRows(tx, workspace)
-    .innerJoin(firstOfResource, "q.command_id", "c.command_id")
-    .where("q.place", "=", 1)
-    .where("c.not_before", "<=", now)
-    .orderBy("c.created_at")
-    .orderBy("c.command_id")
-    .limit(limit)
-    .execute();
-  return rows.map(toCommand);
-}
-
-/** Null when nobody is to have it any more: it was cancelled, or expired, since it was looked up. */
+/** Null when nobody is to have it now: it was cancelled, or expired, or a slot was taken, since it was looked up. */
 export async function nextDispatch(
   tx: Tx,
   workspace: WorkspaceId,
   id: CommandId,
   replica: ReplicaId,
   floor: number,
+  now: number,
 ): Promise<{ sequence: number; attempt: number } | null> {
+  const before = await bare(tx, workspace, id);
+  if (before === undefined) return null;
+  if (before.state === "queued" ? !(await mayBegin(tx, before)) : !(await awaitsTakeover(tx, before, replica)))
+    return null;
   const row = await tx.db
     .updateTable("commands")
     .set((eb) => ({ offers: eb("offers", "+", 1) }))
     .where("workspace_id", "=", workspace)
     .where("command_id", "=", id)
-    .where("state", "=", "queued")
+    .where("state", "=", before.state)
     .returning("offers")
     .executeTakeFirst();
   if (row === undefined) return null;
   const sequence = await reserveDispatches(tx, workspace, replica, floor, 1);
   await tx.db
     .insertInto("offers")
-    .values({ workspace_id: workspace, command_id: id, attempt: row.offers, replica_id: replica, sequence })
+    .values({
+      workspace_id: workspace,
+      command_id: id,
+      attempt: row.offers,
+      replica_id: replica,
+      sequence,
+      at: now,
+      refusal: null,
+    })
     .execute();
   return { sequence, attempt: row.offers };
 }
@@ -336,10 +365,15 @@ export async function markAccepted(
     if (row.state === "superseded") await deploymentTaken(tx, row, replica);
     if (row.replica_id !== replica)
       await addEvent(tx, workspace, id, { at: now, type: "accepted", replica, applied: false });
+    else if (await confirmTakeover(tx, workspace, id, replica, now)) {
+      await addEvent(tx, workspace, id, { at: now, type: "accepted", replica });
+      touch(tx, row);
+    }
     return row.state as CommandState;
   }
   await move(tx, row, { state: "accepted", replica_id: replica, accepted_at: now });
   await deploymentTaken(tx, row, replica);
+  await confirmTakeover(tx, workspace, id, replica, now);
   await addEvent(tx, workspace, id, { at: now, type: "accepted", replica });
   return "accepted";
 }
@@ -355,9 +389,46 @@ export async function markRefused(
   const row = await bare(tx, workspace, id);
   if (row === undefined) return;
   const applies = row.state === "queued";
-  if (applies)
-    await move(tx, row, { state: "refused", replica_id: replica, ended_at: now, error: JSON.stringify(error) });
-  await addEvent(tx, workspace, id, { at: now, type: "refused", replica, applied: applies, detail: error });
+  // Whoever may have had it says that it came too late: so nobody took it in time.
+  const state = error.code === "COMMAND_EXPIRED" ? "expired" : "refused";
+  if (applies) await move(tx, row, { state, replica_id: replica, ended_at: now, error: JSON.stringify(error) });
+  await addEvent(tx, workspace, id, { at: now, type: state, replica, applied: applies, detail: error });
+}
+
+/**
+ * The replica said so before it journaled anything. Its silence on earlier offers is settled by that too, but for young
+ * ones: it may be journaling one of those right now. Answers the replica that may still have it.
+ */
+export async function markNotTaken(
+  tx: Tx,
+  workspace: WorkspaceId,
+  id: CommandId,
+  offer: { attempt: number; replica: ReplicaId; code: string },
+  now: number,
+): Promise<ReplicaId | null> {
+  const { attempt } = offer;
+  await tx.db
+    .updateTable("offers")
+    .set({ refusal: offer.code })
+    .where("workspace_id", "=", workspace)
+    .where("command_id", "=", id)
+    .where("replica_id", "=", offer.replica)
+    .where("refusal", "is", null)
+    .where((eb) =>
+      eb.or([
+        eb("attempt", "=", attempt),
+        eb.and([eb("attempt", "<", attempt), eb("at", "<=", now - JOURNALING_MS)]),
+      ]),
+    )
+    .execute();
+  await tx.db
+    .deleteFrom("offers")
+    .where("workspace_id", "=", workspace)
+    .where("command_id", "=", id)
+    .where("refusal", "is not", null)
+    .where("attempt", "<=", attempt - KEPT_REFUSED_OFFERS)
+    .execute();
+  return (await maybeWith(tx, workspace, id)) as ReplicaId | null;
 }
 
 export async function cancelQueued(tx: Tx, scope: Scope, id: CommandId, now: number): Promise<boolean> {
@@ -369,12 +440,59 @@ export async function cancelQueued(tx: Tx, scope: Scope, id: CommandId, now: num
   return true;
 }
 
-export async function declareLost(tx: Tx, scope: Scope, id: CommandId, now: number): Promise<boolean> {
+export async function declareLost(
+  tx: Tx,
+  scope: Scope,
+  id: CommandId,
+  now: number,
+  word: { reason: string; replica: ReplicaId | null } | null = null,
+): Promise<boolean> {
   const row = await bare(tx, scope.workspace, id);
-  if (row === undefined || (row.state !== "accepted" && row.state !== "running")) return false;
-  await move(tx, row, { state: "lost", ended_at: now });
-  await addEvent(tx, scope.workspace, id, { at: now, type: "lost", detail: scope.actor });
+  if (row === undefined || ENDS.has(row.state)) return false;
+  const holder = row.state === "queued" ? await maybeWith(tx, scope.workspace, id) : row.replica_id;
+  if (holder === null || (word !== null && word.replica !== holder)) return false;
+  const error: ErrorBody = {
+    code: "DECLARED_LOST",
+    message: `${scope.actor.name} declared it lost${word === null ? "." : `: ${word.reason}`}`,
+    fix: "What its agent says of it later is kept beside this end. Start it again if it is to be done.",
+  };
+  const end = { state: "lost", ended_at: now, error: JSON.stringify(error) };
+  await move(tx, row, { ...end, replica_id: holder });
+  await addEvent(tx, scope.workspace, id, {
+    at: now,
+    type: "lost",
+    replica: holder,
+    detail: { ...scope.actor, ...(word === null ? {} : { reason: word.reason }) },
+  });
+  if (row.run_id === null || row.kind !== pipelineRun.kind) return true;
+  // Nobody is left whom a stop of it could reach.
+  const stops = await tx.db
+    .selectFrom("commands")
+    .selectAll()
+    .where("workspace_id", "=", scope.workspace)
+    .where("run_id", "=", row.run_id)
+    .where("kind", "=", runCancel.kind)
+    .where("state", "=", "queued")
+    .execute();
+  for (const stop of stops) {
+    await move(tx, stop, { state: "superseded", ended_at: now, error: JSON.stringify(error) });
+    await addEvent(tx, scope.workspace, stop.command_id, { at: now, type: "superseded" });
+  }
   return true;
+}
+
+/** The replica that may have a queued command: the newest that was offered it and did not refuse. */
+async function maybeWith(tx: Tx, workspace: string, id: string): Promise<string | null> {
+  const offer = await tx.db
+    .selectFrom("offers")
+    .select("replica_id")
+    .where("workspace_id", "=", workspace)
+    .where("command_id", "=", id)
+    .where("refusal", "is", null)
+    .orderBy("attempt", "desc")
+    .limit(1)
+    .executeTakeFirst();
+  return offer?.replica_id ?? null;
 }
 
 /** Queued commands about a deployment that a newer one makes needless. */
@@ -399,16 +517,18 @@ export async function supersede(
   }
 }
 
+/** `workspace`: of that one alone. */
+/** Only what no agent can have: what one may have taken stays queued until that one answers, or is declared lost. */
 export async function expireQueued(tx: Tx, now: number): Promise<number> {
   const rows = await tx.db
-    .selectFrom("commands")
-    .selectAll()
-    .where("state", "=", "queued")
-    .where("expires_at", "<=", now)
+    .selectFrom("commands as c")
+    .selectAll("c")
+    .where("c.state", "=", "queued")
+    .where("c.expires_at", "<=", now)
+    .where((eb) => eb.not(maybeTaken("c")))
     .limit(500)
     .execute();
   for (const row of rows) {
-    // An agent that was offered it and never heard again may have taken it: nothing more than that is known.
     const error: ErrorBody =
       row.offers === 0
         ? {
@@ -418,13 +538,68 @@ export async function expireQueued(tx: Tx, now: number): Promise<number> {
           }
         : {
             code: "COMMAND_EXPIRED",
-            message: "It expired before an agent of the pool said that it took it; one was offered it.",
-            fix: "Look at the agent's own record (sallyport-agent ps, audit) before you start it again.",
+            message: "It expired before an agent of the pool could take it: each that was offered it said not now.",
+            fix: "See in its history why they did not, then start it again.",
           };
     await move(tx, row, { state: "expired", ended_at: now, error: JSON.stringify(error) });
     await addEvent(tx, row.workspace_id, row.command_id, { at: now, type: "expired" });
   }
   return rows.length;
+}
+
+// -- what happened
+/** Events and offers, oldest first. Of offers the newest are kept. */
+export async function history(tx: Tx, scope: Scope, id: CommandId): Promise<HistoryRow[]> {
+  const names = new Map(
+    (
+      await tx.db
+        .selectFrom("replicas")
+        .select(["replica_id", "name"])
+        .where("workspace_id", "=", scope.workspace)
+        .execute()
+    ).map((row) => [row.replica_id, row.name]),
+  );
+  const agent = (replica: string | null) =>
+    replica === null ? null : { id: replica as ReplicaId, name: names.get(replica) ?? replica };
+  const events = await tx.db
+    .selectFrom("command_events")
+    .selectAll()
+    .where("workspace_id", "=", scope.workspace)
+    .where("command_id", "=", id)
+    .orderBy("event_no", "desc")
+    .limit(KEPT_HISTORY)
+    .execute();
+  const offers = await tx.db
+    .selectFrom("offers")
+    .selectAll()
+    .where("workspace_id", "=", scope.workspace)
+    .where("command_id", "=", id)
+    .orderBy("attempt", "desc")
+    .limit(KEPT_HISTORY)
+    .execute();
+  const rows: (HistoryRow & { place: number })[] = [
+    ...events.map((row) => ({
+      at: row.at,
+      type: row.type,
+      agent: agent(row.replica_id),
+      applied: row.applied === 1,
+      detail: parseJson<Record<string, unknown>>(row.detail),
+      place: row.event_no === 1 ? 0 : 2,
+    })),
+    ...offers.map((row) => ({
+      at: row.at,
+      type: "offered",
+      agent: agent(row.replica_id),
+      applied: true,
+      detail: { attempt: row.attempt, refusal: row.refusal },
+      place: 1,
+    })),
+  ];
+  // `toSorted` keeps the order of equals: events in theirs, offers in theirs.
+  return rows
+    .toReversed()
+    .toSorted((a, b) => a.at - b.at || a.place - b.place)
+    .map(({ place: _place, ...row }) => row);
 }
 
 // -- reports
@@ -436,7 +611,7 @@ export async function commitReports(
   reports: Report[],
   now: number,
   lowestHeld = 1,
-): Promise<{ committedThrough: number }> {
+): Promise<CommittedReports> {
   const known = await tx.db
     .selectFrom("journals")
     .selectAll()
@@ -459,10 +634,12 @@ export async function commitReports(
   }
   let through = Math.max(known?.committed_through ?? 0, lowestHeld - 1);
   let ignored = known?.ignored ?? 0;
+  const about = [...new Set(reports.map((report) => report.command))];
+  const moved = await takenOver(tx, workspace, about);
   for (const report of reports.filter((r) => r.journal === journal).sort((a, b) => a.sequence - b.sequence)) {
     if (report.sequence <= through) continue;
     if (report.sequence !== through + 1) break;
-    if (!(await applyReport(tx, workspace, replica, report, now))) ignored++;
+    if (!(await applyReport(tx, workspace, replica, report, now, moved))) ignored++;
     through = report.sequence;
   }
   await tx.db
@@ -472,7 +649,13 @@ export async function commitReports(
     .where("replica_id", "=", replica)
     .where("journal_id", "=", journal)
     .execute();
-  return { committedThrough: through };
+  if (moved.size === 0) return { committedThrough: through };
+  const { released, fenced } = await handoffsOf(tx, workspace, replica, [...moved]);
+  return {
+    committedThrough: through,
+    ...(released.length === 0 ? {} : { released }),
+    ...(fenced.length === 0 ? {} : { fenced }),
+  };
 }
 
 /** False when the report is not for a command of this replica, or not understood: it is counted and goes no further. */
@@ -482,9 +665,13 @@ async function applyReport(
   replica: ReplicaId,
   report: Report,
   now: number,
+  /** Commands that were ever taken over. */
+  moved: ReadonlySet<string>,
 ): Promise<boolean> {
   let row = await bare(tx, workspace, report.command);
   if (row === undefined) return false;
+  const stands = moved.has(report.command) ? await standing(tx, row, replica) : null;
+  if (stands === "former") return keepOfFormer(tx, row, replica, report, now);
   if (row.replica_id !== replica) {
     // The acceptance itself may have been lost on the way: an offer to this replica that nobody else took is proof enough.
     if (row.replica_id !== null) return false;
@@ -501,15 +688,17 @@ async function applyReport(
       row = (await bare(tx, workspace, report.command))!;
     }
   }
-  let body: ReportBody;
-  try {
-    body = reportBodySchema.parse(readJsonBody(report.body));
-  } catch {
-    return false;
+  const body = readReport(report);
+  if (body === null) return false;
+  if (body.type === "command.released") {
+    if (stands === null) return false;
+    await releaseTakeovers(tx, row, replica, now);
+    return true;
   }
+  if (stands === "holder") await confirmTakeover(tx, workspace, report.command, replica, now);
   // The agent's clock, kept between the asking and now: shown times never run backwards or ahead.
   const at = Math.min(Math.max(report.at, row.created_at), now);
-  if (body.type === "step") return applyStep(tx, row, replica, body, at);
+  if (body.type === "step") return applyStep(tx, row, replica, body, at, report.at);
 
   const ended = ENDS.has(row.state);
   const applies = !ended && !(body.type === "command.running" && row.state === "running");
@@ -555,12 +744,49 @@ async function applyReport(
   return true;
 }
 
+/** What a replica says of work that another holds by now: kept, and nothing follows from it. */
+async function keepOfFormer(
+  tx: Tx,
+  row: Tables["commands"],
+  replica: string,
+  report: Report,
+  now: number,
+): Promise<boolean> {
+  const body = readReport(report);
+  if (body === null) return false;
+  if (body.type === "command.released") await releaseTakeovers(tx, row, replica, now);
+  await addEvent(tx, row.workspace_id, row.command_id, {
+    at: now,
+    type: body.type === "step" ? "step" : body.type.slice("command.".length),
+    replica,
+    applied: body.type === "command.released",
+    detail:
+      body.type === "step"
+        ? { step: body.step, attempt: body.attempt, state: body.state, exitCode: body.exitCode }
+        : body.type === "command.failed"
+          ? body.error
+          : undefined,
+  });
+  touch(tx, row);
+  return true;
+}
+
+/** Null when it is not one that this program understands. */
+function readReport(report: Report): ReportBody | null {
+  try {
+    return reportBodySchema.parse(readJsonBody(report.body));
+  } catch {
+    return null;
+  }
+}
+
 async function applyStep(
   tx: Tx,
   row: Tables["commands"],
   replica: string,
   body: Extract<ReportBody, { type: "step" }>,
   at: number,
+  agentAt: number,
 ): Promise<boolean> {
   if (row.run_id !== body.run) return false;
   if (row.state === "lost") {
@@ -601,6 +827,8 @@ async function applyStep(
     outputs: JSON.stringify(body.outputs),
     log_seq: Math.max(before?.log_seq ?? 0, body.logSeq),
     adopted: body.adopted || before?.adopted === 1 ? 1 : 0,
+    // A duration of the agent's clock, laid onto ours.
+    retry_at: body.retryAt == null ? null : at + Math.max(0, body.retryAt - agentAt),
   };
   await tx.db
     .insertInto("attempts")
@@ -620,6 +848,7 @@ const toRun = (row: Tables["runs"]): RunRow => ({
   pipeline: row.pipeline,
   spec: JSON.parse(row.spec) as Pipeline,
   params: JSON.parse(row.params) as Record<string, ParamValue>,
+  rerunOf: row.rerun_of as RunId | null,
   createdAt: row.created_at,
 });
 
@@ -654,6 +883,7 @@ async function whole(
       outputs: JSON.parse(a.outputs) as ProducedArtifact[],
       logSeq: a.log_seq,
       adopted: a.adopted === 1,
+      retryAt: a.retry_at,
     })),
   };
 }

@@ -274,6 +274,7 @@ async function mayHold(tx: Tx, workspace: string, id: string, besides: string): 
     .where("c.resource", "=", `deployment:${id}`)
     .where("c.command_id", "!=", besides)
     .where("c.state", "!=", "refused")
+    .where("o.refusal", "is", null)
     .orderBy("c.created_at", "desc")
     .orderBy("o.attempt", "desc")
     .limit(1)

@@ -23,14 +23,34 @@ const toPool = (row: Tables["pools"]): PoolRow => ({
   id: row.pool_id as PoolId,
   name: row.name,
   createdAt: row.created_at,
+  maxRuns: row.max_runs,
 });
 
 export async function ensurePool(tx: Tx, scope: Scope, name: string, now: number): Promise<PoolRow> {
   const known = await poolByName(tx, scope, name);
   if (known !== null) return known;
-  const row = { workspace_id: scope.workspace, pool_id: newId("pool", now), name, created_at: now };
+  const row = { workspace_id: scope.workspace, pool_id: newId("pool", now), name, created_at: now, max_runs: null };
   await tx.db.insertInto("pools").values(row).execute();
   tx.touch(scope.workspace, "pool", row.pool_id);
+  return toPool(row);
+}
+
+/** Null: there is no such pool. */
+export async function limitPool(
+  tx: Tx,
+  scope: Scope,
+  id: PoolId,
+  limits: { maxRuns: number | null },
+): Promise<PoolRow | null> {
+  const row = await tx.db
+    .updateTable("pools")
+    .set({ max_runs: limits.maxRuns })
+    .where("workspace_id", "=", scope.workspace)
+    .where("pool_id", "=", id)
+    .returningAll()
+    .executeTakeFirst();
+  if (row === undefined) return null;
+  tx.touch(scope.workspace, "pool", id);
   return toPool(row);
 }
 
@@ -497,13 +517,16 @@ export async function closeSession(tx: Tx, id: ReplicaId, session: SessionId, no
   tx.touch(closed.workspace_id, "pool", closed.pool_id);
 }
 
-export async function releaseSessions(tx: Tx, process: string, now: number): Promise<number> {
-  const released = await tx.db
+/** `workspace`: of that one alone. */
+export async function releaseSessions(tx: Tx, process: string, now: number, workspace?: string): Promise<number> {
+  let held = tx.db
     .updateTable("replicas")
     .set((eb) => ({ disconnected_at: eb.fn.coalesce("last_seen_at", eb.val(now)) }))
     .where("session_id", "is not", null)
     .where("disconnected_at", "is", null)
-    .where("process", "!=", process)
+    .where("process", "!=", process);
+  if (workspace !== undefined) held = held.where("workspace_id", "=", workspace);
+  const released = await held
     .returning(["workspace_id", "replica_id", "pool_id"])
     .execute();
   for (const row of released) {

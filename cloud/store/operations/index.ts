@@ -3,7 +3,9 @@ import * as changes from "./changes.ts";
 import * as commands from "./commands.ts";
 import * as deployments from "./deployments.ts";
 import * as fleet from "./fleet.ts";
+import * as queue from "./queue.ts";
 import * as signIn from "./sign-in.ts";
+import * as takeovers from "./takeovers.ts";
 
 export const WRITES = {
   incarnation: signIn.incarnation,
@@ -20,6 +22,7 @@ export const WRITES = {
   revokeToken: signIn.revokeToken,
   touchToken: signIn.touchToken,
   ensurePool: fleet.ensurePool,
+  limitPool: fleet.limitPool,
   addEnrollment: fleet.addEnrollment,
   withdrawEnrollment: fleet.withdrawEnrollment,
   redeemEnrollment: fleet.redeemEnrollment,
@@ -36,10 +39,13 @@ export const WRITES = {
   reserveDispatches: commands.reserveDispatches,
   markAccepted: commands.markAccepted,
   markRefused: commands.markRefused,
+  markNotTaken: commands.markNotTaken,
   cancelQueued: commands.cancelQueued,
   declareLost: commands.declareLost,
   expireQueued: commands.expireQueued,
   commitReports: commands.commitReports,
+  takeOver: takeovers.takeOver,
+  markSettled: takeovers.markSettled,
   commitDeployment: deployments.commitDeployment,
 } as const;
 
@@ -59,9 +65,15 @@ export const READS = {
   idempotent: changes.idempotent,
   command: commands.command,
   commands: commands.commands,
-  offerable: commands.offerable,
+  offerable: queue.offerable,
+  queue: queue.queue,
+  history: commands.history,
   run: commands.run,
   runs: commands.runs,
+  heldWork: takeovers.heldWork,
+  unacceptedTakeovers: takeovers.unacceptedTakeovers,
+  handoffs: takeovers.handoffs,
+  lastTakeovers: takeovers.lastTakeovers,
   deployment: deployments.deployment,
   deployments: deployments.deployments,
   deploymentRevisions: deployments.deploymentRevisions,
