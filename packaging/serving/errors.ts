@@ -39,8 +39,10 @@ export type StartCode = keyof typeof EXIT;
 export class StartError extends Error {
   readonly code: StartCode;
 
+  /** The message may quote a model's own names: what would move a terminal's cursor is taken out. */
   constructor(code: StartCode, message: string) {
-    super(message);
+    // oxlint-disable-next-line no-control-regex
+    super(message.replace(/[\u0000-\u001f\u007f-\u009f]+/g, " "));
     this.name = "StartError";
     this.code = code;
   }

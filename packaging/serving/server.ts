@@ -35,8 +35,8 @@ const HEADERS_MS = 10_000;
 /** Longer than what routers and balancers keep an idle connection, so that it is they who end it. */
 const KEEP_ALIVE_MS = 75_000;
 const CONNECTIONS_MAX = 1024;
-/** Bodies on their way in, all together, in multiples of the largest one: what trickles in holds this much at most. */
-const RECEIVING_FACTOR = 4;
+/** Bodies that arrive, wait or are computed, all together, in multiples of the largest one: they hold this much at most. */
+const HELD_FACTOR = 4;
 
 interface Answer {
   status: number;
@@ -68,7 +68,7 @@ export class ServingServer {
   readonly #tokenDigest: Buffer | undefined;
   #signature: Signature | undefined;
   #stopping = false;
-  #receivingBytes = 0;
+  #heldBytes = 0;
   readonly #sockets = new Set<Socket>();
 
   constructor(options: ServingOptions, model: ServedModel, metrics: Metrics) {
@@ -226,19 +226,25 @@ export class ServingServer {
     const gone = new AbortController();
     const onClose = () => gone.abort();
     response.once("close", onClose);
+    const held = { bytes: 0 };
     try {
-      const body = await this.#body(request, asksToContinue ? () => response.writeContinue() : undefined);
+      const body = await this.#body(request, held, asksToContinue ? () => response.writeContinue() : undefined);
       const reply = await this.#model.infer(body, headerLength, gone.signal);
       if (reply.headerLength === undefined) return { status: 200, type: "application/json", body: reply.body };
       const headers = { "inference-header-content-length": String(reply.headerLength) };
       return { status: 200, type: "application/octet-stream", body: reply.body, headers };
     } finally {
+      this.#heldBytes -= held.bytes;
       response.off("close", onClose);
     }
   }
 
-  /** Into a buffer that grows with what has come, never by what a header claims. */
-  async #body(request: IncomingMessage, askFor: (() => void) | undefined): Promise<Uint8Array<ArrayBuffer>> {
+  /** Into a buffer that grows with what has come, never by what a header claims. `held`: what the caller gives back. */
+  async #body(
+    request: IncomingMessage,
+    held: { bytes: number },
+    askFor: (() => void) | undefined,
+  ): Promise<Uint8Array<ArrayBuffer>> {
     const max = this.#options.bodyBytesMax;
     const tooLarge = () =>
       new RequestError(413, "too_large", `The request's body is too large: expected at most ${max} bytes.`);
@@ -247,37 +253,36 @@ export class ServingServer {
     askFor?.();
     let body = new Uint8Array(Math.min(Number.isNaN(claimed) ? 64 * 1024 : claimed, 1024 * 1024));
     let length = 0;
-    try {
-      // Listeners, not an iterator: that one would destroy the request, and with it the answer, when it is left early.
-      await new Promise<void>((resolve, reject) => {
-        const end = (settle: () => void) => {
-          request.off("data", onData).off("end", onEnd).off("close", onClose);
-          settle();
-        };
-        const onEnd = () => end(resolve);
-        const onClose = () => end(() => reject(badRequest("The request ended before its body was complete.")));
-        const onData = (chunk: Buffer) => {
-          const needed = length + chunk.byteLength;
-          if (needed > max) return end(() => reject(tooLarge()));
-          if (this.#receivingBytes + chunk.byteLength > RECEIVING_FACTOR * max)
-            return end(() =>
-              reject(new RequestError(503, "overloaded", "Too many large requests are arriving: try again later.")),
-            );
-          if (needed > body.byteLength) {
-            const target = Math.max(needed, Math.min(body.byteLength * 2, Number.isNaN(claimed) ? max : claimed));
-            const larger = new Uint8Array(target);
-            larger.set(body.subarray(0, length));
-            body = larger;
-          }
-          body.set(chunk, length);
-          length = needed;
-          this.#receivingBytes += chunk.byteLength;
-        };
-        request.on("data", onData).on("end", onEnd).on("close", onClose);
-      });
-    } finally {
-      this.#receivingBytes -= length;
-    }
+    // Listeners, not an iterator: that one would destroy the request, and with it the answer, when it is left early.
+    await new Promise<void>((resolve, reject) => {
+      const end = (settle: () => void) => {
+        request.off("data", onData).off("end", onEnd).off("close", onClose);
+        settle();
+      };
+      const onEnd = () => end(resolve);
+      const onClose = () => end(() => reject(badRequest("The request ended before its body was complete.")));
+      const onData = (chunk: Buffer) => {
+        const needed = length + chunk.byteLength;
+        if (needed > max) return end(() => reject(tooLarge()));
+        if (this.#heldBytes + chunk.byteLength > HELD_FACTOR * max)
+          return end(() =>
+            reject(
+              new RequestError(503, "overloaded", "Too many large requests arrive or wait already: try again later."),
+            ),
+          );
+        if (needed > body.byteLength) {
+          const target = Math.max(needed, Math.min(body.byteLength * 2, Number.isNaN(claimed) ? max : claimed));
+          const larger = new Uint8Array(target);
+          larger.set(body.subarray(0, length));
+          body = larger;
+        }
+        body.set(chunk, length);
+        length = needed;
+        held.bytes = length;
+        this.#heldBytes += chunk.byteLength;
+      };
+      request.on("data", onData).on("end", onEnd).on("close", onClose);
+    });
     return body.subarray(0, length);
   }
 }

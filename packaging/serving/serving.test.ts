@@ -448,6 +448,11 @@ t.test("a model that cannot be served: one line of JSON, exit code 65", async (t
       model({ ...parts, nodes: [{ operator: "Nonsense", inputs: ["x"], outputs: ["y"] }] }),
       /Nonsense/,
     ],
+    [
+      "an operator whose name moves a terminal's cursor",
+      model({ ...parts, nodes: [{ operator: "Non\u001b[2J\u009bsense", inputs: ["x"], outputs: ["y"] }] }),
+      /^[^\u0000-\u001f\u007f-\u009f]*Non \[2J sense[^\u0000-\u001f\u007f-\u009f]*$/,
+    ],
     ["a type without a word", identity("BF16", [1]), /data type/i],
   ];
   await Promise.all(
@@ -663,6 +668,25 @@ t.test("while it computes: health answers, the queue has an end, who has gone is
   t.match(metrics, 'sallyport_serving_errors_total{reason="overloaded"} 1');
   t.match(metrics, /sallyport_serving_request_duration_seconds_bucket\{le="\+Inf"\} \d/);
   t.match(metrics, /sallyport_serving_run_duration_seconds_sum \d/);
+});
+
+t.test("bodies that wait hold no more memory than those that arrive", async (t) => {
+  const max = 65_536;
+  const { ask } = await start({ model: slow(), args: ["--max-body-bytes", String(max)] });
+  const busy = ask("POST", INFER, { body: rounds(await roundsFor(ask, 1500)) });
+  await until(async () => (await inFlight(ask)) === 1);
+  const large = { ...rounds(1), id: "x".repeat(max - 200) };
+  const waiting: Promise<Reply>[] = [];
+  for (let n = 1; n <= 4; n++) {
+    waiting.push(ask("POST", INFER, { body: large }));
+    await until(async () => (await inFlight(ask)) === 1 + n);
+  }
+  waiting.push(ask("POST", INFER, { body: large }));
+  const replies = await Promise.all(waiting);
+  t.same(replies.map(({ status }) => status).toSorted(), [200, 200, 200, 200, 503]);
+  t.match(errorOf(replies.find(({ status }) => status === 503)!), /large requests/);
+  t.equal((await busy).status, 200);
+  t.equal((await ask("POST", INFER, { body: large })).status, 200, "what was held is free again");
 });
 
 t.test("past the deadline: 504, not ready until the model is free, then it serves again", async (t) => {
