@@ -6,7 +6,8 @@ import type { Command } from "commander";
 import type { ArtifactEntry, Preview } from "@sallyport/protocol";
 import type { Client } from "./client.ts";
 import { ApiFailure, EndWith, EXIT } from "./exit.ts";
-import { age, bytes, formatOf, print, printOne, Progress, tame } from "./output.ts";
+import { age, bytes, formatOf, print, printOne, Progress } from "./output.ts";
+import { tame } from "./tame.ts";
 
 interface Place {
   api: string;

@@ -1,6 +1,7 @@
 // Deployments in words and tables.
 import type { DeploymentDetail, DeploymentDiff } from "../http/api.ts";
-import { age, bytes, paint, print, printOne, tame, type Format } from "./output.ts";
+import { age, bytes, paint, print, printOne, type Format } from "./output.ts";
+import { tame } from "./tame.ts";
 
 /** One line a change: `~ replicas: 1 -> 2`. */
 export function changesAsText(diff: DeploymentDiff): string {

@@ -5,7 +5,7 @@ import type { DeploymentDetail } from "../http/api.ts";
 import { textOf, type Client } from "./client.ts";
 import { EndWith, EXIT } from "./exit.ts";
 import { printRecords } from "./log-records.ts";
-import { tame } from "./output.ts";
+import { tame } from "./tame.ts";
 
 type Find = (name: string, pool: string | undefined) => Promise<DeploymentDetail>;
 const POOL = ["--pool <pool>", "pool of agents; needed only where several have a deployment of that name"] as const;

@@ -3,6 +3,7 @@ import { ConnectorError, ERROR_CODES, isErrorCode } from "@sallyport/protocol";
 import type { DeploymentDetail } from "../http/api.ts";
 import type { Client } from "./client.ts";
 import { EndWith, EXIT } from "./exit.ts";
+import { tame } from "./tame.ts";
 
 const LOOK_MS = 500;
 /** Off a terminal, a sign of life. */
@@ -57,7 +58,7 @@ async function watch(
     const line = `${now.state}, ${now.replicasReady ?? "?"} of ${now.spec.replicas} ready: ${reason}`;
     if (now.removedAt !== null) process.stderr.write(`${now.name} is removed\n`);
     else if (line !== said) {
-      process.stderr.write(`${line}\n`);
+      process.stderr.write(`${tame(line)}\n`);
       said = line;
       saidAt = performance.now();
     } else if (performance.now() - saidAt > ALIVE_MS) {

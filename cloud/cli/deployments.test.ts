@@ -139,14 +139,17 @@ t.test("what does not come up ends the wait with the condition's sentence, code 
         type: "available",
         ok: false,
         code: "CRASH_LOOP",
-        message: "Replica r1.0 ended 5 times, the last time with exit code 1.",
+        message: "Replica r1.0 ended 5 times, the last time with \u001b[2J\u009bexit code 1.",
         fix: "Look at what it wrote.",
         since: 1,
         details: { replica: "r1.0" },
       },
     ],
   });
-  t.match(await cli("apply", "-f", file("one.yaml", DOCUMENT("")), "--wait"), {
+  const failed = await cli("apply", "-f", file("one.yaml", DOCUMENT("")), "--wait");
+  // oxlint-disable-next-line no-control-regex
+  t.notMatch(failed.stderr, /[\u001b\u009b]/, "an agent's words do not move the terminal's cursor");
+  t.match(failed, {
     code: 1,
     stderr: /Replica r1\.0 ended 5 times[\s\S]*fix: .*sallyport deployment logs digits r1\.0[\s\S]*CRASH_LOOP/,
   });

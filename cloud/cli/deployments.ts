@@ -11,6 +11,7 @@ import { changesAsText, showDeployment } from "./deployment-text.ts";
 import { until, untilGone } from "./deployment-wait.ts";
 import { EndWith, EXIT } from "./exit.ts";
 import { age, formatOf, print } from "./output.ts";
+import { tame } from "./tame.ts";
 
 const FORMAT = ["-o, --output <format>", "table, json or name", "table"] as const;
 const POOL = ["--pool <pool>", "pool of agents; needed only where several have a deployment of that name"] as const;
@@ -228,7 +229,9 @@ async function conclude(
   const { format } = options;
   if (format !== "json") process.stdout.write(`${format === "name" ? made.name : made.id}\n`);
   process.stderr.write(
-    `${made.name}: generation ${made.generation}, revision ${made.revision}, ${made.state}: ${made.stateReason}\n`,
+    tame(
+      `${made.name}: generation ${made.generation}, revision ${made.revision}, ${made.state}: ${made.stateReason}\n`,
+    ),
   );
   const last = options.wait === true ? await until(client, made, seconds(options.timeout)) : made;
   if (format === "json") process.stdout.write(`${JSON.stringify(last, null, 2)}\n`);
@@ -242,7 +245,7 @@ async function applied(client: Client, there: Deployment, spec: unknown): Promis
 }
 
 function sayRefusals(diff: DeploymentDiff): void {
-  for (const { path, message } of diff.refusals) process.stderr.write(`will be refused: ${path}: ${message}\n`);
+  for (const { path, message } of diff.refusals) process.stderr.write(tame(`will be refused: ${path}: ${message}\n`));
 }
 
 const diffOf = (client: Client, of: Deployment, spec: unknown): Promise<DeploymentDiff> =>

@@ -1,6 +1,7 @@
 // Exit codes of `sallyport`, and how every failure ends: one sentence, what to do, code and request id on stderr.
 import { ConnectorError, isErrorCode, type ErrorCode } from "@sallyport/protocol";
 import type { Problem } from "../http/api.ts";
+import { tame } from "./tame.ts";
 
 export const EXIT = {
   ok: 0,
@@ -61,7 +62,7 @@ function exitOf(code: string, status: number): Exit {
 /** Says what went wrong on stderr and gives the exit code. */
 export function explain(error: unknown): Exit {
   const say = (...lines: (string | undefined)[]) =>
-    process.stderr.write(`${lines.filter((line) => line !== undefined && line !== "").join("\n")}\n`);
+    process.stderr.write(`${tame(lines.filter((line) => line !== undefined && line !== "").join("\n"))}\n`);
   if (error instanceof EndWith) {
     if (error.message !== "") say(`sallyport: ${error.message}`);
     return error.exit;

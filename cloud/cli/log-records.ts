@@ -1,6 +1,7 @@
 // Log records as lines: output of the program to the output that it wrote to, gaps and our own words apart from it.
 import { readNdjson, type LogRecord } from "@sallyport/protocol";
-import { paint, tame } from "./output.ts";
+import { paint } from "./output.ts";
+import { tame } from "./tame.ts";
 
 /** `label`: put before each line, where several logs are shown; empty = none. */
 export async function printRecords(response: AsyncIterable<Buffer>, label = ""): Promise<void> {

@@ -1,6 +1,7 @@
 // How the CLI speaks: data on stdout, words on stderr; tables for people, JSON for programs; colour and a moving line on
 // a terminal only.
 import { EndWith, EXIT } from "./exit.ts";
+import { tame } from "./tame.ts";
 
 export type Format = "table" | "json" | "name";
 
@@ -16,10 +17,6 @@ const colours = (stream: NodeJS.WriteStream): boolean =>
 const CODES = { red: 31, green: 32, yellow: 33, blue: 34, grey: 90 } as const;
 export const paint = (text: string, colour: keyof typeof CODES, stream: NodeJS.WriteStream = process.stdout): string =>
   colours(stream) ? `\u001B[${CODES[colour]}m${text}\u001B[0m` : text;
-
-/** Control characters of somebody else's text must not move the cursor or ring the bell. */
-// oxlint-disable-next-line no-control-regex -- they are what is looked for
-export const tame = (text: string): string => text.replace(/[\u0000-\u0008\u000B-\u001F\u007F-\u009F]/g, "\uFFFD");
 
 export interface Column<T> {
   title: string;
