@@ -155,4 +155,37 @@ export const MIGRATIONS: readonly Migration[] = [
       `create index commands_by_resource on commands (workspace_id, resource, created_at)`,
     ],
   },
+  {
+    id: 3,
+    name: "order and limits",
+    statements: [
+      `alter table commands add column priority bigint not null default 0`,
+      `alter table commands add column commit_no bigint not null default 0`,
+      `alter table offers add column at bigint not null default 0`,
+      `alter table offers add column refusal text`,
+      `alter table runs add column concurrency bigint`,
+      `alter table runs add column rerun_of text`,
+      `alter table pools add column max_runs bigint`,
+      `alter table attempts add column retry_at bigint`,
+      `create index commands_held on commands (workspace_id, pool_id, kind) where state in ('accepted', 'running')`,
+    ],
+  },
+  {
+    id: 4,
+    name: "pools and takeover",
+    statements: [
+      `alter table commands add column requires text`,
+      `create table takeovers (
+        workspace_id text not null, command_id text not null, takeover_no bigint not null,
+        from_replica text not null, to_replica text not null, reason text not null, at bigint not null,
+        accepted_at bigint, released_at bigint, settled_at bigint,
+        primary key (workspace_id, command_id, takeover_no),
+        foreign key (workspace_id, command_id) references commands (workspace_id, command_id),
+        foreign key (workspace_id, from_replica) references replicas (workspace_id, replica_id),
+        foreign key (workspace_id, to_replica) references replicas (workspace_id, replica_id))`,
+      `create index takeovers_pending on takeovers (workspace_id, to_replica) where accepted_at is null`,
+      `create index takeovers_unreleased on takeovers (workspace_id, from_replica) where released_at is null`,
+      `create index takeovers_unsettled on takeovers (workspace_id, command_id) where settled_at is null`,
+    ],
+  },
 ];
