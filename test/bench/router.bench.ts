@@ -4,8 +4,9 @@
 //   latency      an open loop (router-load.ts) at a fixed rate, CALM of the most that the router can do, the same for all
 // The tails of the closed loop are told as well, but judge nothing: load generator, replicas and proxy share the machine's
 // cores there until all are full, and a tail is then the length of a queue. On a machine that others use, too, it waits
-// for quiet moments, makes a measurement that others ran into once more, however it came out, and asks for a higher
-// priority while it measures latency (all its processes alike; only root gets one). Rows say how far that went.
+// for quiet moments, makes a measurement that others ran into once more, however it came out; rows say how far that went.
+// BENCH_REALTIME=1 gives all its processes alike, wrk and HAProxy too, real-time priority. It needs root and takes nearly
+// the whole machine away from everybody else for seconds.
 import { execFile, fork, spawn, type ChildProcess } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
@@ -22,6 +23,8 @@ const ROUNDS = Number(process.env["BENCH_ROUNDS"] ?? 7);
 const SECONDS = Number(process.env["BENCH_SECONDS"] ?? 2);
 /** The fixed rate, as a part of the router's own median rate at saturation in this very run. */
 const CALM = 0.3;
+/** The bar of the tail: p99 over a direct call. */
+const ADDED_MS = 2;
 /** Of one core, taken by programs that are none of the bench's. */
 const OTHERS = 0.1;
 /** Measurements made again, and time spent on waiting for quiet: over all. */
@@ -64,15 +67,21 @@ function machineCpuUs(): number {
   return ticks.reduce((sum, one, i) => (i === 3 || i === 4 ? sum : sum + one * 10_000), 0);
 }
 
-/** All threads of these processes before those of other programs. False: not allowed, or not on this system. */
-async function prioritize(pids: number[]): Promise<boolean> {
+/**
+ * Ahead of other programs; what V8 does beside (it collects, compiles) a step behind the threads that it does it for.
+ * False: not allowed, or not on this system.
+ */
+async function putAhead(pid: number, isNode: boolean): Promise<boolean> {
   try {
-    for (const pid of pids) await run("chrt", ["--all-tasks", "--rr", "--pid", "1", String(pid)]);
+    await run("chrt", ["--all-tasks", "--rr", "--pid", isNode ? "1" : "2", String(pid)]);
+    await run("chrt", ["--rr", "--pid", "2", String(pid)]);
     return true;
   } catch {
     return false;
   }
 }
+const putBack = (pid: number): Promise<unknown> =>
+  run("chrt", ["--all-tasks", "--other", "--pid", "0", String(pid)]).catch(() => {});
 
 const find = (...paths: string[]): string | null => paths.find((path) => existsSync(path)) ?? null;
 
@@ -198,7 +207,8 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
     };
     const undisturbed = async <T>(measure: () => Promise<T>): Promise<T> => {
       for (;;) {
-        while (waitedMs < WAIT_MS && (await othersDuring(() => sleep(300)))[1] > OTHERS) waitedMs += 300;
+        // Also that others, if there are any, get their turn.
+        while ((await othersDuring(() => sleep(500)))[1] > OTHERS && waitedMs < WAIT_MS) waitedMs += 500;
         const [one, others] = await othersDuring(measure);
         if (process.env["BENCH_VERBOSE"]) console.error(others.toFixed(3), JSON.stringify(one));
         // Where it cannot be told, every one counts.
@@ -223,11 +233,14 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
       return all;
     };
 
+    const ahead =
+      process.env["BENCH_REALTIME"] === "1"
+        ? await Promise.all([process, ...children].map((one) => putAhead(one.pid!, one !== peer)))
+        : [false];
     const loads = [loadavg()[0]!];
     const busy = await rounds(saturate);
     const most = (name: string) => median(busy.get(name)!.map((one) => one.rps));
     const rate = Math.round((CALM * most("router")) / 100) * 100;
-    const raised = await prioritize(children.map(({ pid }) => pid!));
     const calm = await rounds((target, round) => ask(target, rate, round));
     loads.push(loadavg()[0]!);
 
@@ -235,6 +248,9 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
     const ofHaproxy = median(busy.get("router")!.map((one, i) => one.rps / busy.get("HAProxy")![i]!.rps));
     const overDirect = (name: string, key: "p50Ms" | "p99Ms") =>
       median(calm.get(name)!.map((one, i) => one[key] - calm.get("direct, one replica")![i]![key]));
+    // Where even a direct call takes so long, no difference says anything: not met.
+    const directMs = median(calm.get("direct, one replica")!.map((one) => one.p99Ms));
+    const addedMs = directMs > ADDED_MS ? Number.NaN : overDirect("router", "p99Ms");
     const rows: Row[] = [];
     for (const { name } of targets) {
       const of = (key: keyof Saturated) => median(busy.get(name)!.map((one) => one[key]));
@@ -257,7 +273,7 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
     }
     const version = /version (\S+)/.exec((await run(haproxy, ["-v"])).stdout)?.[1] ?? "unknown";
     rows.push({ what: "HAProxy's version", value: version.split("-")[0]!, unit: "" });
-    rows.push({ what: "priority raised for latency", value: raised ? "yes" : "no", unit: "" });
+    rows.push({ what: "real-time priority", value: ahead.every(Boolean) ? "yes" : "no", unit: "" });
     rows.push({ what: "waited for quiet", value: (waitedMs / 1000).toFixed(0), unit: "s" });
     rows.push({ what: "made again, as others ran", value: String(again), unit: "measurements" });
     rows.push({ what: "taken although others ran", value: String(disturbed), unit: "measurements" });
@@ -266,10 +282,11 @@ export async function benchRouter(): Promise<{ rows: Row[]; bars: BarResult[] }>
       rows,
       bars: [
         atLeast("router throughput", ofHaproxy, 0.4, "x HAProxy"),
-        atMost("router p99 over direct", overDirect("router", "p99Ms"), 2, "ms"),
+        atMost("router p99 over direct", addedMs, ADDED_MS, "ms"),
       ],
     };
   } finally {
+    if (process.env["BENCH_REALTIME"] === "1") await putBack(process.pid);
     for (const one of children) {
       const over = new Promise((resolve) => one.once("exit", resolve));
       if (one.exitCode !== null || one.signalCode !== null) continue;
