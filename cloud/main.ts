@@ -8,7 +8,7 @@ import { Authenticator, signInUrl } from "./auth/index.ts";
 import { loadConfig, OPTIONS, publicUrlOf, type CloudConfig, type OptionName } from "./config/index.ts";
 import { newEnrolment } from "./features/agents/index.ts";
 import { loadKeyRing, readPrivateFile, writePrivateFile } from "./keys/index.ts";
-import { DATABASE_FILE, openSqliteStore, type Scope, type Store, type UserRow } from "./store/index.ts";
+import { DATABASE_FILE, openStore, type Scope, type Store, type UserRow } from "./store/index.ts";
 import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud } from "./wiring/cloud.ts";
 import { makeLogger } from "./wiring/logger.ts";
 
@@ -84,12 +84,12 @@ async function withStore(
   work: (config: CloudConfig, store: Store, admin: UserRow) => Promise<void>,
 ): Promise<void> {
   const config = configOf(given);
-  if (!existsSync(join(config.data, DATABASE_FILE))) {
+  if (config.database === null && !existsSync(join(config.data, DATABASE_FILE))) {
     throw new ConnectorError("CONFIG_INVALID", `There is no database in ${config.data}.`, {
       fix: "Name the data directory of the control plane by --data, and its user by sudo -u.",
     });
   }
-  const store = await openSqliteStore({ dir: config.data });
+  const store = await openStore({ dir: config.data, database: config.database });
   try {
     await work(config, store, await store.ensureAdmin(config.admin, config.workspace));
   } finally {

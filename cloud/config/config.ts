@@ -5,10 +5,12 @@ import { isIP } from "node:net";
 import { resolve } from "node:path";
 import { ConnectorError } from "@sallyport/protocol";
 import { parse as parseYaml } from "yaml";
+import { postgresClientConfig } from "../store/index.ts";
 import { OPTIONS, type OptionName, type Options } from "./options.ts";
 
 export interface Origin {
   name: OptionName;
+  /** As it may be shown. */
   value: unknown;
   /** Such as `flag --listen`, `environment SALLYPORT_CLOUD_LISTEN`, a file's path, or `default`. */
   origin: string;
@@ -16,6 +18,8 @@ export interface Origin {
 
 export interface CloudConfig {
   data: string;
+  /** PostgreSQL's address, password and all: never shown. Null: SQLite in the data directory. */
+  database: string | null;
   listen: { host: string; port: number };
   /** Null: made from the port that is really bound. */
   url: string | null;
@@ -100,7 +104,8 @@ export function loadConfig(input: {
         );
       values[name] = parsed.data;
     }
-    origins.push({ name, value: values[name] ?? null, origin });
+    const value = values[name] ?? null;
+    origins.push({ name, value: "shown" in option ? option.shown(value) : value, origin });
   }
   return compile(values as unknown as Options, origins);
 }
@@ -140,8 +145,11 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
   if (url !== null) hosts.push(new URL(url).hostname.replace(/^\[|\]$/g, ""));
   const everywhere = host === "0.0.0.0" || host === "::";
   hosts.push(everywhere ? hostname() : host);
+  // Mistakes in it are told now, not at the first connection.
+  if (options.database !== undefined) postgresClientConfig(options.database);
   return {
     data: resolve(options.data),
+    database: options.database ?? null,
     listen: { host, port },
     url,
     hosts: [...new Set(hosts.map((name) => name.toLowerCase()))],

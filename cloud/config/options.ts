@@ -1,8 +1,10 @@
 // Every option of the control plane, once: where it may come from, its default, and what it means. Flags win over the
-// environment, that over the file, that over defaults. Secrets are in files, never in options.
+// environment, that over the file, that over defaults. Secrets are in files, never in options; the one that may be in an
+// option all the same, the database's password, is shown nowhere.
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
+import { postgresClientConfig, withoutPassword } from "../store/index.ts";
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 const hostName = z
@@ -41,6 +43,16 @@ export const OPTIONS = {
     variable: "SALLYPORT_CLOUD_DATA",
     fallback: defaultData,
     text: "folder for database, keys and certificates",
+  },
+  /** PostgreSQL's address; absent: SQLite in the data directory. A password may be left to PGPASSFILE or PGPASSWORD. */
+  database: {
+    schema: z.string().min(1),
+    flag: "database",
+    argument: "<url>",
+    variable: "SALLYPORT_DATABASE_URL",
+    fallback: (): undefined => undefined,
+    text: "PostgreSQL's address, postgres://…; without it SQLite in the data folder",
+    shown: (value: unknown): unknown => (typeof value === "string" ? withoutPassword(value) : value),
   },
   /** Loopback needs no TLS; anything else gets it. */
   listen: {

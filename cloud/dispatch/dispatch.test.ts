@@ -18,9 +18,10 @@ import {
 import { pino } from "pino";
 import t, { type Test } from "tap";
 import { accept, answer, FakeAgent } from "../../test/support/fake-agent.ts";
-import { tempDir, waitFor } from "../../test/support/launcher.ts";
+import { waitFor } from "../../test/support/launcher.ts";
+import { storePlace } from "../../test/support/store.ts";
 import { SessionRegistry } from "../link/session-registry.ts";
-import { openSqliteStore, type Scope, type Store } from "../store/index.ts";
+import type { Scope, Store } from "../store/index.ts";
 import { makeDispatch, type Dispatch } from "./index.ts";
 
 const key = generateKeyPairSync("ed25519");
@@ -40,7 +41,7 @@ interface World {
 }
 
 async function world(t: Test): Promise<World> {
-  const store = await openSqliteStore({ dir: tempDir(t, "store") });
+  const store = await (await storePlace(t)).open();
   const admin = await store.ensureAdmin("admin", "main");
   const scope: Scope = { workspace: admin.workspace, actor: { id: admin.id, name: admin.name, via: "token" } };
   const pool = await store.ensurePool(scope, "vpc", Date.now());

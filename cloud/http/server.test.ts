@@ -17,10 +17,11 @@ import {
 } from "@sallyport/protocol";
 import { pino } from "pino";
 import t from "tap";
-import { tempDir, waitFor, type Teardown } from "../../test/support/launcher.ts";
+import { waitFor, type Teardown } from "../../test/support/launcher.ts";
+import { storePlace } from "../../test/support/store.ts";
 import { Authenticator, newApiToken } from "../auth/index.ts";
 import { loadConfig } from "../config/index.ts";
-import { openSqliteStore, type Scope, type Store } from "../store/index.ts";
+import type { Scope, Store } from "../store/index.ts";
 import { startCloud, type RunningCloud } from "../wiring/cloud.ts";
 import { systemClock } from "@sallyport/protocol";
 import type { Problem } from "./api.ts";
@@ -34,9 +35,10 @@ interface World {
 }
 
 async function world(t: Teardown, flags: Record<string, unknown> = {}): Promise<World> {
-  const dir = tempDir(t, "cloud");
+  const place = await storePlace(t);
+  const { dir } = place;
   const config = loadConfig({
-    flags: { data: dir, listen: "127.0.0.1:0", drainMs: 200, ...flags },
+    flags: { data: dir, database: place.database ?? undefined, listen: "127.0.0.1:0", drainMs: 200, ...flags },
     environment: {},
     file: null,
   });
@@ -44,7 +46,7 @@ async function world(t: Teardown, flags: Record<string, unknown> = {}): Promise<
     throw error;
   });
   t.teardown(() => cloud.stop());
-  const store = await openSqliteStore({ dir });
+  const store = await place.open();
   t.teardown(() => store.close());
   const user = await store.ensureAdmin("admin", "default");
   return {

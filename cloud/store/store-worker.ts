@@ -4,6 +4,7 @@ import { DatabaseSync } from "node:sqlite";
 import { parentPort, workerData } from "node:worker_threads";
 import { ConnectorError, toConnectorError, type ErrorBody } from "@sallyport/protocol";
 import { MIGRATIONS } from "./migrations.ts";
+import { newerSchema } from "./newer-schema.ts";
 import { numberChanges } from "./operations/changes.ts";
 import { READS, WRITES } from "./operations/index.ts";
 import type { Tx } from "./operations/tx.ts";
@@ -82,14 +83,8 @@ function migrate(database: DatabaseSync): void {
       .all()
       .map((row) => row["id"] as number),
   );
-  const newest = Math.max(0, ...applied);
-  if (newest > MIGRATIONS.at(-1)!.id) {
-    throw new ConnectorError(
-      "CONFIG_INVALID",
-      `The database ${path} was written by a newer version (schema ${newest}, this program knows ${MIGRATIONS.at(-1)!.id}).`,
-      { fix: "Start the newer version, or restore the backup that was made before the upgrade." },
-    );
-  }
+  const newer = newerSchema(Math.max(0, ...applied), path);
+  if (newer !== null) throw newer;
   for (const migration of MIGRATIONS) {
     if (applied.has(migration.id)) continue;
     database.exec("begin immediate");

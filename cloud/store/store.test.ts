@@ -26,6 +26,8 @@ import { pipelineSchema } from "@sallyport/protocol";
 import fc from "fast-check";
 import t from "tap";
 import { tempDir, waitFor, type Teardown } from "../../test/support/launcher.ts";
+import { postgres } from "../../test/support/postgres.ts";
+import { storePlace, type StorePlace } from "../../test/support/store.ts";
 import { STORED_COLUMNS } from "./columns.ts";
 import { DATABASE_FILE, openSqliteStore, type Scope, type Store, type UserRow } from "./index.ts";
 
@@ -38,14 +40,14 @@ const scopeOf = (user: UserRow): Scope => ({
 
 async function opened(
   test: Teardown,
-  dir = tempDir(test, "store"),
-): Promise<{ store: Store; dir: string; user: UserRow; scope: Scope; pool: PoolId }> {
-  const store = await openSqliteStore({ dir });
+): Promise<{ store: Store; place: StorePlace; user: UserRow; scope: Scope; pool: PoolId }> {
+  const place = await storePlace(test);
+  const store = await place.open();
   test.teardown(() => store.close());
   const user = await store.ensureAdmin("admin", "default");
   const scope = scopeOf(user);
   const pool = await store.ensurePool(scope, "lab", 1);
-  return { store, dir, user, scope, pool: pool.id };
+  return { store, place, user, scope, pool: pool.id };
 }
 
 let joined = 0;
@@ -114,35 +116,63 @@ const change = (
   }),
 });
 
+interface Table {
+  name: string;
+  columns: string[];
+  /** Columns of the primary key, then of each foreign key, in order. */
+  keys: string[][];
+}
+/** The schema as the database itself tells it. */
+async function schemaOf(place: StorePlace): Promise<Table[]> {
+  const tables: Table[] = [];
+  if (place.database === null) {
+    const database = new DatabaseSync(join(place.dir, DATABASE_FILE), { readOnly: true });
+    const names = database.prepare("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%'");
+    for (const name of names.all().map((row) => String(row["name"]))) {
+      const columns = database.prepare(`select name, pk from pragma_table_info('${name}')`).all();
+      const primary = columns.filter((column) => Number(column["pk"]) > 0);
+      primary.sort((a, b) => Number(a["pk"]) - Number(b["pk"]));
+      const foreign = Map.groupBy(
+        database.prepare(`select id, seq, "from" from pragma_foreign_key_list('${name}') order by seq`).all(),
+        (row) => row["id"],
+      );
+      const text = (rows: Record<string, unknown>[], column: string) => rows.map((row) => String(row[column]));
+      tables.push({
+        name,
+        columns: text(columns, "name"),
+        keys: [text(primary, "name"), ...[...foreign.values()].map((rows) => text(rows, "from"))],
+      });
+    }
+    database.close();
+    return tables;
+  }
+  const ask = async (statement: string) => (await postgres()).sql(place.database!, statement);
+  for (const row of await ask(
+    `select c.relname as name,
+       (select json_agg(a.attname) from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns,
+       (select json_agg((select json_agg(a.attname order by k.place) from unnest(x.conkey) with ordinality as k (n, place)
+                         join pg_attribute a on a.attrelid = c.oid and a.attnum = k.n) order by x.contype desc)
+        from pg_constraint x where x.conrelid = c.oid and x.contype in ('p', 'f')) as keys
+     from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'`,
+  ))
+    tables.push(row as unknown as Table);
+  return tables;
+}
+
 t.test("every stored column is on the list, every key begins with the workspace, files are private", async (t) => {
-  const { store, dir } = await opened(t);
+  const { store, place } = await opened(t);
   await store.incarnation();
-  for (const name of readdirSync(dir))
-    t.equal(statSync(join(dir, name)).mode & 0o077, 0, `${name} is its owner's alone`);
-  const database = new DatabaseSync(join(dir, DATABASE_FILE), { readOnly: true });
-  t.teardown(() => database.close());
-  const tables = database
-    .prepare(
-      "select name from sqlite_schema where type = 'table' and name not like 'sqlite_%' and name <> 'schema_migrations'",
-    )
-    .all()
-    .map((row) => String(row["name"]));
-  t.same(tables.sort(), Object.keys(STORED_COLUMNS).sort());
+  for (const name of readdirSync(place.dir))
+    t.equal(statSync(join(place.dir, name)).mode & 0o077, 0, `${name} is its owner's alone`);
+  const tables = (await schemaOf(place)).filter((table) => table.name !== "schema_migrations");
+  t.same(tables.map((table) => table.name).sort(), Object.keys(STORED_COLUMNS).sort());
   // Above workspaces, or outside of them.
   const outside = new Set(["cloud", "cloud_keys", "organisations"]);
-  for (const table of tables) {
-    const columns = database.prepare(`select name, pk from pragma_table_info('${table}')`).all();
-    t.same(
-      columns.map((column) => String(column["name"])).sort(),
-      Object.keys(STORED_COLUMNS[table as keyof typeof STORED_COLUMNS]).sort(),
-      table,
-    );
-    if (outside.has(table)) continue;
-    t.equal(columns.find((column) => column["pk"] === 1)?.["name"], "workspace_id", `primary key of ${table}`);
-    for (const key of database.prepare(`select * from pragma_foreign_key_list('${table}') where seq = 0`).all()) {
-      if (table === "workspaces") continue;
-      t.equal(key["from"], "workspace_id", `foreign key of ${table} to ${String(key["table"])}`);
-    }
+  for (const { name, columns, keys } of tables) {
+    t.same([...columns].sort(), Object.keys(STORED_COLUMNS[name as keyof typeof STORED_COLUMNS]).sort(), name);
+    if (outside.has(name)) continue;
+    for (const [at, key] of keys.entries())
+      if (at === 0 || name !== "workspaces") t.equal(key[0], "workspace_id", `${name}: key ${key.join(", ")}`);
   }
 });
 
@@ -150,12 +180,15 @@ t.test("a damaged database is refused in words", async (t) => {
   const dir = tempDir(t, "store");
   writeFileSync(join(dir, DATABASE_FILE), Buffer.alloc(8192, "nonsense"));
   await t.rejects(openSqliteStore({ dir }), { code: "STORAGE_CORRUPT", fix: /backup/ });
-  const other = tempDir(t, "store");
-  await (await openSqliteStore({ dir: other })).close();
-  const database = new DatabaseSync(join(other, DATABASE_FILE));
-  database.exec("insert into schema_migrations values (99, 'later', 1)");
-  database.close();
-  await t.rejects(openSqliteStore({ dir: other }), { code: "CONFIG_INVALID", message: /newer version/ });
+  const other = await storePlace(t);
+  await (await other.open()).close();
+  const later = "insert into schema_migrations values (99, 'later', 1)";
+  if (other.database === null) {
+    const database = new DatabaseSync(join(other.dir, DATABASE_FILE));
+    database.exec(later);
+    database.close();
+  } else await (await postgres()).sql(other.database, later);
+  await t.rejects(other.open(), { code: "CONFIG_INVALID", message: /newer version/ });
 });
 
 t.test("changes: numbered without gap, told in order, after their commit", async (t) => {
@@ -202,15 +235,15 @@ t.test("what a write resolved, a read sees", async (t) => {
 });
 
 t.test("acknowledged is durable: kill -9 in the middle of writing", async (t) => {
-  const { store, dir, scope, pool } = await opened(t);
+  const { store, place, scope, pool } = await opened(t);
   await store.close();
-  const writer = join(dir, "writer.ts");
+  const writer = join(place.dir, "writer.ts");
   const here = (path: string) => JSON.stringify(fileURLToPath(new URL(path, import.meta.url)));
   writeFileSync(
     writer,
     `import { writeSync } from "node:fs";
-     import { openSqliteStore } from ${here("./index.ts")};
-     const store = await openSqliteStore({ dir: ${JSON.stringify(dir)} });
+     import { openStore } from ${here("./index.ts")};
+     const store = await openStore(${JSON.stringify({ dir: place.dir, database: place.database })});
      const scope = ${JSON.stringify(scope)};
      let n = 0;
      const one = async () => { for (;;) { const id = ids(); await store.createCommand(scope, { id, pool: ${JSON.stringify(pool)}, kind: "k.k", resource: "r", intent: "{}", body: { encoding: "json", enc: "none", kid: null, data: "{}" }, notBefore: 0, expires: 9, createdAt: 1 }); writeSync(1, id + "\\n"); } };
@@ -223,12 +256,12 @@ t.test("acknowledged is durable: kill -9 in the middle of writing", async (t) =>
     let out = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text));
     const exit = new Promise((resolve) => child.on("close", resolve));
-    await waitFor("acknowledged writes", () => out.length > 37 * (500 + 400 * round));
+    await waitFor("acknowledged writes", () => out.length > 37 * (500 + 400 * round), { timeoutMs: 60_000 });
     child.kill("SIGKILL");
     await exit;
     acknowledged = [...acknowledged, ...out.split("\n").filter((line) => line.length === 36)];
   }
-  const again = await openSqliteStore({ dir });
+  const again = await place.open();
   t.teardown(() => again.close());
   t.ok(acknowledged.length > 1500, `${acknowledged.length} acknowledged`);
   const missing: string[] = [];

@@ -23,7 +23,7 @@ import { tokenRoutes } from "../http/routes/tokens.ts";
 import { makeApiServer } from "../http/server.ts";
 import { loadKeyRing, ownTls, writePrivateFile, type ServerTls } from "../keys/index.ts";
 import { LinkGateway } from "../link/index.ts";
-import { openSqliteStore } from "../store/index.ts";
+import { openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
 import { linkDirectory } from "./link-directory.ts";
 
@@ -85,7 +85,15 @@ export async function startCloud(
     const command = loadKeyRing(join(config.data, "keys/command.json"), "command", clock.now());
     const tls = await tlsOf(config, clock.now());
 
-    const store = await openSqliteStore({ dir: config.data, onDeath: onFatal });
+    const store = await openStore({
+      dir: config.data,
+      database: config.database,
+      onDeath: onFatal,
+      onOutage: (error) =>
+        error === null
+          ? log.info("the database is back")
+          : log.error({ err: error }, `${error.message} Until it is back nothing new is taken`),
+    });
     undo.push(() => store.close());
     const incarnation = await store.incarnation();
     await store.putCloudKeys([...identity.publicRows, ...command.publicRows]);

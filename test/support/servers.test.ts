@@ -1,9 +1,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { GetObjectCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3";
+import pg from "pg";
 import t from "tap";
 import { repository } from "./launcher.ts";
-import { startS3, startVault } from "./servers.ts";
+import { startPostgres, startS3, startVault } from "./servers.ts";
 import { needs } from "./skip.ts";
 
 t.test("S3 over TLS: verifies signatures, keeps its state over a restart", { skip: needs("s3") }, async (t) => {
@@ -37,7 +38,21 @@ t.test("Vault: a secret is there for its token alone, also after a restart", { s
   t.equal(refused.status, 403);
 });
 
+t.test("PostgreSQL: a database each, TLS, its state over a restart", { skip: needs("postgres") }, async (t) => {
+  const server = await startPostgres(t, { tls: true });
+  const [one, other] = [await server.database(), await server.database()];
+  await server.sql(one, "create table kept (n bigint)");
+  await t.rejects(server.sql(other, "select n from kept"), { code: "42P01" });
+  await server.restart();
+  t.same(await server.sql(one, "select n from kept"), []);
+  const client = new pg.Client({ connectionString: one, ssl: { ca: readFileSync(server.caFile!) } });
+  await client.connect();
+  t.same((await client.query("select ssl from pg_stat_ssl where pid = pg_backend_pid()")).rows, [{ ssl: true }]);
+  await client.end();
+  await t.rejects(server.sql(one.replace("app-secret", "wrong"), "select 1"), { code: "28P01" });
+});
+
 t.test("every server that a test can ask for has its recipe", async (t) => {
-  for (const name of ["s3", "vault", "docker", "chromium"])
+  for (const name of ["s3", "vault", "docker", "chromium", "postgres"])
     t.ok(existsSync(join(repository, "test/support/servers", name)), name);
 });

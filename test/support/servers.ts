@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { randomUUID } from "node:crypto";
 import { CreateBucketCommand, S3Client } from "@aws-sdk/client-s3";
+import pg from "pg";
 import { cleanEnv, repository, tempDir } from "./launcher.ts";
 import type { Teardown } from "./launcher.ts";
 import type { ServerName } from "./skip.ts";
@@ -20,6 +21,8 @@ export interface Server {
   /** What its recipe printed. */
   readonly settings: Readonly<Record<string, string>>;
   stop(): Promise<void>;
+  /** Starts it again after `stop`, on the same port with the same state. */
+  resume(): Promise<void>;
   /** Stops it when it runs, and starts it on the same port with the same state (vault: only with --persist). */
   restart(): Promise<void>;
 }
@@ -44,12 +47,16 @@ export async function startServer(t: Teardown, name: ServerName, options: readon
   };
   t.teardown(stop);
   const settings: Readonly<Record<string, string>> = await start([]);
+  const resume = async () => {
+    const address = settings["S3_ENDPOINT"] ?? settings["VAULT_ADDR"];
+    const port = settings["PGPORT"] ?? (address === undefined ? undefined : new URL(address).port);
+    await start(port === undefined ? [] : ["--port", port]);
+  };
   const restart = async () => {
     await stop();
-    const address = settings["S3_ENDPOINT"] ?? settings["VAULT_ADDR"];
-    await start(address === undefined ? [] : ["--port", new URL(address).port]);
+    await resume();
   };
-  return { dir, settings, stop, restart };
+  return { dir, settings, stop, resume, restart };
 }
 
 function setting(server: Server, name: string): string {
@@ -160,6 +167,44 @@ export async function startVault(
     api,
     async writeSecret(path, data) {
       await api("POST", `secret/data/${path}`, { data });
+    },
+  };
+}
+
+export interface PostgresServer extends Server {
+  /** PEM file of the authority that signed its certificate; undefined without TLS. */
+  readonly caFile: string | undefined;
+  /** Makes an empty database of its own and returns its address, password included. */
+  database(): Promise<string>;
+  /** Statements behind everybody's back, as the server's owner, in the database of that address. */
+  sql(address: string, statement: string, values?: unknown[]): Promise<Record<string, unknown>[]>;
+}
+
+/** PostgreSQL. `fsync`: it waits for the disk, for figures; without, it is quick. */
+export async function startPostgres(
+  t: Teardown,
+  { tls = false, fsync = false }: { tls?: boolean; fsync?: boolean } = {},
+): Promise<PostgresServer> {
+  const server = await startServer(t, "postgres", [...(tls ? ["--tls"] : []), ...(fsync ? ["--fsync"] : [])]);
+  const credentials = `${setting(server, "PGUSER")}:${setting(server, "PGPASSWORD")}`;
+  const address = (name: string) => `postgres://${credentials}@127.0.0.1:${setting(server, "PGPORT")}/${name}`;
+  const sql: PostgresServer["sql"] = async (of, statement, values = []) => {
+    const client = new pg.Client({ connectionString: of.split("?")[0]! });
+    await client.connect();
+    try {
+      return (await client.query(statement, values)).rows as Record<string, unknown>[];
+    } finally {
+      await client.end();
+    }
+  };
+  return {
+    ...server,
+    caFile: server.settings["PGSSLROOTCERT"],
+    sql,
+    async database() {
+      const name = `test_${randomUUID().replaceAll("-", "")}`;
+      await sql(address("postgres"), `create database ${name}`);
+      return address(name);
     },
   };
 }

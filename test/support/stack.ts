@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { Agent, MadeEnrollment } from "../../cloud/http/api.ts";
 import { TestApi } from "./api.ts";
 import { binFile, runProgram, startProgram, tempDir, waitFor, type Program, type Teardown } from "./launcher.ts";
+import { onPostgres, postgres } from "./postgres.ts";
 
 export async function freePort(): Promise<number> {
   const server = createServer();
@@ -65,6 +66,8 @@ export interface CloudOptions {
   tree?: "source" | "dist";
   /** Its data directory; default a fresh one. */
   dir?: string;
+  /** PostgreSQL's address; default SQLite, or a fresh one where the test runs on PostgreSQL (postgres.ts). */
+  database?: string;
 }
 
 export class TestCloud extends CloudClient {
@@ -86,7 +89,9 @@ export class TestCloud extends CloudClient {
   }
 
   static async start(t: Teardown, options: CloudOptions = {}): Promise<TestCloud> {
-    const cloud = new TestCloud(t, options.port ?? (await freePort()), options);
+    const database = options.database ?? (onPostgres ? await (await postgres()).database() : undefined);
+    const env = { ...(database === undefined ? {} : { SALLYPORT_DATABASE_URL: database }), ...options.env };
+    const cloud = new TestCloud(t, options.port ?? (await freePort()), { ...options, env });
     await cloud.start();
     await cloud.api.signIn(readFileSync(join(cloud.dir, "sign-in-url"), "utf8").trim());
     return cloud;
@@ -143,6 +148,7 @@ export class TestCloud extends CloudClient {
         "--listen",
         `127.0.0.1:${this.port}`,
       ],
+      env: this.#options.env ?? {},
     });
   }
 }

@@ -517,17 +517,19 @@ export async function supersede(
   }
 }
 
-/** `workspace`: of that one alone. */
-/** Only what no agent can have: what one may have taken stays queued until that one answers, or is declared lost. */
-export async function expireQueued(tx: Tx, now: number): Promise<number> {
-  const rows = await tx.db
+/**
+ * Only what no agent can have: what one may have taken stays queued until that one answers, or is declared lost.
+ * `workspace`: of that one alone.
+ */
+export async function expireQueued(tx: Tx, now: number, workspace?: string): Promise<number> {
+  let due = tx.db
     .selectFrom("commands as c")
     .selectAll("c")
     .where("c.state", "=", "queued")
     .where("c.expires_at", "<=", now)
-    .where((eb) => eb.not(maybeTaken("c")))
-    .limit(500)
-    .execute();
+    .where((eb) => eb.not(maybeTaken("c")));
+  if (workspace !== undefined) due = due.where("c.workspace_id", "=", workspace);
+  const rows = await due.limit(500).execute();
   for (const row of rows) {
     const error: ErrorBody =
       row.offers === 0
