@@ -162,6 +162,8 @@ export const dispatchSchema = z.strictObject({
   sequence: z.int().positive(),
   attempt: z.int().positive(),
   expires: z.int().nonnegative(),
+  /** Another replica accepted the command in time, or may have, and has gone silent: past its expiry it may be taken if its work has begun. */
+  takenOver: z.literal(true).optional(),
 });
 export type Dispatch = z.infer<typeof dispatchSchema>;
 

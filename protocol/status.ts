@@ -27,6 +27,11 @@ export const agentStatusSchema = z.object({
   /** Names of programs that steps may start. */
   programs: z.array(nameSchema),
   engines: z.array(z.string()),
+  /**
+   * Of the engines that other agents may be asking too: whose they are, the same word from each agent of one engine and
+   * from none of another. An engine that is the agent's alone is not in it. Absent = none.
+   */
+  engineIds: z.record(z.string(), z.string()).optional(),
   /** Hex sha-256 of the effective policy. The cloud can see that it changed, not what it says. */
   policyDigest: z.string(),
   /** Command kinds that the policy allows. */

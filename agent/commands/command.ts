@@ -49,6 +49,13 @@ export interface CommandKind<I extends z.ZodType = z.ZodType, O extends z.ZodTyp
    */
   check?(input: z.output<I>, policy: PolicyGuard): void;
   /**
+   * Durable kinds whose work lies where other agents see it: whether some of this command's does. Asked when it comes past
+   * its expiry from another agent that had it: only what has begun may go on. Absent = no.
+   */
+  hasBegun?(command: CommandId): Promise<boolean>;
+  /** Durable kinds: another agent has it by now, or `running` here is to be left as it is. Written down before it is answered for. */
+  released?(command: CommandId): Promise<void>;
+  /**
    * Interactive kinds: do it, return the result. Durable kinds: called after the journal's fsync, and again after a
    * restart while the command has not ended (so it must find what it began: adopt, never repeat); the returned result
    * becomes the report `command.succeeded`, a thrown error `command.failed`, CANCELLED `command.cancelled`.

@@ -11,8 +11,10 @@ import {
   toConnectorError,
   wait,
   type Clock,
+  type CommandId,
   type LinkStream,
   type Report,
+  type ReportAck,
 } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { Journal } from "../journal/journal.ts";
@@ -25,6 +27,10 @@ export interface ReportOutboxOptions {
   clock: Clock;
   log: Logger;
   random?: () => number;
+  /** Lists that came with an acknowledgement, to be written down before it counts. Absent = they are passed over. */
+  handed?: (lists: { released: CommandId[]; fenced: CommandId[]; settled: CommandId[] }) => Promise<void>;
+  /** More was acknowledged. */
+  acknowledged?: () => void;
 }
 
 const BATCH = 64;
@@ -132,13 +138,20 @@ export class ReportOutbox {
         stream.reset(error);
         throw error;
       }
+      if (ack.success) await this.#handed(ack.data);
       if (committedThrough <= this.#acknowledged) continue;
       await this.#options.journal.acknowledge(committedThrough);
       this.#acknowledged = committedThrough;
       boundary.acknowledged.publish({ through: committedThrough });
       for (const wake of [...this.#onAck]) wake();
+      this.#options.acknowledged?.();
     }
     throw new ConnectorError("LINK_LOST", "The other end closed the reports' stream.");
+  }
+
+  async #handed({ released = [], fenced = [], settled = [] }: ReportAck): Promise<void> {
+    if (released.length + fenced.length + settled.length > 0)
+      await this.#options.handed?.({ released, fenced, settled });
   }
 
   async #write(stream: LinkStream, sent: { through: number }, signal: AbortSignal): Promise<void> {

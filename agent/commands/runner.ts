@@ -81,8 +81,10 @@ const boundary = {
 };
 
 const RETRY_MS = 1000;
+const LEFT_LOOK_MS = 20;
 /** A report's body is JSON within JSON, which may double it, and a line of reports has a limit of its own. */
 const MAX_REPORT_RESULT_BYTES = MAX_BODY_BYTES / 2;
+const heldElsewhere = () => new ConnectorError("HELD_ELSEWHERE", "Another agent has taken this command over.");
 const draining = () =>
   new ConnectorError("AGENT_DRAINING", "The agent is stopping.", { fix: "Try again when it is back." });
 
@@ -99,6 +101,8 @@ export class CommandRunner {
   readonly #active = new Map<CommandId | string, Active>();
   readonly #settled = new Set<() => void>();
   readonly #stop = new AbortController();
+  /** Let go of, and not taken up again since. */
+  readonly #released = new Set<CommandId>();
   #interactive = 0;
 
   constructor(options: RunnerOptions) {
@@ -162,6 +166,22 @@ export class CommandRunner {
     }
   }
 
+  /**
+   * Another replica has it by now. What runs of it goes on without this agent: nothing is stopped, and nothing more is
+   * said of it. Resolves when that is written down.
+   */
+  async release(id: CommandId): Promise<void> {
+    const { journal, log, registry } = this.#options;
+    const held = await journal.command(id);
+    if (held?.state === "released") return;
+    if (held !== null && registry.names.includes(held.kind)) await registry.get(held.kind).released?.(id);
+    this.#released.add(id);
+    await journal.release(id);
+    this.#queue.remove(id);
+    this.#active.get(id)?.controller.abort(heldElsewhere());
+    log.warn({ command: id, kind: held?.kind }, "another agent has taken this command over: it is left to it");
+  }
+
   /** By a person at the agent's host. False = it is not known here, or has ended. */
   async cancelLocal(id: CommandId, who: string): Promise<boolean> {
     const reason = new ConnectorError("CANCELLED", `Stopped at the agent's host by ${who}.`);
@@ -220,6 +240,12 @@ export class CommandRunner {
     for (const check of [...this.#settled]) check();
   }
 
+  async #left(id: CommandId): Promise<void> {
+    while (this.#active.has(id) || this.#queue.has(id))
+      await wait(this.#options.clock, LEFT_LOOK_MS, this.#stop.signal);
+    this.#released.delete(id);
+  }
+
   #redactedBody(error: ConnectorError): ErrorBody {
     return this.#options.redactor.json(error.toBody());
   }
@@ -241,9 +267,10 @@ export class CommandRunner {
       kind = registry.get(intent.kind);
       if (kind.spec.class === "durable") {
         const held = await journal.command(intent.command);
-        if (held !== null) return this.#answerKnown(offer, held, stream);
+        if (held !== null && held.state !== "released") return this.#answerKnown(offer, held, stream);
       }
-      requireInTime(intent, session.cloudNow());
+      const late = offer.dispatch.takenOver === true && intent.expires <= session.cloudNow();
+      if (!late || (await kind.hasBegun?.(intent.command)) !== true) requireInTime(intent, session.cloudNow());
       intake.require();
       const verdict = policy.decide({ kind: "command", command: intent.kind });
       rule = verdict.rule;
@@ -305,6 +332,8 @@ export class CommandRunner {
       { incarnation: dispatch.incarnation, sequence: dispatch.sequence },
     );
     boundary.journaled.publish({ command: intent.command });
+    // One that was let go of may not have been left yet.
+    if (!known && this.#released.has(intent.command)) await this.#left(intent.command);
     // Whatever becomes of the stream, from here on the command is ours.
     if (!known) this.#enqueue(intent.command, intent.kind, intent.resource, false);
     if (!stream.signal.aborted && session.incarnation === dispatch.incarnation)
@@ -470,7 +499,10 @@ export class CommandRunner {
       const held = await this.#insist(() => this.#options.journal.command(id), log);
       if (held === null || (held.state !== "accepted" && held.state !== "running")) return;
       const end = await this.#durableEnd(held, log);
-      if (end === null) return log.info("left open: it goes on after the restart");
+      if (end === null)
+        return log.info(
+          this.#released.has(id) ? "left to the agent that has it" : "left open: it goes on after the restart",
+        );
       boundary.done.publish({ command: id });
       await this.#insist(() => this.#options.journal.advance(id, end.state, [end.report]), log);
       boundary.ended.publish({ command: id });
@@ -525,6 +557,7 @@ export class CommandRunner {
         outcome: "succeeded",
       };
     } catch (caught) {
+      if (this.#released.has(held.id)) return null;
       if (this.#stop.signal.aborted && (controller.signal.reason as ConnectorError | undefined)?.code !== "CANCELLED")
         return null;
       const error = toConnectorError(caught);

@@ -62,8 +62,21 @@ export type WorkStatus =
 /** How the agent reaches a port of running work; null = not (yet), or the engine has no addresses. */
 export type WorkAddress = { host: string; port: number } | null;
 
+/** Of an engine that other agents of the pool may be asking too. */
+export interface SharedEngine {
+  /** The same word from each agent of this very engine, and from none of another; null = not known yet. */
+  id(): string | null;
+  /** Work of the command that the engine knows, whichever agent of the pool began it. */
+  ofCommand(command: CommandId): Promise<WorkName[]>;
+}
+
 export interface Engine {
   readonly name: string;
+  /**
+   * Absent = no other agent can ask it. Where it can: work of a command that another agent of the pool began is known by
+   * its name as if this one had, and `list` still tells only what this agent began.
+   */
+  readonly shared?: SharedEngine;
   /**
    * True when code in it cannot reach the host and is kept within its resources: shown to people. Such an engine starts
    * images, any other starts programs of this machine.

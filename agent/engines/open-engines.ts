@@ -18,6 +18,10 @@ export interface EnginesOptions {
   dockerSocket: string | null;
   /** Stays the same as long as the state directory. */
   agentId: string;
+  /** The agent's pool, once it has joined one. Absent = work of other agents is not known here. */
+  pool?: () => string | null;
+  /** Which engine it is became known, or changed. */
+  met?: () => void;
   clock: Clock;
   log: Logger;
 }
@@ -50,9 +54,17 @@ export async function openEngines(options: EnginesOptions): Promise<OpenEngines>
   };
 }
 
-async function openDocker({ stateDir, agentId, clock, log }: EnginesOptions, socket: string): Promise<DockerEngine> {
+async function openDocker({ stateDir, agentId, clock, log, pool, met }: EnginesOptions, socket: string): Promise<DockerEngine> {
   const { createDockerEngine } = await import("./docker/index.ts");
-  return createDockerEngine({ socket, agentId, stateDir, clock, log });
+  return createDockerEngine({
+    socket,
+    agentId,
+    stateDir,
+    clock,
+    log,
+    ...(pool === undefined ? {} : { pool }),
+    ...(met === undefined ? {} : { met }),
+  });
 }
 
 /** For a tool beside an agent that does not run. Null = the agent never used the engine. */

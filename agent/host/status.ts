@@ -11,6 +11,8 @@ export interface StatusSources {
   stores(): AgentStatus["stores"];
   programs(): string[];
   engines(): string[];
+  /** By name, of those that other agents may be asking too. */
+  engineIds(): NonNullable<AgentStatus["engineIds"]>;
   policy: { readonly digest: string };
   /** Kinds that the agent knows and the policy allows. */
   commands(): string[];
@@ -41,6 +43,7 @@ export const statusBuilder = (sources: StatusSources) => (): AgentStatus =>
     stores: sources.stores(),
     programs: sources.programs(),
     engines: sources.engines(),
+    engineIds: sources.engineIds(),
     policyDigest: sources.policy.digest,
     commands: sources.commands(),
     limits: sources.limits(),

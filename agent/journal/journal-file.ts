@@ -92,6 +92,8 @@ export interface JournalOperations {
     dispatch: { incarnation: string; sequence: number },
   ): { known: boolean; state: JournaledCommand["state"] };
   advance(id: CommandId, state: JournaledCommand["state"], reports: ReportBody[], at: number): boolean;
+  release(id: CommandId, at: number): void;
+  unacknowledged(id: CommandId): boolean;
   report(id: CommandId, bodies: ReportBody[], at: number): void;
   command(id: CommandId): JournaledCommand | null;
   open(): JournaledCommand[];
@@ -105,7 +107,14 @@ export interface JournalOperations {
 export type OperationName = keyof JournalOperations;
 
 /** Those that change nothing: a batch of only these needs no commit. */
-export const READS: ReadonlySet<OperationName> = new Set(["command", "open", "reportsAfter", "get", "entries"]);
+export const READS: ReadonlySet<OperationName> = new Set([
+  "command",
+  "unacknowledged",
+  "open",
+  "reportsAfter",
+  "get",
+  "entries",
+]);
 
 /** Kept this long after the expiry of the intent, by the cloud's clock. */
 const DEDUPLICATION_SKEW_MS = 3600_000;
@@ -347,6 +356,10 @@ export class JournalFile {
       const held = this.#one("SELECT state FROM command WHERE id = ?").get(command.id) as
         | { state: JournaledCommand["state"] }
         | undefined;
+      if (held?.state === "released") {
+        this.#one("UPDATE command SET state = 'accepted' WHERE id = ?").run(command.id);
+        return { known: false, state: "accepted" };
+      }
       if (held !== undefined) return { known: true, state: held.state };
       if (!this.#roomForMore()) {
         throw new ConnectorError(
@@ -380,6 +393,15 @@ export class JournalFile {
       this.#report(id, reports, at);
       return true;
     },
+
+    release: (id, at) => {
+      const held = this.#one("SELECT state FROM command WHERE id = ?").get(id) as { state: string } | undefined;
+      if (held?.state === "released") return;
+      this.#one("UPDATE command SET state = 'released' WHERE id = ?").run(id);
+      this.#report(id, [{ type: "command.released" }], at);
+    },
+
+    unacknowledged: (id) => this.#one("SELECT 1 FROM report WHERE command = ? LIMIT 1").get(id) !== undefined,
 
     report: (id, bodies, at) => this.#report(id, bodies, at),
 

@@ -6,7 +6,8 @@ export interface JournaledCommand {
   id: CommandId;
   kind: string;
   resource: string;
-  state: "accepted" | "running" | "succeeded" | "failed" | "cancelled";
+  /** `released`: another replica has it by now; an offer of it begins it again. */
+  state: "accepted" | "running" | "succeeded" | "failed" | "cancelled" | "released";
   /** Exact text of the intent: the proof of what was asked. */
   intent: string;
   body: Body;
@@ -23,13 +24,17 @@ export interface Journal {
   readonly lastSequence: number;
   /** Highest dispatch sequence accepted from this incarnation of the cloud; 0 = none. */
   dispatchSequence(incarnation: string): Promise<number>;
-  /** Records the command unless its id is held; `known` says that it was. */
+  /** Records the command unless its id is held; `known` says that it was. One that was released is taken up again. */
   accept(
     command: Omit<JournaledCommand, "state">,
     dispatch: { incarnation: string; sequence: number },
   ): Promise<{ known: boolean; state: JournaledCommand["state"] }>;
   /** Moves the state and appends the reports that go with it, in one commit. A terminal state never changes: then nothing is written and false is the answer. */
   advance(id: CommandId, state: JournaledCommand["state"], reports: ReportBody[]): Promise<boolean>;
+  /** Another replica has it, whatever had become of it here: written down and answered for, once. */
+  release(id: CommandId): Promise<void>;
+  /** Whether a report about it is not acknowledged yet. */
+  unacknowledged(id: CommandId): Promise<boolean>;
   /** Appends reports without a change of state. */
   report(id: CommandId, bodies: ReportBody[]): Promise<void>;
   command(id: CommandId): Promise<JournaledCommand | null>;

@@ -196,6 +196,14 @@ export class SqliteJournal implements Journal {
     return this.#ask("advance", id, state, reports, this.#options.clock.now());
   }
 
+  release(id: CommandId): Promise<void> {
+    return this.#ask("release", id, this.#options.clock.now());
+  }
+
+  unacknowledged(id: CommandId): Promise<boolean> {
+    return this.#ask("unacknowledged", id);
+  }
+
   async report(id: CommandId, bodies: ReportBody[]): Promise<void> {
     if (bodies.length > 0) await this.#ask("report", id, bodies, this.#options.clock.now());
   }

@@ -9,6 +9,7 @@ import { artifactKinds } from "../features/artifacts/index.ts";
 import type { Deployments } from "../features/deployments/index.ts";
 import { createPipelines, type Pipelines } from "../features/pipelines/index.ts";
 import { HostFacts } from "../host/index.ts";
+import { IdentityStore } from "../link/index.ts";
 import { LogStore } from "../logs/index.ts";
 import { LivePolicy } from "../policy/index.ts";
 import { manifestOf, parseArtifactPath } from "../stores/index.ts";
@@ -60,6 +61,8 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     stateDir: config.state,
     dockerSocket: config.engines.docker?.socket ?? null,
     agentId: journal.id,
+    pool: poolOf(config.state),
+    met: () => changes.tell(),
     clock,
     log,
   });
@@ -87,7 +90,18 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     maxRuns: () => context.compiled.config.limits.concurrentRuns,
     changed: () => changes.tell(),
   });
-  const outbox = new ReportOutbox({ journal, redactor, clock, log });
+  const outbox = new ReportOutbox({
+    journal,
+    redactor,
+    clock,
+    log,
+    async handed({ released, fenced, settled }) {
+      await pipelines.fenced(fenced);
+      await pipelines.settled(settled);
+      for (const command of released) await runner.release(command);
+    },
+    acknowledged: () => pipelines.acknowledged(),
+  });
   const facts = new HostFacts(config.state, clock);
   return {
     changes,
@@ -130,6 +144,13 @@ function makePipelines(
     workBytes: limits.workBytes,
     maxSteps: () => context.compiled.config.limits.concurrentSteps,
   });
+}
+
+/** Known from the enrolment on, which may come after this. */
+function poolOf(stateDir: string): () => string | null {
+  const identity = new IdentityStore(stateDir);
+  let pool: string | null = null;
+  return () => (pool ??= identity.load()?.identity.pool ?? null);
 }
 
 /** Every kind of command that this agent knows. */

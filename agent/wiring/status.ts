@@ -24,6 +24,13 @@ export function makeStatus(context: AgentContext, parts: Parts): () => AgentStat
     programs: () =>
       Object.keys(config().programs).filter((program) => policy.decide({ kind: "program", program }).allowed),
     engines: () => engines.names.filter((name) => policy.decide({ kind: "engine", engine: name }).allowed),
+    engineIds: () =>
+      Object.fromEntries(
+        engines.names.flatMap((name) => {
+          const id = engines.get(name).shared?.id() ?? null;
+          return id !== null && policy.decide({ kind: "engine", engine: name }).allowed ? [[name, id]] : [];
+        }),
+      ),
     policy,
     commands: () => policy.allowedCommands(registry.names),
     limits: () => ({

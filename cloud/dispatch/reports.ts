@@ -13,11 +13,13 @@ import {
   type LinkStream,
   type PoolId,
   type Report,
+  type ReportAck,
   type WorkspaceId,
 } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { CloudSession, Sessions } from "../link/sessions.ts";
 import type { Store } from "../store/store.ts";
+import type { Handoffs } from "./handoffs.ts";
 import type { DispatchMetrics } from "./metrics.ts";
 
 export interface ReportsDeps {
@@ -26,6 +28,7 @@ export interface ReportsDeps {
   clock: Clock;
   log: Logger;
   metrics: DispatchMetrics;
+  handoffs: Handoffs;
   /** Work ended: there may be room for what waits. */
   ended: (workspace: WorkspaceId, pool: PoolId) => void;
 }
@@ -65,6 +68,11 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
       `The reports are of journal ${open.data.journal}, the session said ${session.journal}.`,
     );
   stream.respond({ type: "reports" });
+  // Line by line, whoever has something to say.
+  let writing: Promise<void> = Promise.resolve();
+  const send = (line: ReportAck): Promise<void> =>
+    (writing = writing.catch(() => undefined).then(() => stream.write(ndjsonLine(line))));
+  const detach = deps.handoffs.attach(session, send);
 
   let pending: Report[] = [];
   let over = false;
@@ -115,7 +123,7 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
       pending = [];
       wakeReader();
       // What came whole is committed even if the stream broke after it.
-      const { committedThrough } = await deps.store.commitReports(
+      const { committedThrough, ...handed } = await deps.store.commitReports(
         session.workspace,
         session.replica,
         session.journal,
@@ -125,16 +133,19 @@ async function takeReports(deps: ReportsDeps, stream: LinkStream, session: Cloud
       );
       committed.publish({ through: committedThrough });
       deps.metrics.reports(batch.length);
+      if (batch.some((report) => releasesCommand(report))) deps.handoffs.tell(session.workspace, null);
       if (batch.some((report) => endsCommand(report))) deps.ended(session.workspace, session.pool);
       if (stream.signal.aborted) break;
       const through = Math.min(committedThrough, received);
-      if (through > 0) await stream.write(ndjsonLine({ committedThrough: through }));
+      if (through > 0) await send({ committedThrough: through, ...handed });
     }
   } catch (error) {
     stream.reset(toConnectorError(error));
     wakeReader();
     await reading;
     throw error;
+  } finally {
+    detach();
   }
   await reading;
   if (failure !== null) throw failure as ConnectorError;
@@ -169,5 +180,7 @@ const malformed = (issue: { path: PropertyKey[]; message: string }, what: string
     { fix: "Update the agent or the control plane, whichever is older." },
   );
 
+const releasesCommand = (report: Report): boolean =>
+  report.body.enc === "none" && report.body.data.startsWith('{"type":"command.released"');
 const endsCommand = (report: Report): boolean =>
   report.body.enc === "none" && /^\{"type":"command\.(succeeded|failed|cancelled)"/.test(report.body.data);

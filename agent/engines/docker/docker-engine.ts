@@ -3,9 +3,9 @@
 import { mkdirSync } from "node:fs";
 import { open, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { ConnectorError, wait, type Clock } from "@sallyport/protocol";
+import { ConnectorError, sha256, wait, type Clock, type CommandId } from "@sallyport/protocol";
 import type { Logger } from "pino";
-import type { Engine, WorkAddress, WorkName, WorkSpec, WorkStatus } from "../engine.ts";
+import { commandOfWork, type Engine, type WorkAddress, type WorkName, type WorkSpec, type WorkStatus } from "../engine.ts";
 import { signalOf } from "../process/work-folder.ts";
 import { packFolder, unpackOutputs } from "./archive.ts";
 import { DockerClient, EngineRefusal, refused } from "./client.ts";
@@ -17,6 +17,7 @@ import {
   containerName,
   isWorkName,
   LABEL_AGENT,
+  LABEL_POOL,
   LABEL_WORK,
   VOLUME_TARGET,
   WORK_FOLDER,
@@ -31,6 +32,10 @@ export interface DockerEngineOptions {
   stateDir: string;
   clock: Clock;
   log: Logger;
+  /** The agent's pool: steps that another agent of it began are known here too. Absent or null = nobody else's are. */
+  pool?: () => string | null;
+  /** The Engine told which it is. */
+  met?: () => void;
   /** Whom work runs as. Default 65532:65532, nobody's on most machines. */
   user?: { uid: number; gid: number };
 }
@@ -45,6 +50,11 @@ const FILL_MS = 60 * 60_000;
 const STOP_EXTRA_MS = 60_000;
 /** A wait for an end is asked for anew so often: an Engine that lost track of it does not hold it up for longer. */
 const WAIT_AGAIN_MS = 60_000;
+/** A container that another agent made and did not start is its own for this long. */
+const PEER_START_MS = 15_000;
+const STARTS = 20;
+/** Another Engine may answer at the same socket one day. */
+const IDENTITY_MS = 60_000;
 
 type Exited = Extract<WorkStatus, { state: "exited" }>;
 
@@ -72,7 +82,10 @@ export function createDockerEngine(options: DockerEngineOptions): DockerEngine {
 export class DockerEngine implements Engine {
   readonly name = "docker";
   readonly isolated = true;
+  readonly shared = { id: () => this.#identity(), ofCommand: (command: CommandId) => this.#ofCommand(command) };
   readonly #agentId: string;
+  readonly #pool: () => string | null;
+  readonly #told: () => void;
   readonly #folder: string;
   readonly #clock: Clock;
   readonly #log: Logger;
@@ -83,11 +96,15 @@ export class DockerEngine implements Engine {
   readonly #starting = new Map<WorkName, Promise<WorkStatus>>();
   readonly #followers = new Map<WorkName, LogFollower>();
   #met: Promise<void> | null = null;
+  #id: string | null = null;
+  #idAskedMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: DockerEngineOptions) {
     if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$/.test(options.agentId))
       throw new ConnectorError("CONFIG_INVALID", "The agent's id cannot be part of the name of a network.");
     this.#agentId = options.agentId;
+    this.#pool = options.pool ?? (() => null);
+    this.#told = options.met ?? (() => undefined);
     this.#folder = join(options.stateDir, "docker");
     this.#clock = options.clock;
     this.#log = options.log;
@@ -260,31 +277,34 @@ export class DockerEngine implements Engine {
         `Work ${name} names no image, and the engine docker runs nothing else.`,
       );
     await this.#meet();
-    const before = await this.#find(name);
-    if (before !== null) {
-      if (begun(before)) return this.#known(spec, before);
-      // Left by an agent that was killed between making and starting it. Never forced: if it starts just now, it stays.
-      await this.#remove(before.Id, `Work ${name}`);
-    }
-    const imageId = await this.#images.find(container.image);
-    if (imageId === null)
-      throw new ConnectorError("IMAGE_MISSING", `Image ${container.image} is not at the Engine any more.`, {
-        fix: "Start the work again: the image is pulled before.",
-      });
-    const made = await this.#create(spec, imageId);
-    if (made === null) return this.#known(spec, (await this.#find(name))!);
-    try {
-      await this.#client.call("PUT", `/containers/${made}/archive`, {
-        query: { path: VOLUME_TARGET },
-        file: packFolder(spec.cwd, "work", this.#user),
-        timeoutMs: FILL_MS,
-      });
-      await this.#client.call("POST", `/containers/${made}/start`, { timeoutMs: START_MS });
-    } catch (error) {
-      // The answer may be what was lost: then the Engine is asked, now or by the next who starts this name.
-      const now = await this.#find(name).catch(() => undefined);
-      if (now === undefined) throw error;
-      if (now === null || !begun(now)) {
+    let patienceMs = PEER_START_MS;
+    for (let tries = 0; ; tries++) {
+      const before = await this.#settledContainer(name, patienceMs);
+      if (before !== null) return this.#known(spec, before);
+      const imageId = await this.#images.find(container.image);
+      if (imageId === null)
+        throw new ConnectorError("IMAGE_MISSING", `Image ${container.image} is not at the Engine any more.`, {
+          fix: "Start the work again: the image is pulled before.",
+        });
+      const made = await this.#create(spec, imageId);
+      if (made === null) continue;
+      try {
+        await this.#client.call("PUT", `/containers/${made}/archive`, {
+          query: { path: VOLUME_TARGET },
+          file: packFolder(spec.cwd, "work", this.#user),
+          timeoutMs: FILL_MS,
+        });
+        await this.#client.call("POST", `/containers/${made}/start`, { timeoutMs: START_MS });
+      } catch (error) {
+        // The answer may be what was lost: then the Engine is asked, now or by the next who starts this name.
+        const now = await this.#find(name).catch(() => undefined);
+        if (now === undefined) throw error;
+        if (now !== null && begun(now)) return this.#known(spec, now);
+        if (now?.Id !== made && tries < STARTS && this.#pool() !== null) {
+          // Another agent took this one for left behind, and makes its own: it is let be.
+          patienceMs = FILL_MS;
+          continue;
+        }
         if (now !== null) await this.#remove(now.Id, `Work ${name}`).catch(() => undefined);
         throw refused(
           `Work ${name} cannot be started`,
@@ -292,8 +312,34 @@ export class DockerEngine implements Engine {
           "Look at the image and its executable, and at the Engine's log.",
         );
       }
+      const there = await this.#find(name);
+      if (there !== null) return this.#known(spec, there);
+      throw new ConnectorError("ENGINE_FAILED", `The container of work ${name} was removed as soon as it was started.`);
     }
-    return this.#known(spec, (await this.#find(name))!);
+  }
+
+  /**
+   * The container of that name once it has begun; null when there is none. One that was made and not started is removed:
+   * at once if this agent was killed in between, after `patienceMs` if another agent made it, which may be filling it.
+   * Never forced: if it starts just now, it stays.
+   */
+  async #settledContainer(name: WorkName, patienceMs: number): Promise<ContainerInfo | null> {
+    const until = this.#clock.monotonic() + patienceMs;
+    for (;;) {
+      const found = await this.#find(name);
+      if (found === null || begun(found)) return found;
+      const ours = found.Config.Labels?.[LABEL_AGENT] === this.#agentId;
+      if (ours || this.#clock.monotonic() >= until) {
+        try {
+          await this.#remove(found.Id, `Work ${name}`);
+        } catch (error) {
+          const now = await this.#find(name);
+          if (now === null || !begun(now)) throw error;
+        }
+        continue;
+      }
+      await wait(this.#clock, RETRY_MS, this.#client.closed);
+    }
   }
 
   /** The id; null when somebody made it just before. */
@@ -309,7 +355,7 @@ export class DockerEngine implements Engine {
             : { kind: wanted.kind, id: await this.#networks.named(wanted.name) };
       const body = containerBody(
         { ...spec, container },
-        { agentId: this.#agentId, imageId, network, user: this.#user },
+        { agentId: this.#agentId, pool: this.#pool(), imageId, network, user: this.#user },
       );
       try {
         const made = await this.#client.call<{ Id: string }>("POST", "/containers/create", {
@@ -320,13 +366,12 @@ export class DockerEngine implements Engine {
       } catch (error) {
         if (!(error instanceof EngineRefusal)) throw error;
         if (error.status === 409) {
-          const found = await this.#find(spec.name);
-          if (found !== null && begun(found)) return null;
+          if ((await this.#find(spec.name)) !== null) return null;
           throw new ConnectorError(
             "ENGINE_FAILED",
             `The name ${containerName(spec.name)} is taken at the Engine by a container that is not this agent's.`,
             {
-              fix: "Look at its label sallyport.agent. Agents of one pool on one Engine do not start the same work twice.",
+              fix: "Look at its labels sallyport.agent and sallyport.pool.",
               cause: error,
             },
           );
@@ -392,7 +437,7 @@ export class DockerEngine implements Engine {
     return signal === undefined ? this.#client.closed : AbortSignal.any([signal, this.#client.closed]);
   }
 
-  /** This agent's container of that name; null when there is none, also when it is another's. */
+  /** This agent's container of that name, or that of another agent of its pool; null when there is none, also when it is a stranger's. */
   async #find(name: WorkName, signal?: AbortSignal): Promise<ContainerInfo | null> {
     if (!isWorkName(name)) return null;
     let found: ContainerInfo | null;
@@ -406,7 +451,55 @@ export class DockerEngine implements Engine {
 
   /** By name and labels: an image can bring labels, but no name. */
   #isOurs(name: string, full: string, labels: Record<string, string> | null | undefined): boolean {
-    return full === `/sallyport.${name}` && labels?.[LABEL_AGENT] === this.#agentId && labels[LABEL_WORK] === name;
+    if (full !== `/sallyport.${name}` || labels?.[LABEL_WORK] !== name) return false;
+    return labels[LABEL_AGENT] === this.#agentId || this.#isPeers(name, labels);
+  }
+
+  /** A step of a run: what deployments are made of stays with the agent that made it. */
+  #isPeers(name: string, labels: Record<string, string>): boolean {
+    const pool = this.#pool();
+    return pool !== null && labels[LABEL_POOL] === pool && commandOfWork(name) !== null;
+  }
+
+  async #ofCommand(command: CommandId): Promise<WorkName[]> {
+    await this.#meet();
+    try {
+      const all = await this.#client.call<{ Names?: string[]; Labels?: Record<string, string> }[]>(
+        "GET",
+        "/containers/json",
+        { query: { all: 1, filters: { name: [`^/?sallyport\\.${command}\\.`] } } },
+      );
+      return all
+        .map(({ Names, Labels }) => ({ name: Labels?.[LABEL_WORK] ?? "", Names, Labels }))
+        .filter(
+          ({ name, Names, Labels }) =>
+            isWorkName(name) &&
+            commandOfWork(name) === command &&
+            (Names ?? []).some((full) => this.#isOurs(name, full, Labels)),
+        )
+        .map(({ name }) => name as WorkName);
+    } catch (error) {
+      throw refused(`The containers of command ${command} cannot be listed`, error);
+    }
+  }
+
+  /** As last heard; asked for again in the background. */
+  #identity(): string | null {
+    const now = this.#clock.monotonic();
+    if (now - this.#idAskedMs >= IDENTITY_MS) {
+      this.#idAskedMs = now;
+      this.#askIdentity().catch(() => undefined);
+    }
+    return this.#id;
+  }
+
+  async #askIdentity(): Promise<void> {
+    const { ID, Name } = await this.#client.call<{ ID?: string; Name?: string }>("GET", "/info");
+    // A machine that was copied has the same ID, and another name.
+    const id = ID === undefined || ID === "" ? null : sha256(`${ID}\n${Name ?? ""}`).slice(0, 32);
+    if (id === this.#id) return;
+    this.#id = id;
+    this.#told();
   }
 
   async #names(): Promise<WorkName[]> {
@@ -496,6 +589,8 @@ export class DockerEngine implements Engine {
   }
 
   async #look(): Promise<void> {
+    this.#idAskedMs = this.#clock.monotonic();
+    await this.#askIdentity();
     const about = await this.#client.call<{ Version: string; ApiVersion: string }>("GET", "/version");
     if (isBelow(about.Version, SAFE_VERSION)) {
       this.#log.warn(

@@ -17,13 +17,13 @@ HostConfig.Mounts[].VolumeOptions.Labels.sallyport.agent HostConfig.Mounts[].Vol
 HostConfig.NetworkMode HostConfig.PidsLimit HostConfig.ReadonlyRootfs HostConfig.RestartPolicy HostConfig.RestartPolicy.Name
 HostConfig.SecurityOpt HostConfig.SecurityOpt[] HostConfig.ShmSize HostConfig.Tmpfs HostConfig.Tmpfs./tmp HostConfig.Ulimits
 HostConfig.Ulimits[] HostConfig.Ulimits[].Hard HostConfig.Ulimits[].Name HostConfig.Ulimits[].Soft Hostname Image Labels
-Labels.sallyport.agent Labels.sallyport.template Labels.sallyport.work OpenStdin StopSignal Tty User WorkingDir`
+Labels.sallyport.agent Labels.sallyport.pool Labels.sallyport.template Labels.sallyport.work OpenStdin StopSignal Tty User WorkingDir`
   .trim()
   .split(/\s+/)
   .sort();
 
-/** Lists whose length differs: their members count as there. */
-const OPTIONAL = ["Cmd[]", "Entrypoint[]", "Env[]", "HostConfig.Dns[]"];
+/** Lists whose length differs: their members count as there. An agent that has not joined a pool names none. */
+const OPTIONAL = ["Cmd[]", "Entrypoint[]", "Env[]", "HostConfig.Dns[]", "Labels.sallyport.pool"];
 
 function keysOf(value: unknown, at = ""): string[] {
   if (Array.isArray(value)) return [...new Set(value.flatMap((item) => [`${at}[]`, ...keysOf(item, `${at}[]`)]))];
@@ -86,6 +86,7 @@ const specs: fc.Arbitrary<WorkSpec & { container: ContainerSpec }> = fc.record({
 });
 const abouts: fc.Arbitrary<ContainerAbout> = fc.record({
   agentId: names,
+  pool: fc.option(names),
   imageId: digest,
   network: fc.oneof(
     fc.constant({ kind: "none" as const }),
@@ -158,7 +159,7 @@ await t.test("the keys of 1,000 generated bodies are the golden ones, and what i
             JSON.stringify(Entrypoint) === JSON.stringify(spec.executable === "" ? null : [spec.executable]),
           ],
           ["image by its id", Image === about.imageId],
-          ["labels", JSON.stringify(Object.values(Labels!)) === JSON.stringify([about.agentId, spec.name, "1"])],
+          ["labels", JSON.stringify(Object.values(Labels!)) === JSON.stringify([about.agentId, spec.name, "1", ...(about.pool === null ? [] : [about.pool])])],
           ["no swap", Memory === MemorySwap && Memory === spec.container.resources.memoryBytes],
           ["cpus", Number.isInteger(NanoCpus) && Math.abs(NanoCpus! / 1e9 - spec.container.resources.cpus) <= 0.005],
           ["network", NetworkMode === (about.network.kind === "none" ? "none" : about.network.id)],

@@ -15,6 +15,7 @@ export const WORK_FOLDER = `${VOLUME_TARGET}/work`;
 
 export const LABEL_AGENT = "sallyport.agent";
 export const LABEL_WORK = "sallyport.work";
+export const LABEL_POOL = "sallyport.pool";
 const LABEL_TEMPLATE = "sallyport.template";
 const TEMPLATE_VERSION = "1";
 
@@ -26,6 +27,8 @@ const OPEN_FILES = 8192;
 
 export interface ContainerAbout {
   agentId: string;
+  /** Pool of the agent; null = it has not joined one. */
+  pool: string | null;
   /** `sha256:…`, as the Engine itself calls the image: the name was resolved and compared before. */
   imageId: string;
   /** Id of a network of the Engine. */
@@ -68,7 +71,12 @@ export function containerBody(
     WorkingDir: WORK_FOLDER,
     User: `${about.user.uid}:${about.user.gid}`,
     Hostname: "work",
-    Labels: { [LABEL_AGENT]: about.agentId, [LABEL_WORK]: name, [LABEL_TEMPLATE]: TEMPLATE_VERSION },
+    Labels: {
+      [LABEL_AGENT]: about.agentId,
+      [LABEL_WORK]: name,
+      [LABEL_TEMPLATE]: TEMPLATE_VERSION,
+      ...(about.pool === null ? {} : { [LABEL_POOL]: about.pool }),
+    },
     AttachStdin: false,
     AttachStdout: false,
     AttachStderr: false,

@@ -1,12 +1,21 @@
 // The feature's command kinds, and what the agent's own tools may ask of it.
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { ConnectorError, pipelineRun, runCancel, runLogs, wait, type RunId } from "@sallyport/protocol";
+import {
+  ConnectorError,
+  pipelineRun,
+  runCancel,
+  runLogs,
+  wait,
+  type CommandId,
+  type RunId,
+} from "@sallyport/protocol";
 import { defineKind, type AnyCommandKind } from "../../commands/command.ts";
 import { folderSize } from "../../logs/index.ts";
 import { commandOfWork } from "../../engines/engine.ts";
 import { checkPipeline } from "./check.ts";
 import { DEFAULT_GRACE_MS, knownBy, type PipelinesDeps } from "./deps.ts";
+import { Fences } from "./fences.ts";
 import { PipelineRun } from "./pipeline-run.ts";
 import {
   CANCELS,
@@ -33,6 +42,12 @@ export interface Pipelines {
    * by a crash or an engine that was away. Done at the end of each run; after a start, by whoever wires.
    */
   collect(): Promise<void>;
+  /** Ended here while another agent may still go on with them: what keeps that one from beginning a step again stays. */
+  fenced(commands: readonly CommandId[]): Promise<void>;
+  /** Nobody else goes on with them any more. */
+  settled(commands: readonly CommandId[]): Promise<void>;
+  /** Reports were acknowledged: what engines keep of runs whose end is known may go. */
+  acknowledged(): void;
   /** Policy or limits were exchanged: steps that wait for a slot look again. */
   policyChanged(): void;
 }
@@ -48,9 +63,11 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
     Math.min(deps.policy.limit("concurrentSteps"), deps.maxSteps?.() ?? Number.POSITIVE_INFINITY),
   );
   const active = new Map<RunId, PipelineRun>();
+  const fences = new Fences(deps, (command) => [...active.values()].some((one) => one.command === command));
   let collecting: Promise<void> | null = null;
 
   async function collect(): Promise<void> {
+    await fences.collect();
     for (const name of deps.engines.names)
       await collectOf(name).catch((error: unknown) =>
         deps.log.warn({ err: error, engine: name }, "what an engine keeps of ended steps could not be collected"),
@@ -81,6 +98,7 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
     // Asked after the list: a command is open before its first step begins.
     const open = new Set<string>((await deps.journal.open()).map(({ id }) => id));
     for (const one of active.values()) open.add(one.command);
+    for (const command of await fences.held()) open.add(command);
     for (const { name, status } of listed) {
       if (open.has(commandOfWork(name)!)) continue;
       if (status.state === "running") {
@@ -100,6 +118,8 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
   const run = defineKind({
     spec: pipelineRun,
     check: (input, policy) => checkPipeline(input.run, input.pipeline, input.params, knownBy(deps), policy),
+    hasBegun: (command) => fences.hasBegun(command),
+    released: (command) => fences.released(command),
     async run(input, context) {
       const leave = new AbortController();
       const one = new PipelineRun(deps, slots, context.command, input, leave.signal);
@@ -241,6 +261,9 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       return { stopped: [...one.stopped] };
     },
     collect: collectOnce,
+    fenced: (commands) => fences.keep(commands),
+    settled: (commands) => fences.drop(commands),
+    acknowledged: () => fences.wake(),
     policyChanged: () => slots.wake(),
   };
 }

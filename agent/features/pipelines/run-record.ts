@@ -29,8 +29,27 @@ export interface StepRecord {
   adopted: boolean;
   /** The engine began the attempt: when it knows nothing of it later, somebody removed it. Absent = not known. */
   begun?: boolean;
+  /**
+   * Attempts before this one that ended before the engine began anything, on an engine that other agents may be asking:
+   * they use up no name there, so that whoever tries next, here or there, tries under the same one. Absent = 0.
+   */
+  misses?: number;
   /** Wall clock before which the next attempt does not begin; null = no attempt waits. */
   retryAt: number | null;
+}
+
+/**
+ * What an engine keeps of a run that has ended here: a container for each attempt, without which another agent that has
+ * the run, or thinks so, would begin its step again. In `run-fences`, by command.
+ */
+export const FENCES = "run-fences";
+export interface FenceRecord {
+  format: 1;
+  engine: string;
+  /** When the run ended here, or was let go of. */
+  endedAt: number;
+  /** Another agent has it or had it, and may not know how it stands: kept until that one has let go, or for long. */
+  taken: boolean;
 }
 
 export interface CancelRecord {

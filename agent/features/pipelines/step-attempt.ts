@@ -12,7 +12,7 @@ import {
   type RunId,
   type Step,
 } from "@sallyport/protocol";
-import { workName, type Engine, type WorkName, type WorkSpec, type WorkStatus } from "../../engines/engine.ts";
+import { type Engine, type WorkName, type WorkSpec, type WorkStatus } from "../../engines/engine.ts";
 import type { AttemptLog } from "../../logs/index.ts";
 import { workOf, type StepWork } from "./check.ts";
 import { DEFAULT_GRACE_MS, type PipelinesDeps } from "./deps.ts";
@@ -47,6 +47,8 @@ export interface AttemptInput {
   params: Record<string, ParamValue>;
   step: Step;
   attempt: number;
+  /** The engine's name of it. */
+  work: WorkName;
   folder: string;
   /** The journal knew of it before this process did. */
   known: boolean;
@@ -106,7 +108,7 @@ class Attempt {
   constructor(input: AttemptInput, log: AttemptLog) {
     this.#in = input;
     this.#log = log;
-    this.#name = workName(input.command, input.step.name, input.attempt);
+    this.#name = input.work;
     this.#places = placesOf(input.folder);
     this.#halt = AbortSignal.any([input.leave, input.cancel]);
     this.#files = {
@@ -126,7 +128,8 @@ class Attempt {
     try {
       if (!known) this.#in.permit();
       engine = deps.engines.get(pipeline.engine);
-      if (known) begun = await this.#insist(() => engine.status(this.#name));
+      // Where another agent may have begun it, its name says so.
+      if (known || engine.shared !== undefined) begun = await this.#insist(() => engine.status(this.#name));
       if (begun.state === "absent" && this.#in.begun) begun = this.#vanished(deps.clock.now());
       else if (begun.state === "absent") {
         // Asked to stop before it began: it never will.
@@ -342,7 +345,7 @@ class Attempt {
       const ended = this.#ended(engine, AbortSignal.any([leave, over.signal]), begun.startedAt);
       ended.catch(() => undefined);
       if (stopping === null) {
-        const spentMs = known ? Math.max(0, clock.now() - begun.startedAt) : 0;
+        const spentMs = known || adopted ? Math.max(0, clock.now() - begun.startedAt) : 0;
         let expire!: () => void;
         const expired = new Promise<"timeout">((resolve) => (expire = () => resolve("timeout")));
         const timer = clock.after(Math.max(0, step.timeoutMs - spentMs), expire, { keepAlive: true });
