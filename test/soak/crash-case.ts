@@ -24,7 +24,7 @@ export interface CaseResult {
 }
 
 /** After the last kill, every command must have ended within this. */
-const STUCK_MS = 60_000;
+export const STUCK_MS = 60_000;
 /** When the first kill has not come by then, the second comes all the same. */
 const FIRE_WITHIN_MS = 10_000;
 const TERMINAL = new Set(["succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"]);
@@ -46,7 +46,7 @@ const pipelines = (chance: Chance): StepPlan[][] => {
 
 export const nameOf = ({ boundary, victim, seed }: CaseName): string => `${boundary}:${victim}:${seed}`;
 
-export async function crashCase(world: CrashWorld, wanted: CaseName): Promise<CaseResult> {
+export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = STUCK_MS): Promise<CaseResult> {
   const boundary = BOUNDARIES.find((one) => one.name === wanted.boundary) as Boundary;
   const name = nameOf(wanted);
   const chance = new Chance(name);
@@ -62,7 +62,7 @@ export async function crashCase(world: CrashWorld, wanted: CaseName): Promise<Ca
   for (const victim of ["agent", "cloud"] as const) world.kept[victim].pauseMs = () => pauses[victim];
 
   world.arm({ id: name, channels: boundary.channels, at, pid: world.kept[wanted.victim].program.pid, afterMs });
-  const untilMs = startedMs + FIRE_WITHIN_MS + STUCK_MS;
+  const untilMs = startedMs + FIRE_WITHIN_MS + stuckMs;
   const asked = Promise.all([
     ...plans.map((steps, n) => world.submitRun(`${name}/${n}`, steps, untilMs)),
     world.submitApply(name, untilMs),
@@ -84,7 +84,7 @@ export async function crashCase(world: CrashWorld, wanted: CaseName): Promise<Ca
   const keys = plans.flatMap((steps, n) => steps.map((step) => `${name}/${n}/${step.name}`));
   const open = new Map(plans.map((_, n) => [`${name}/${n}`, world.runs.get(`${name}/${n}`)]));
   let states = "";
-  while (open.size > 0 && performance.now() < lastKillMs + STUCK_MS) {
+  while (open.size > 0 && performance.now() < lastKillMs + stuckMs) {
     for (const [key, id] of open) {
       if (id === undefined) {
         open.delete(key);
@@ -107,9 +107,9 @@ export async function crashCase(world: CrashWorld, wanted: CaseName): Promise<Ca
     }
     await pause(100);
   }
-  for (const [key, id] of open) violations.push(`stuck: run ${key} (${id}) is ${states} after 60 s`);
+  for (const [key, id] of open) violations.push(`stuck: run ${key} (${id}) is ${states} after ${stuckMs / 1000} s`);
   try {
-    const left = Math.max(1000, lastKillMs + STUCK_MS - performance.now());
+    const left = Math.max(1000, lastKillMs + stuckMs - performance.now());
     await world.applied(world.generation, left);
   } catch (error) {
     violations.push(text(error));

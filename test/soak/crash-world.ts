@@ -1,5 +1,5 @@
-// A system that is killed again and again: a control plane and an agent as programs, each started anew when it died, and
-// the targets that count what its commands did. One world serves many cases.
+// A system under faults: a control plane and an agent as programs, each started anew when it died, and the targets that
+// count what its commands did. One world serves many cases.
 import { createHash, randomUUID } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,7 +13,6 @@ import type { KillPlan, Victim } from "./boundaries.ts";
 import { startEngine, type EngineName, type SweptEngine } from "./engines.ts";
 
 const POOL = "lab";
-const PRELOAD = ["--import", fileURLToPath(new URL("kill-at.ts", import.meta.url))];
 const STEP = readFileSync(join(repository, "test/soak/step.mjs"));
 const MODEL = Buffer.from("no model at all");
 /** A request that got no answer is asked again with the same key, as a client must. */
@@ -23,6 +22,11 @@ export interface WorldOptions {
   engine: EngineName;
   /** URL of a PostgreSQL database; null = SQLite. */
   database: string | null;
+  /** Modules for both programs, beside this file, given by --import. */
+  preload: readonly string[];
+  env?: Readonly<Record<string, string>>;
+  /** What the agent dials instead of the control plane itself. */
+  dial?: (cloud: { port: number }) => Promise<string>;
 }
 
 /** A program that is started again whenever it ends, after the pause that the case wants. */
@@ -91,12 +95,14 @@ export class CrashWorld {
     };
   }
 
-  static async start(t: Teardown, { engine: name, database }: WorldOptions): Promise<CrashWorld> {
-    const engine = await startEngine(t, name);
+  static async start(t: Teardown, options: WorldOptions): Promise<CrashWorld> {
+    const { database } = options;
+    const engine = await startEngine(t, options.engine);
     const killFolder = tempDir(t, "kill-at");
-    const env = { SALLYPORT_KILL_AT: killFolder };
+    const env = { ...options.env, SALLYPORT_KILL_AT: killFolder };
+    const nodeArgs = options.preload.flatMap((file) => ["--import", fileURLToPath(new URL(file, import.meta.url))]);
     const cloud = await TestCloud.start(t, {
-      nodeArgs: PRELOAD,
+      nodeArgs,
       env,
       args: database === null ? [] : ["--database", database],
     });
@@ -105,8 +111,9 @@ export class CrashWorld {
     writeFileSync(join(store, "code/step.mjs"), STEP);
     writeFileSync(join(store, "model.onnx"), MODEL);
     const agent = await connectAgent(t, cloud, POOL, {
-      nodeArgs: PRELOAD,
+      nodeArgs,
       env,
+      ...(options.dial === undefined ? {} : { url: await options.dial(cloud) }),
       config: `
 stores: [{ id: box, kind: fs, root: ${store} }]
 ${engine.config.replace("PORT", String(await freePort()))}

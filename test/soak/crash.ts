@@ -5,7 +5,7 @@
 import { parseArgs } from "node:util";
 import type { Teardown } from "../support/launcher.ts";
 import { BOUNDARIES, VICTIMS, type Victim } from "./boundaries.ts";
-import { crashCase, judgeWorld, nameOf, type CaseName } from "./crash-case.ts";
+import { crashCase, judgeWorld, nameOf, STUCK_MS, type CaseName } from "./crash-case.ts";
 import { CrashWorld } from "./crash-world.ts";
 import { sweptDatabase } from "./database.ts";
 import { ENGINES, type EngineName } from "./engines.ts";
@@ -18,6 +18,8 @@ const { values: given } = parseArgs({
     engine: { type: "string", default: "process" },
     database: { type: "string", default: "sqlite" },
     only: { type: "string", multiple: true },
+    /** Seconds after the last kill; longer on a machine that has much else to do. */
+    within: { type: "string", default: String(STUCK_MS / 1000) },
     /** Programs' output at the end of a case that did not hold. */
     verbose: { type: "boolean", default: false },
   },
@@ -62,10 +64,14 @@ for (const seed of seeds) {
   const t: Teardown = { teardown: (end) => void ends.push(end) };
   try {
     const database = await sweptDatabase(t, given.database);
-    const world = await CrashWorld.start(t, { engine: given.engine as EngineName, database });
+    const world = await CrashWorld.start(t, {
+      engine: given.engine as EngineName,
+      database,
+      preload: ["kill-at.ts"],
+    });
     for (const wanted of only?.filter((one) => one.seed === seed) ?? casesOf(seed)) {
       const seen = { agent: world.agent.programs.length, cloud: world.cloud.programs.length };
-      const result = await crashCase(world, wanted);
+      const result = await crashCase(world, wanted, Number(given.within) * 1000);
       count += 1;
       const how =
         result.fired === null

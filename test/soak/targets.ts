@@ -10,10 +10,12 @@ export interface Targets {
   readonly url: string;
   /** Steps on this machine append their key. */
   readonly file: string;
-  /** Replicas of deployments append their work's name. */
+  /** Replicas of deployments append their work's name and when they were born. */
   readonly starts: string;
   /** How often each key was seen, by target. */
   counts(): { file: Map<string, number>; server: Map<string, number>; starts: Map<string, number> };
+  /** Works of replicas in the order of their birth. */
+  births(): string[];
   /** By whoever watches an engine from beside. */
   started(work: string): void;
 }
@@ -30,6 +32,14 @@ export async function startTargets(t: Teardown, host = "127.0.0.1"): Promise<Tar
   const file = join(folder, "steps");
   const starts = join(folder, "starts");
   for (const path of [file, starts]) writeFileSync(path, "", { mode: 0o666 });
+  let born = 0;
+  const births = (): string[] =>
+    readFileSync(starts, "utf8")
+      .split("\n")
+      .filter((line) => line !== "")
+      .map((line) => line.split(" ") as [string, string])
+      .toSorted(([, a], [, b]) => Number(a) - Number(b))
+      .map(([work]) => work);
   const server = new Map<string, number>();
   const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     let key = "";
@@ -55,8 +65,9 @@ export async function startTargets(t: Teardown, host = "127.0.0.1"): Promise<Tar
     counts: () => ({
       file: tally(readFileSync(file, "utf8").split("\n")),
       server: new Map(server),
-      starts: tally(readFileSync(starts, "utf8").split("\n")),
+      starts: tally(births()),
     }),
-    started: (work) => appendFileSync(starts, `${work}\n`),
+    births,
+    started: (work) => appendFileSync(starts, `${work} ${++born}\n`),
   };
 }
