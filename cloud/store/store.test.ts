@@ -191,7 +191,7 @@ t.test("a damaged database is refused in words", async (t) => {
   await t.rejects(other.open(), { code: "CONFIG_INVALID", message: /newer version/ });
 });
 
-t.test("changes: numbered without gap, told in order, after their commit", async (t) => {
+t.test("changes: numbered in order of commit, told in order, after their commit", async (t) => {
   const { store, scope, pool } = await opened(t);
   const other = scopeOf(await store.makeWorkspace("other", "other-admin", 1));
   const otherPool = (await store.ensurePool(other, "lab", 1)).id;
@@ -212,11 +212,12 @@ t.test("changes: numbered without gap, told in order, after their commit", async
   await Promise.all(work);
   const { items, newest } = await store.changesAfter(scope.workspace, start, 1000);
   t.equal(items.length, 300);
-  t.same(
-    items.map((c) => c.n),
-    Array.from({ length: 300 }, (_, i) => start + 1 + i),
+  // A number may be taken for something else (the order of commands), never given twice.
+  t.ok(
+    items.every((change, at) => change.n > (items[at - 1]?.n ?? start)),
+    "numbers rise",
   );
-  t.equal(newest, start + 300);
+  t.equal(newest, items.at(-1)?.n);
   t.same(
     told.get(scope.workspace),
     items.map((c) => c.n),
