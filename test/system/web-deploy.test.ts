@@ -213,7 +213,7 @@ policy:
         .waitFor();
       await inspect("log-live");
       await engine.killReplica(agent, id, "r5.1");
-      const start = page.getByRole("textbox", { name: "Start", exact: true });
+      const start = page.locator('.logpick input[aria-label="Start"]');
       await waitFor("the next start", async () => (await start.inputValue()) === "Start 2, newest");
       await page.locator(".lines").getByText("Start 2 of replica r5.1 begins").waitFor();
       t.pass();
