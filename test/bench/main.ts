@@ -3,12 +3,14 @@
 // Exit code 1 when a bar is missed.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
+import { benchCommands } from "./commands.bench.ts";
 import { benchLink } from "./link.bench.ts";
 import { benchRouter } from "./router.bench.ts";
 import type { BarResult, Row } from "./report.ts";
 
 const BENCHES: Readonly<Record<string, () => Promise<{ rows: Row[]; bars: BarResult[] }>>> = {
   link: benchLink,
+  commands: benchCommands,
   router: benchRouter,
 };
 
