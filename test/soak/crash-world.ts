@@ -271,7 +271,11 @@ policy:
   async allRuns(untilMs = performance.now() + 60_000): Promise<Run[]> {
     const found: Run[] = [];
     for (let cursor = ""; ;) {
-      const page = await this.ask<{ items: Run[]; nextCursor: string | null }>(`/v1/runs?limit=500${cursor}`, {}, untilMs);
+      const page = await this.ask<{ items: Run[]; nextCursor: string | null }>(
+        `/v1/runs?limit=500${cursor}`,
+        {},
+        untilMs,
+      );
       found.push(...page.items);
       if (page.nextCursor === null) return found;
       cursor = `&cursor=${encodeURIComponent(page.nextCursor)}`;
