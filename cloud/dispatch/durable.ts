@@ -119,8 +119,8 @@ export interface DurableDeps {
   clock: Clock;
   log: Logger;
   metrics: DispatchMetrics;
-  /** There is something that a replica is to be told about commands that were taken over. */
-  told: (workspace: WorkspaceId, replica: ReplicaId) => void;
+  /** There may be something that replicas are to be told about commands that were taken over; null = all. */
+  told: (workspace: WorkspaceId, replica: ReplicaId | null) => void;
 }
 
 /** Crash points for tests that kill a process at each boundary, and events for whoever observes. */
@@ -136,6 +136,9 @@ const OFFER_DEADLINE_MS = 30_000;
 /** Rows of a pool looked at in one sweep, and offers of them under way at a time. */
 const SWEEP_ROWS = 500;
 const PARALLEL = 16;
+/** An offer that is not answered after this waits on by itself; at most so many do, of all pools. */
+const SLOW_OFFER_MS = 1_000;
+const MOST_IN_FLIGHT = 1_000;
 /** First and longest wait before a command is offered again after an agent said "later". */
 const BACKOFF_MS = { first: 1_000, most: 60_000 };
 /** An offer of what is past its own expiry: time to ask the one replica that may have it. */
@@ -181,9 +184,11 @@ const openings = (status: AgentStatus): string =>
 export function makeDurable(deps: DurableDeps): Durable {
   const { store, sessions, sequences, clock, log } = deps;
   const waiters = new Map<CommandId, Waiter>();
-  const inFlight = new Map<CommandId, { done: Promise<void>; sinceMs: number }>();
+  const inFlight = new Map<CommandId, { done: Promise<void>; sinceMs: number; to: ReplicaId | null }>();
   const sweeps = new Map<string, { again: boolean; done: Promise<void> }>();
   const lastOpenings = new WeakMap<CloudSession, string>();
+  /** Pools without a takeover that waits for acceptance, since the last tick. */
+  const noneMoved = new Set<string>();
   let timer: Timer | null = null;
   let stopped = false;
 
@@ -213,23 +218,33 @@ export function makeDurable(deps: DurableDeps): Durable {
   async function sweepOnce(workspace: WorkspaceId, pool: PoolId): Promise<void> {
     if (sessions.ofPool(workspace, pool).length === 0) return;
     const rows = await store.offerable(workspace, pool, clock.now(), SWEEP_ROWS);
-    rows.push(...(await store.unacceptedTakeovers(workspace, pool, SWEEP_ROWS)));
+    if (!noneMoved.has(poolKey(workspace, pool))) {
+      const moved = await store.unacceptedTakeovers(workspace, pool, SWEEP_ROWS);
+      if (moved.length === 0) noneMoved.add(poolKey(workspace, pool));
+      rows.push(...moved);
+    }
     let took = false;
     const queue = rows[Symbol.iterator]();
     const worker = async (): Promise<void> => {
       for (const row of queue) {
         if (stopped) return;
         if (inFlight.has(row.id) || (waiters.get(row.id)?.retryAtMs ?? 0) > clock.monotonic()) continue;
+        if (inFlight.size >= MOST_IN_FLIGHT) return;
         const { promise, resolve } = Promise.withResolvers<void>();
-        inFlight.set(row.id, { done: promise, sinceMs: clock.monotonic() });
-        try {
-          took = (await offer(row)) || took;
-        } catch (error) {
-          log.error({ err: error, command: row.id }, "an offer failed; the next sweep tries again");
-        } finally {
-          inFlight.delete(row.id);
-          resolve();
-        }
+        inFlight.set(row.id, { done: promise, sinceMs: clock.monotonic(), to: null });
+        const answered = offer(row)
+          .catch((error: unknown) => {
+            log.error({ err: error, command: row.id }, "an offer failed; the next sweep tries again");
+            return false;
+          })
+          .finally(() => {
+            inFlight.delete(row.id);
+            resolve();
+          });
+        // One that does not answer, because it is not there any more, must not keep the others of the pool from theirs.
+        const inTime = await withinMs(answered, SLOW_OFFER_MS);
+        if (inTime !== null) took = inTime || took;
+        else void answered.then(() => sweep(workspace, pool));
       }
     };
     await Promise.all(Array.from({ length: Math.min(PARALLEL, rows.length) }, worker));
@@ -238,23 +253,28 @@ export function makeDurable(deps: DurableDeps): Durable {
     if (took && entry !== undefined) entry.again = true;
   }
 
-  const again = (row: CommandRow): void => {
-    const entry = sweeps.get(poolKey(row.workspace, row.pool));
-    if (entry !== undefined) entry.again = true;
-  };
+  const withinMs = <T>(work: Promise<T>, ms: number): Promise<T | null> =>
+    new Promise((resolve) => {
+      const late = clock.after(ms, () => resolve(null));
+      void work.then((value) => {
+        late.cancel();
+        resolve(value);
+      });
+    });
+
+  const again = (row: CommandRow): void => sweep(row.workspace, row.pool);
 
   const takeover = makeTakeover({
     store,
     sessions,
     clock,
     log,
-    moved(row, from, to) {
+    moved(row, to) {
       const state = waiter(row);
       if (row.state === "queued") state.maybeWith = to;
       state.retryAtMs = 0;
+      noneMoved.delete(poolKey(row.workspace, row.pool));
       sweep(row.workspace, row.pool);
-      // Back in this very moment: it is told.
-      deps.told(row.workspace, from);
     },
   });
 
@@ -302,22 +322,28 @@ export function makeDurable(deps: DurableDeps): Durable {
       : [sessions.ofReplica(row.workspace, only)].filter((s): s is CloudSession => s !== null);
   }
 
-  /** Those that have what it needs: who did not say "later" to it goes before who did, then by room. */
-  function inOrder(row: CommandRow, live: CloudSession[]): CloudSession[] {
+  /** Those that have what it needs: who leaves an offer unanswered goes last, who did not say "later" to it goes before who did, then by room. */
+  function inOrder(row: CommandRow, live: CloudSession[], only: ReplicaId | null): CloudSession[] {
     const now = clock.monotonic();
+    const slow = new Set<ReplicaId | null>();
+    for (const { to, sinceMs } of inFlight.values()) if (now - sinceMs >= SLOW_OFFER_MS) slow.add(to);
+    const hangs = (one: CloudSession): number => (slow.has(one.replica) ? 1 : 0);
     const later = (one: CloudSession): number => waiters.get(row.id)?.saidLater.get(one.replica) ?? 0;
     return live
-      .filter((one) => fits(row, one))
-      .toSorted((a, b) => later(a) - later(b) || rank(a, row.kind, now) - rank(b, row.kind, now));
+      .filter((one) => only !== null || fits(row, one))
+      .toSorted((a, b) => hangs(a) - hangs(b) || later(a) - later(b) || rank(a, row.kind, now) - rank(b, row.kind, now));
   }
 
   /** True when the agent took it or refused it for good: the next of its resource may go. */
   async function offer(row: CommandRow): Promise<boolean> {
     const state = waiter(row);
-    const live = inOrder(row, candidates(row, await bound(row)));
+    const only = await bound(row);
+    const live = inOrder(row, candidates(row, only), only);
     const session = live[0];
     if (session === undefined) return false;
     const moved = takeover.isMoved(row);
+    const flight = inFlight.get(row.id);
+    if (flight !== undefined) flight.to = session.replica;
     // Past its expiry it is offered only to the one that may have it, whose answer settles whether it came in time.
     const late = row.expires <= clock.now();
     if (late && (row.offeredTo ?? null) === null) return false;
@@ -371,6 +397,7 @@ export function makeDurable(deps: DurableDeps): Durable {
       const holds = await store.markAccepted(row.workspace, row.id, session.replica, clock.now());
       boundary.accepted.publish({ command: row.id });
       waiters.delete(row.id);
+      if (moved) deps.told(row.workspace, null);
       // It ended here while the offer was on its way; the agent that took it must be told.
       if (holds === "cancelled" && row.kind === pipelineRun.kind && row.run !== null)
         await submitCancel(systemScope(row.workspace), row);
@@ -426,6 +453,7 @@ export function makeDurable(deps: DurableDeps): Durable {
   function tick(): void {
     if (stopped) return;
     timer = clock.after(SWEEP_MS, tick);
+    noneMoved.clear();
     const pools = new Map<string, CloudSession>();
     for (const session of sessions.all()) pools.set(poolKey(session.workspace, session.pool), session);
     for (const session of pools.values()) sweep(session.workspace, session.pool);
@@ -655,6 +683,7 @@ export function makeDurable(deps: DurableDeps): Durable {
       timer?.cancel();
       await takeover.stop();
       await Promise.all([...sweeps.values()].map((entry) => entry.done));
+      await Promise.all([...inFlight.values()].map((one) => one.done));
     },
   };
   return durable;

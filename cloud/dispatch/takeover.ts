@@ -37,7 +37,7 @@ export interface TakeoverDeps {
   clock: Clock;
   log: Logger;
   /** It belongs to `to` from now on, and is to be offered to it. */
-  moved: (command: CommandRow, from: ReplicaId, to: ReplicaId) => void;
+  moved: (command: CommandRow, to: ReplicaId) => void;
 }
 
 export interface Takeover {
@@ -172,7 +172,7 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
       { command: command.id, run: command.run, from: holder, to: to.replica, engine },
       "a silent agent's run goes to another that asks the same engine",
     );
-    deps.moved(command, holder, to.replica);
+    deps.moved(command, to.replica);
   }
 
   return {

@@ -38,7 +38,7 @@ import type { Tables } from "../tables.ts";
 import { findKey, rememberKey } from "./changes.ts";
 import { deploymentEnded, deploymentOf, deploymentTaken } from "./deployment-status.ts";
 import { mayBegin, maybeTaken } from "./queue.ts";
-import { awaitsTakeover, confirmTakeover, handoffsOf, releaseTakeovers, standing, takenOver } from "./takeovers.ts";
+import { awaitsTakeover, confirmTakeover, handoffsOf, releaseTakeovers, standing, takenOver, takeOver } from "./takeovers.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, toJson, ws, type Tx } from "./tx.ts";
 
 const ENDS: ReadonlySet<string> = new Set<CommandState>([
@@ -672,7 +672,13 @@ async function applyReport(
 ): Promise<boolean> {
   let row = await bare(tx, workspace, report.command);
   if (row === undefined) return false;
-  const stands = moved.has(report.command) ? await standing(tx, row, replica) : null;
+  let stands = moved.has(report.command) ? await standing(tx, row, replica) : null;
+  if (stands === "returns" && !isRelease(report)) {
+    const move = { from: row.replica_id as ReplicaId, to: replica, reason: "RETURNED", holds: true };
+    await takeOver(tx, workspace, report.command, move, now);
+    row = (await bare(tx, workspace, report.command))!;
+    stands = "holder";
+  } else if (stands === "returns") stands = "former";
   if (stands === "former") return keepOfFormer(tx, row, replica, report, now);
   if (row.replica_id !== replica) {
     // The acceptance itself may have been lost on the way: an offer to this replica that nobody else took is proof enough.
@@ -772,6 +778,8 @@ async function keepOfFormer(
   touch(tx, row);
   return true;
 }
+
+const isRelease = (report: Report): boolean => readReport(report)?.type === "command.released";
 
 /** Null when it is not one that this program understands. */
 function readReport(report: Report): ReportBody | null {

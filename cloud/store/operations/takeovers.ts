@@ -68,25 +68,36 @@ export async function unacceptedTakeovers(
   pool: PoolId,
   limit: number,
 ): Promise<CommandRow[]> {
-  const rows = await commandRows(tx, workspace)
+  const waiting = await tx.db
+    .selectFrom("takeovers as t")
+    .innerJoin("commands as c", (join) =>
+      join
+        .onRef("c.workspace_id", "=", "t.workspace_id")
+        .onRef("c.command_id", "=", "t.command_id")
+        .onRef("c.replica_id", "=", "t.to_replica"),
+    )
+    .select("t.command_id")
+    .distinct()
+    .where("t.workspace_id", "=", workspace)
+    .where("t.accepted_at", "is", null)
     .where("c.pool_id", "=", pool)
     .where("c.state", "in", ["accepted", "running"])
-    .where((eb) =>
-      eb.exists(
-        eb
-          .selectFrom("takeovers as n")
-          .select("n.takeover_no")
-          .whereRef("n.workspace_id", "=", "c.workspace_id")
-          .whereRef("n.command_id", "=", "c.command_id")
-          .whereRef("n.to_replica", "=", "c.replica_id")
-          .where("n.accepted_at", "is", null),
-      ),
-    )
-    .orderBy("c.created_at")
-    .orderBy("c.command_id")
     .limit(limit)
     .execute();
-  return rows.map(toCommand);
+  if (waiting.length === 0) return [];
+  const ids = waiting.map((row) => row.command_id);
+  const rows = await commandRows(tx, workspace)
+    .where("c.command_id", "in", ids)
+    .orderBy("c.created_at")
+    .orderBy("c.command_id")
+    .execute();
+  const last = new Map((await takeovers(tx, workspace, ids).execute()).map((row) => [row.command_id, row]));
+  return rows
+    .filter((row) => {
+      const one = last.get(row.command_id);
+      return one?.to_replica === row.replica_id && one.accepted_at === null;
+    })
+    .map(toCommand);
 }
 
 /**
@@ -190,18 +201,22 @@ export async function confirmTakeover(
   return true;
 }
 
-/** How a replica that reports about a command stands to it. */
+/**
+ * How a replica that reports about a command stands to it. `returns`: it was taken from it, and nobody has accepted it
+ * since: it is its own again.
+ */
 export async function standing(
   tx: Tx,
   row: Tables["commands"],
   replica: string,
-): Promise<"holder" | "former" | "none"> {
+): Promise<"holder" | "former" | "returns" | "none"> {
   const rows = await takeovers(tx, row.workspace_id, [row.command_id]).execute();
   const last = rows.at(-1);
   // Of a queued one that was moved, the one that it was moved to is as good as its holder.
   const holder = row.replica_id ?? last?.to_replica ?? null;
   if (holder === replica) return "holder";
-  return rows.some((one) => one.from_replica === replica) ? "former" : "none";
+  if (!rows.some((one) => one.from_replica === replica)) return "none";
+  return last!.accepted_at === null && row.replica_id !== null && OPEN.includes(row.state) ? "returns" : "former";
 }
 
 /** A former holder follows it no more; one that got it back in between has to be offered it again. */
@@ -257,6 +272,8 @@ export async function handoffsOf(
   for (const [id, all] of byCommand) {
     const holder = holderOf(all[0]!, all.at(-1)!);
     if (holder !== replica) {
+      // Until somebody has accepted it, the one that had it may come back to it.
+      if (all.at(-1)!.accepted_at === null && OPEN.includes(all[0]!.state)) continue;
       if (all.some((one) => one.from_replica === replica && one.released_at === null)) released.push(id as CommandId);
     } else if (all.some((one) => unreleased(one) && one.from_replica !== replica)) fenced.push(id as CommandId);
   }
