@@ -41,7 +41,7 @@ import { makeTakeover } from "./takeover.ts";
 import { parseInput, type PoolRef } from "./interactive.ts";
 import type { DispatchMetrics } from "./metrics.ts";
 import { explain, type Explanation } from "./explain.ts";
-import { silentHolder, unknownOf, waitingOf, type Refusal, type RefusalCode, type Waiting } from "./waiting.ts";
+import { couldTake, silentHolder, unknownOf, waitingOf, type Refusal, type RefusalCode, type Waiting } from "./waiting.ts";
 
 export interface Submission<I extends z.ZodType> {
   pool: PoolRef;
@@ -135,7 +135,7 @@ const SWEEP_MS = 5_000;
 const OFFER_DEADLINE_MS = 30_000;
 /** Rows of a pool looked at in one sweep, and offers of them under way at a time. */
 const SWEEP_ROWS = 500;
-const PARALLEL = 16;
+const PARALLEL = 64;
 /** An offer that is not answered after this waits on by itself; at most so many do, of all pools. */
 const SLOW_OFFER_MS = 1_000;
 const MOST_IN_FLIGHT = 1_000;
@@ -176,6 +176,7 @@ interface Waiter {
   saidLater: Map<ReplicaId, number>;
 }
 
+const NOBODY: PoolQueue = { maxRuns: null, held: 0, heldOf: {}, holders: [], items: [] };
 const poolKey = (workspace: WorkspaceId, pool: PoolId): string => `${workspace} ${pool}`;
 /** What of a status can end a wait. */
 const openings = (status: AgentStatus): string =>
@@ -189,6 +190,8 @@ export function makeDurable(deps: DurableDeps): Durable {
   const lastOpenings = new WeakMap<CloudSession, string>();
   /** Pools without a takeover that waits for acceptance, since the last tick. */
   const noneMoved = new Set<string>();
+  /** Pools in which nothing is queued but what is in flight: a new command need not look who comes before it. */
+  const calm = new Set<string>();
   let timer: Timer | null = null;
   let stopped = false;
 
@@ -230,17 +233,7 @@ export function makeDurable(deps: DurableDeps): Durable {
         if (stopped) return;
         if (inFlight.has(row.id) || (waiters.get(row.id)?.retryAtMs ?? 0) > clock.monotonic()) continue;
         if (inFlight.size >= MOST_IN_FLIGHT) return;
-        const { promise, resolve } = Promise.withResolvers<void>();
-        inFlight.set(row.id, { done: promise, sinceMs: clock.monotonic(), to: null });
-        const answered = offer(row)
-          .catch((error: unknown) => {
-            log.error({ err: error, command: row.id }, "an offer failed; the next sweep tries again");
-            return false;
-          })
-          .finally(() => {
-            inFlight.delete(row.id);
-            resolve();
-          });
+        const answered = offerOnce(row);
         // One that does not answer, because it is not there any more, must not keep the others of the pool from theirs.
         const inTime = await withinMs(answered, SLOW_OFFER_MS);
         if (inTime !== null) took = inTime || took;
@@ -251,6 +244,39 @@ export function makeDurable(deps: DurableDeps): Durable {
     // What was taken may have been the older sibling of one that waits.
     const entry = sweeps.get(poolKey(workspace, pool));
     if (took && entry !== undefined) entry.again = true;
+    if (rows.length === 0 && (await emptyQueue(workspace, pool))) calm.add(poolKey(workspace, pool));
+  }
+
+  const emptyQueue = async (workspace: WorkspaceId, pool: PoolId): Promise<boolean> =>
+    (await store.commands(systemScope(workspace), { limit: 1, pool, state: "queued" })).items.length === 0;
+
+  /** Never rejects. True when the agent took it or refused it for good. */
+  function offerOnce(row: CommandRow): Promise<boolean> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    inFlight.set(row.id, { done: promise, sinceMs: clock.monotonic(), to: null });
+    return offer(row)
+      .catch((error: unknown) => {
+        log.error({ err: error, command: row.id }, "an offer failed; the next sweep tries again");
+        return false;
+      })
+      .finally(() => {
+        inFlight.delete(row.id);
+        resolve();
+      });
+  }
+
+  /** A command that was committed just now. Where nothing else waits it goes at once, without a look at the queue. */
+  function begin(row: CommandRow): void {
+    const key = poolKey(row.workspace, row.pool);
+    if (stopped || !calm.has(key) || row.notBefore > clock.now() || inFlight.size >= MOST_IN_FLIGHT) {
+      calm.delete(key);
+      return sweep(row.workspace, row.pool);
+    }
+    void offerOnce(row).then((taken) => {
+      if (taken && calm.has(key)) return;
+      calm.delete(key);
+      sweep(row.workspace, row.pool);
+    });
   }
 
   const withinMs = <T>(work: Promise<T>, ms: number): Promise<T | null> =>
@@ -334,11 +360,25 @@ export function makeDurable(deps: DurableDeps): Durable {
       .toSorted((a, b) => hangs(a) - hangs(b) || later(a) - later(b) || rank(a, row.kind, now) - rank(b, row.kind, now));
   }
 
+  /**
+   * Those whose policy allows the kind. When none does, and one that did is away, nobody is asked: it waits for that one.
+   * Else all are: the agent's own refusal names the rule.
+   */
+  async function able(row: CommandRow, live: CloudSession[], only: ReplicaId | null): Promise<CloudSession[]> {
+    if (only !== null) return live;
+    const capable = live.filter((one) => one.status()?.commands.includes(row.kind) ?? true);
+    if (capable.length > 0 || live.length === 0) return capable;
+    const away = (await store.replicas(systemScope(row.workspace))).some(
+      (replica) => replica.pool === row.pool && couldTake(row, replica) && !live.some((one) => one.replica === replica.id),
+    );
+    return away ? [] : live;
+  }
+
   /** True when the agent took it or refused it for good: the next of its resource may go. */
   async function offer(row: CommandRow): Promise<boolean> {
     const state = waiter(row);
     const only = await bound(row);
-    const live = inOrder(row, candidates(row, only), only);
+    const live = await able(row, inOrder(row, candidates(row, only), only), only);
     const session = live[0];
     if (session === undefined) return false;
     const moved = takeover.isMoved(row);
@@ -475,8 +515,11 @@ export function makeDurable(deps: DurableDeps): Durable {
     }
   }
 
+  /** Nothing else says why it waits. */
+  const justOffered = (id: CommandId): boolean => inFlight.has(id) && (waiters.get(id)?.refusal ?? null) === null;
+
   async function viewed(scope: Scope, rows: CommandRow[]): Promise<CommandView[]> {
-    const queued = rows.filter((row) => row.state === "queued");
+    const queued = rows.filter((row) => row.state === "queued" && !justOffered(row.id));
     const replicas = queued.length > 0 ? await store.replicas(scope) : [];
     const queues = new Map<PoolId, PoolQueue>();
     for (const pool of new Set(queued.map((row) => row.pool))) {
@@ -496,7 +539,7 @@ export function makeDurable(deps: DurableDeps): Durable {
           only: only === null ? null : (replicas.find((replica) => replica.id === only)?.name ?? only),
           inFlightMs: asked === undefined ? null : clock.monotonic() - asked.sinceMs,
           retryInMs: Math.max(0, (known?.retryAtMs ?? 0) - clock.monotonic()),
-          queue: queues.get(row.pool)!,
+          queue: queues.get(row.pool) ?? NOBODY,
           refusal: known?.refusal ?? null,
         });
         return { row, waiting, unknown: unknownOf(row, sessions) };
@@ -588,7 +631,7 @@ export function makeDurable(deps: DurableDeps): Durable {
       );
       if (answered.replayed === null) {
         boundary.committed.publish({ command: intent.command });
-        sweep(scope.workspace, submission.pool.id);
+        begin(answered.command);
       }
       return answered;
     },

@@ -37,7 +37,7 @@ import type {
 import type { Tables } from "../tables.ts";
 import { findKey, rememberKey } from "./changes.ts";
 import { deploymentEnded, deploymentOf, deploymentTaken } from "./deployment-status.ts";
-import { mayBegin, maybeTaken } from "./queue.ts";
+import { comesFirst, mayBegin, maybeTaken } from "./queue.ts";
 import { awaitsTakeover, confirmTakeover, handoffsOf, releaseTakeovers, standing, takenOver, takeOver } from "./takeovers.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, toJson, ws, type Tx } from "./tx.ts";
 
@@ -305,7 +305,7 @@ export async function nextDispatch(
 ): Promise<{ sequence: number; attempt: number } | null> {
   const before = await bare(tx, workspace, id);
   if (before === undefined) return null;
-  if (before.state === "queued" ? !(await mayBegin(tx, before)) : !(await awaitsTakeover(tx, before, replica)))
+  if (before.state === "queued" ? !(await comesFirst(tx, before)) || !(await mayBegin(tx, before)) : !(await awaitsTakeover(tx, before, replica)))
     return null;
   const row = await tx.db
     .updateTable("commands")

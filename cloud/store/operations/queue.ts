@@ -150,6 +150,24 @@ export async function offerable(
   return rows.map(toCommand);
 }
 
+/** In the transaction that counts the offer: no older one of its resource waits. */
+export async function comesFirst(
+  tx: Tx,
+  row: { workspace_id: string; pool_id: string; resource: string; commit_no: number },
+): Promise<boolean> {
+  const older = await tx.db
+    .selectFrom("commands")
+    .select("command_id")
+    .where("workspace_id", "=", row.workspace_id)
+    .where("resource", "=", row.resource)
+    .where("pool_id", "=", row.pool_id)
+    .where("state", "=", "queued")
+    .where("commit_no", "<", row.commit_no)
+    .limit(1)
+    .executeTakeFirst();
+  return older === undefined;
+}
+
 /** In the transaction that counts the offer: whether the limits of its pool and pipeline still let it begin. */
 export async function mayBegin(
   tx: Tx,
