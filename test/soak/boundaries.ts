@@ -10,7 +10,7 @@ export interface Boundary {
   readonly passings: number;
 }
 
-/** A case has three runs of five steps together, and a deployment's apply. */
+/** A case has three runs of five steps together, one that is cancelled, and a deployment's apply. */
 export const BOUNDARIES: readonly Boundary[] = [
   { name: "request-committed", side: "cloud", channels: ["sallyport:cloud:command.committed"], passings: 4 },
   { name: "offered", side: "cloud", channels: ["sallyport:cloud:command.offered"], passings: 4 },

@@ -1,5 +1,6 @@
 // One case of the sweep: several commands in flight, a kill at one boundary, one more at a random moment, both programs
 // started anew; then all commands must end, each effect must have happened once, and nothing may hang.
+import { readdirSync, readFileSync } from "node:fs";
 import { BOUNDARIES, type Boundary, type Victim } from "./boundaries.ts";
 import type { CrashWorld, StepPlan } from "./crash-world.ts";
 import { Chance } from "./random.ts";
@@ -28,6 +29,9 @@ export const STUCK_MS = 60_000;
 /** When the first kill has not come by then, the second comes all the same. */
 const FIRE_WITHIN_MS = 10_000;
 const TERMINAL = new Set(["succeeded", "failed", "cancelled", "expired", "superseded", "refused", "lost"]);
+
+/** A run that would outlast the case: it must end by its cancel. */
+const LONG: StepPlan[] = [{ name: "long", holdMs: 600_000 }];
 
 const pipelines = (chance: Chance): StepPlan[][] => {
   const holdMs = () => chance.of([0, 0, 50, 300, 900]);
@@ -59,6 +63,8 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
   const pauses = { agent: chance.of([0, 0, 500, 2000]), cloud: chance.of([0, 0, 500, 2000]) };
   const second = { victim: chance.of(["agent", "cloud"] as const), afterMs: chance.int(chance.true(0.5) ? 300 : 3000) };
   const plans = pipelines(chance);
+  const cancelAfterMs = chance.int(chance.true(0.5) ? 100 : 1500);
+  const long = `${name}/long`;
   for (const victim of ["agent", "cloud"] as const) world.kept[victim].pauseMs = () => pauses[victim];
 
   world.arm({ id: name, channels: boundary.channels, at, pid: world.kept[wanted.victim].program.pid, afterMs });
@@ -66,6 +72,11 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
   const asked = Promise.all([
     ...plans.map((steps, n) => world.submitRun(`${name}/${n}`, steps, untilMs)),
     world.submitApply(name, untilMs),
+    (async () => {
+      const id = await world.submitRun(long, LONG, untilMs);
+      await pause(cancelAfterMs);
+      await world.ask(`/v1/runs/${id}/cancel`, { method: "POST" }, untilMs);
+    })(),
   ]);
   asked.catch(() => undefined);
 
@@ -82,7 +93,12 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
     violations.push(`stuck: a request was never answered: ${text(error)}`);
   }
   const keys = plans.flatMap((steps, n) => steps.map((step) => `${name}/${n}/${step.name}`));
-  const open = new Map(plans.map((_, n) => [`${name}/${n}`, world.runs.get(`${name}/${n}`)]));
+  const open = new Map(
+    [...plans.keys()]
+      .map(String)
+      .concat("long")
+      .map((n) => [`${name}/${n}`, world.runs.get(`${name}/${n}`)]),
+  );
   let states = "";
   while (open.size > 0 && performance.now() < lastKillMs + stuckMs) {
     for (const [key, id] of open) {
@@ -97,7 +113,7 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
           continue;
         }
         open.delete(key);
-        if (run.state !== "succeeded")
+        if (run.state !== (key === long ? "cancelled" : "succeeded"))
           violations.push(`lost: run ${key} (${id}) ended ${run.state}: ${run.error?.code} ${run.error?.message}`);
         const twice = run.attempts.filter((attempt) => attempt.attempt > 1);
         if (twice.length > 0) violations.push(`double: run ${key} (${id}) made ${twice.length} second attempts`);
@@ -122,6 +138,11 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
     for (const [target, count] of Object.entries(seen))
       if (count !== 1) violations.push(`${count === 0 ? "lost" : "double"}: ${key} ${count} times by the ${target}`);
   }
+  const cancelled = `${long}/long`;
+  for (const count of [server.get(cancelled) ?? 0, file.get(cancelled) ?? 0])
+    if (count > 1) violations.push(`double: ${cancelled} ${count} times`);
+  if (!open.has(long))
+    for (const pid of processesOf(cancelled)) violations.push(`stuck: process ${pid} of the cancelled run goes on`);
   const replica = `${world.deployment}.r${world.generation}.0`;
   const began = [...starts].filter(([work]) => work.endsWith(replica)).reduce((sum, [, count]) => sum + count, 0);
   if (began !== 1) violations.push(`${began === 0 ? "lost" : "double"}: ${replica} began ${began} times`);
@@ -131,11 +152,22 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
     fired: world.fired(name),
     at,
     second,
-    commands: plans.length + 1,
+    commands: plans.length + 3,
     effects: keys.length + 1,
     ms: performance.now() - startedMs,
     violations,
   };
+}
+
+/** Of this machine, in whatever engine: those with the key among their arguments. */
+function processesOf(key: string): string[] {
+  return readdirSync("/proc").filter((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(key);
+    } catch {
+      return false; // ended meanwhile
+    }
+  });
 }
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -145,11 +177,17 @@ const text = (error: unknown): string =>
     : String(error);
 
 /** What must hold over all cases together, when both programs have ended. */
-export function judgeWorld(world: CrashWorld, known: readonly { id: string; state: string }[]): string[] {
+export async function judgeWorld(
+  world: CrashWorld,
+  known: readonly { id: string; state: string }[],
+): Promise<string[]> {
   const asked = new Set(world.runs.values());
+  const audit = world.agent.cli(["audit", "verify"]);
+  const { code } = await audit.exited;
   return [
     ...known.filter((run) => !asked.has(run.id)).map((run) => `double: run ${run.id} was made and nobody knows of it`),
     ...[...asked].filter((id) => !known.some((run) => run.id === id)).map((id) => `lost: run ${id} is gone`),
     ...world.integrity(),
+    ...(code === 0 ? [] : [`the agent's audit does not verify: ${audit.tail()}`]),
   ];
 }

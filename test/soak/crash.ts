@@ -96,7 +96,7 @@ for (const seed of seeds) {
     const known = await world.allRuns();
     world.release();
     await Promise.all([world.agent.program.stop(), world.cloud.program.stop()]);
-    for (const violation of judgeWorld(world, known)) {
+    for (const violation of await judgeWorld(world, known)) {
       violations += 1;
       console.log(`FAIL seed ${seed}: ${violation}`);
     }

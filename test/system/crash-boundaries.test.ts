@@ -28,5 +28,5 @@ t.test("kill -9 at boundaries", { timeout: 900_000 }, async (t) => {
   const known = await world.allRuns();
   world.release();
   await Promise.all([world.agent.program.stop(), world.cloud.program.stop()]);
-  t.same(judgeWorld(world, known), []);
+  t.same(await judgeWorld(world, known), []);
 });
