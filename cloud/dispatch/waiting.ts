@@ -82,6 +82,13 @@ export const missingLabels = (
 
 const stands = (replica: ReplicaRow): boolean => replica.revokedAt === null && replica.deletedAt === null;
 
+/** By what it last said: its labels and its policy would let it take this. */
+export const couldTake = (command: Pick<CommandRow, "kind" | "requires">, replica: ReplicaRow): boolean =>
+  stands(replica) &&
+  replica.status !== null &&
+  replica.status.commands.includes(command.kind) &&
+  Object.keys(missingLabels(command.requires, replica.status)).length === 0;
+
 function lastSeen(replicas: ReplicaRow[]): { text: string; details: Record<string, unknown> } {
   let newest: ReplicaRow | null = null;
   for (const replica of replicas) {
@@ -190,7 +197,7 @@ function behind(command: CommandRow, { queue }: WaitingEvidence): Waiting | null
 }
 
 /** The matching agents that are connected, all of them paused, stopping or without the kind: the nearest to ability is told. */
-function unable(command: CommandRow, { sessions }: WaitingEvidence): Waiting | null {
+function unable(command: CommandRow, { sessions, replicas }: WaitingEvidence): Waiting | null {
   const pool = command.poolName;
   const statuses = sessions
     .map((session) => session.status())
@@ -198,10 +205,13 @@ function unable(command: CommandRow, { sessions }: WaitingEvidence): Waiting | n
   if (statuses.some((status) => status === null)) return null;
   const capable = statuses.filter((status) => status!.commands.includes(command.kind));
   if (capable.length === 0) {
+    const away = replicas.find(
+      (replica) => couldTake(command, replica) && !sessions.some((session) => session.replica === replica.id),
+    );
     return {
       code: "CAPABILITY_MISSING",
-      text: `No connected agent of pool ${pool} takes commands of kind ${command.kind}.`,
-      fix: `Allow ${command.kind} in the agent's policy, or update the agent.`,
+      text: `No connected agent of pool ${pool} takes commands of kind ${command.kind}${away === undefined ? "" : `; ${away.name}, which did, is not connected`}.`,
+      fix: `${away === undefined ? "Allow" : `Start ${away.name} again, or allow`} ${command.kind} in the policy of one that is connected.`,
     };
   }
   if (capable.some((status) => status!.paused === null && !status!.draining)) return null;

@@ -404,6 +404,8 @@ export const newRunSchema = z.strictObject({
   pool: nameSchema,
   pipeline: pipelineSchema,
   params: z.record(nameSchema, paramValueSchema).default({}),
+  /** Labels that an agent must have to take it. */
+  requires: z.record(nameSchema, nameSchema).optional(),
   ...runOrder,
 });
 /** The same pipeline in the same pool; `params` over those of the run. */

@@ -9,6 +9,7 @@ import {
   newId,
   ndjsonLine,
   systemClock,
+  type Clock,
   type PoolId,
   type ReplicaId,
 } from "@sallyport/protocol";
@@ -39,7 +40,8 @@ export interface ApiWorld {
   token: string;
   api: TestApi;
   log: string[];
-  replica(name: string): Promise<FakeAgent>;
+  /** An agent that has joined; of pool `vpc` unless another is named, which is made when there is none. */
+  replica(name: string, pool?: string): Promise<FakeAgent>;
 }
 
 export async function apiWorld(
@@ -53,31 +55,34 @@ export async function apiWorld(
   options: {
     /** The built page, served beside the API. Default: none. */
     pageFolder?: string;
+    /** Of the control plane; the agents' is the system's. Default: the system's. */
+    clock?: Clock;
   } = {},
 ): Promise<ApiWorld> {
+  const clock = options.clock ?? systemClock;
   const key = generateKeyPairSync("ed25519");
   const keys = new Map([["test", key.publicKey]]);
   const store = await openSqliteStore({ dir: tempDir(t, "store") });
   const admin = await store.ensureAdmin("admin", "main");
   const scope: Scope = { workspace: admin.workspace, actor: { id: admin.id, name: admin.name, via: "token" } };
-  const pool = await store.ensurePool(scope, "vpc", Date.now());
-  const sessions = new SessionRegistry(systemClock);
+  const pool = await store.ensurePool(scope, "vpc", clock.now());
+  const sessions = new SessionRegistry(clock);
   const lines: string[] = [];
   const log = pino({ level: "info" }, { write: (line: string) => void lines.push(line) });
   const dispatch = makeDispatch({
     store,
     sessions,
-    clock: systemClock,
+    clock,
     signer: keySigner("test", key.privateKey),
     incarnation: await store.incarnation(),
     log,
   });
   dispatch.start();
-  const authenticator = new Authenticator(store, systemClock);
+  const authenticator = new Authenticator(store, clock);
   const server = await makeApiServer({
     store,
     authenticator,
-    clock: systemClock,
+    clock,
     log,
     registry: new Registry(),
     version: "test",
@@ -103,16 +108,18 @@ export async function apiWorld(
     label: "test",
     hint: made.hint,
     hash: made.hash,
-    createdAt: Date.now(),
-    expiresAt: Date.now() + 3600_000,
+    createdAt: clock.now(),
+    expiresAt: clock.now() + 90 * 24 * 3600_000,
   });
   const url = `http://127.0.0.1:${port}`;
   const api = new TestApi(url);
   api.token = made.token;
   const agents: FakeAgent[] = [];
   t.teardown(async () => {
-    await dispatch.stop();
+    // Offers that an agent of the test leaves unanswered end with its link.
+    const stopped = dispatch.stop();
     for (const agent of agents) await agent.cut();
+    await stopped;
     await server.close(0);
     await store.close();
   });
@@ -126,10 +133,11 @@ export async function apiWorld(
     token: made.token,
     api,
     log: lines,
-    async replica(name) {
+    async replica(name, poolName = pool.name) {
+      const of = await store.ensurePool(scope, poolName, clock.now());
       const enrollment = await store.addEnrollment(scope, {
         id: newId("enrollment"),
-        pool: pool.id,
+        pool: of.id,
         name,
         secretHash: name,
         createdAt: Date.now(),
@@ -148,7 +156,7 @@ export async function apiWorld(
       if ("refused" in redeemed) throw new Error(redeemed.refused);
       const agent = new FakeAgent(
         sessions,
-        { workspace: scope.workspace, pool: pool.id, replica: redeemed.replica.id as ReplicaId },
+        { workspace: scope.workspace, pool: of.id, replica: redeemed.replica.id as ReplicaId },
         keys,
       );
       agents.push(agent);

@@ -21,9 +21,9 @@ export interface NewRun {
   pipeline: Pipeline;
   params: Record<string, ParamValue>;
   expiresInMs: number;
-  priority?: number;
+  priority?: number | undefined;
   /** Labels that an agent must have to take it. */
-  requires?: Readonly<Record<string, string>>;
+  requires?: Readonly<Record<string, string>> | undefined;
   /** ms since the epoch; absent = at once. */
   notBefore?: number | undefined;
   /** The run that it repeats. */
