@@ -4,9 +4,11 @@ import { accountCommands } from "./account.ts";
 import { agentCommands } from "./agents.ts";
 import { artifactCommands } from "./artifacts.ts";
 import { Client, textOf } from "./client.ts";
+import { commandCommands } from "./commands.ts";
 import { loadContext } from "./context.ts";
 import { deploymentCommands } from "./deployments.ts";
 import { EXIT, explain } from "./exit.ts";
+import { poolCommands } from "./pools.ts";
 import { runCommands } from "./runs.ts";
 
 const program = new Command("sallyport")
@@ -21,6 +23,7 @@ Examples:
   sallyport artifact ls lab/lake/data
   sallyport artifact get lab/lake/data/train.csv
   sallyport run start digits.pipeline.json --pool lab -p epochs=20 --follow
+  sallyport command explain 0199...        why it waits, or what became of it
   sallyport deployment apply -f digits.deployment.yaml --wait
   sallyport deployment request digits -d @request.json
 
@@ -35,6 +38,8 @@ accountCommands(program, client);
 agentCommands(program, client);
 artifactCommands(program, client);
 runCommands(program, client);
+commandCommands(program, client);
+poolCommands(program, client);
 deploymentCommands(program, client);
 program
   .command("api")

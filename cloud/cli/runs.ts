@@ -1,8 +1,8 @@
-// `sallyport run` and `sallyport command`.
+// `sallyport run`.
 import { readFileSync } from "node:fs";
 import type { Command as Commander } from "commander";
 import { parse } from "yaml";
-import type { Command, Run, RunDetail } from "../http/api.ts";
+import type { Run, RunDetail } from "../http/api.ts";
 import type { Client } from "./client.ts";
 import { EndWith, EXIT } from "./exit.ts";
 import { printRecords } from "./log-records.ts";
@@ -10,6 +10,27 @@ import { age, formatOf, print, printOne } from "./output.ts";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 const FORMAT = ["-o, --output <format>", "table, json or name", "table"] as const;
+const PARAM = [
+  "-p, --param <name=value>",
+  "a parameter; may be repeated",
+  (text: string, all: string[]) => [...all, text],
+  [] as string[],
+] as const;
+const PRIORITY = ["--priority <n>", "-100 to 100: of runs that wait, higher goes first"] as const;
+const EXPIRES = ["--expires-in <time>", "give up when no agent took it for so long, e.g. 30m, 2h, 3d"] as const;
+const NOT_BEFORE = ["--not-before <time>", "begin then at the earliest: an ISO time, or e.g. 90m from now"] as const;
+const UNIT_MS: Record<string, number> = { s: 1000, m: 60_000, h: 3600_000, d: 24 * 3600_000 };
+
+interface StartOptions {
+  param: string[];
+  priority?: string;
+  expiresIn?: string;
+  notBefore?: string;
+  wait?: boolean;
+  follow?: boolean;
+  output: string;
+}
+
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export function runCommands(program: Commander, client: () => Client): void {
@@ -20,26 +41,41 @@ export function runCommands(program: Commander, client: () => Client): void {
     .description("start a run of a pipeline")
     .argument("<file>", "the pipeline, YAML or JSON; - is stdin")
     .requiredOption("--pool <pool>", "pool of agents that runs it")
-    .option(
-      "-p, --param <name=value>",
-      "a parameter; may be repeated",
-      (text: string, all: string[]) => [...all, text],
-      [] as string[],
-    )
+    .option(...PARAM)
+    .option(...PRIORITY)
+    .option(...EXPIRES)
+    .option(...NOT_BEFORE)
     .option("--wait", "wait for the end; exit code 1 unless it succeeds")
     .option("--follow", "show the logs of all steps, and wait")
     .option(...FORMAT)
-    .action(
-      async (
-        file: string,
-        options: { pool: string; param: string[]; wait?: boolean; follow?: boolean; output: string },
-      ) => {
-        const format = formatOf(options.output);
-        const made = await client().make<RunDetail>("/v1/runs", {
+    .action(async (file: string, options: StartOptions & { pool: string }) =>
+      started(
+        await client().make<RunDetail>("/v1/runs", {
           pool: options.pool,
           pipeline: readPipeline(file),
-          params: Object.fromEntries(options.param.map(readParam)),
-        });
+          ...readStart(options),
+        }),
+        options,
+      ),
+    );
+
+  run
+    .command("rerun")
+    .description("start a run again: the same pipeline in the same pool, its parameters as given or as they were")
+    .argument("<run>")
+    .option(...PARAM)
+    .option(...PRIORITY)
+    .option(...EXPIRES)
+    .option(...NOT_BEFORE)
+    .option("--wait", "wait for the end; exit code 1 unless it succeeds")
+    .option("--follow", "show the logs of all steps, and wait")
+    .option(...FORMAT)
+    .action(async (id: string, options: StartOptions) =>
+      started(await client().make<RunDetail>(`${runPath(id)}/rerun`, readStart(options)), options),
+    );
+
+  async function started(made: RunDetail, options: StartOptions): Promise<void> {
+        const format = formatOf(options.output);
         if (format === "json" && options.wait !== true && options.follow !== true)
           process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
         else process.stdout.write(`${made.id}\n`);
@@ -47,8 +83,7 @@ export function runCommands(program: Commander, client: () => Client): void {
         sayWaiting(made);
         if (options.follow === true) await follow(client(), made.id, sayWaiting);
         if (options.follow === true || options.wait === true) await conclude(client(), made.id, false, sayWaiting);
-      },
-    );
+  }
 
   run
     .command("ls")
@@ -130,77 +165,6 @@ export function runCommands(program: Commander, client: () => Client): void {
       process.stderr.write(`asked for the end of ${id}\n`);
       if (options.wait === true) await until(client(), id);
     });
-
-  const command = program.command("command").description("what was asked of agents, and what became of it");
-  command
-    .command("ls")
-    .description("list commands, newest first")
-    .option("--state <state>")
-    .option("--limit <n>", "at most this many", "50")
-    .option(...FORMAT)
-    .action(async (options: { state?: string; limit: string; output: string }) => {
-      print(
-        await client().list<Command>(
-          `/v1/commands${options.state === undefined ? "" : `?state=${encodeURIComponent(options.state)}`}`,
-          Number(options.limit) || 50,
-        ),
-        formatOf(options.output),
-        [
-          { title: "COMMAND", of: (c) => c.id },
-          { title: "KIND", of: (c) => c.kind },
-          {
-            title: "STATE",
-            of: (c) =>
-              c.waiting !== null ? `${c.state} (${c.waiting.code})` : c.unknown ? `${c.state} (unknown)` : c.state,
-          },
-          { title: "POOL", of: (c) => c.pool.name },
-          { title: "AGENT", of: (c) => c.agent?.name ?? "-" },
-          { title: "BY", of: (c) => c.actor.name },
-          { title: "AGE", of: (c) => age(c.createdAt) },
-        ],
-        (c) => c.id,
-      );
-    });
-  command
-    .command("show")
-    .description("one command: who, what, why it waits, what came of it")
-    .argument("<command>")
-    .option(...FORMAT)
-    .action(async (id: string, options: { output: string }) => {
-      const found = await client().json<Command>(`/v1/commands/${encodeURIComponent(id)}`);
-      printOne(
-        found,
-        formatOf(options.output),
-        [
-          ["command", found.id],
-          ["kind", found.kind],
-          ["resource", found.resource],
-          [
-            "state",
-            found.unknown ? `${found.state}; unknown what became of it: its agent is not connected` : found.state,
-          ],
-          [
-            "waiting",
-            found.waiting === null ? null : `${found.waiting.code}: ${found.waiting.text} ${found.waiting.fix}`,
-          ],
-          ["pool", found.pool.name],
-          ["agent", found.agent?.name ?? null],
-          ["by", `${found.actor.name} (${found.actor.via})`],
-          ["created", new Date(found.createdAt).toISOString()],
-          ["accepted", found.acceptedAt === null ? null : new Date(found.acceptedAt).toISOString()],
-          ["ended", found.endedAt === null ? null : new Date(found.endedAt).toISOString()],
-          ["expires", new Date(found.expiresAt).toISOString()],
-          [
-            "error",
-            found.error === null
-              ? null
-              : `${found.error.code}: ${found.error.message}${found.error.fix === undefined ? "" : ` ${found.error.fix}`}`,
-          ],
-          ["result", found.result === null || found.result === undefined ? null : JSON.stringify(found.result)],
-        ],
-        found.id,
-      );
-    });
 }
 
 function runPath(id: string): string {
@@ -227,6 +191,37 @@ function readPipeline(file: string): unknown {
   } catch (error) {
     throw new EndWith(EXIT.usage, `${file} is neither YAML nor JSON: ${(error as Error).message.split("\n")[0]}`);
   }
+}
+
+/** `90m`, `2h`; null: not of that form. */
+function readDuration(text: string): number | null {
+  const found = /^(\d+(?:\.\d+)?)([smhd])$/.exec(text);
+  return found === null ? null : Math.round(Number(found[1]) * UNIT_MS[found[2]!]!);
+}
+
+function readStart(options: StartOptions): Record<string, unknown> {
+  const priority = options.priority === undefined ? undefined : Number(options.priority);
+  if (priority !== undefined && !Number.isInteger(priority))
+    throw new EndWith(EXIT.usage, `--priority ${options.priority} is not a whole number from -100 to 100`);
+  const expiresInMs = options.expiresIn === undefined ? undefined : readDuration(options.expiresIn);
+  if (expiresInMs === null)
+    throw new EndWith(EXIT.usage, `--expires-in ${options.expiresIn}: write a number with s, m, h or d, such as 2h`);
+  let notBefore: number | undefined;
+  if (options.notBefore !== undefined) {
+    const after = readDuration(options.notBefore);
+    notBefore = after === null ? Date.parse(options.notBefore) : Date.now() + after;
+    if (!Number.isFinite(notBefore))
+      throw new EndWith(
+        EXIT.usage,
+        `--not-before ${options.notBefore}: write a time such as 2030-01-31T18:00:00Z, or 90m for in 90 minutes`,
+      );
+  }
+  return {
+    params: Object.fromEntries(options.param.map(readParam)),
+    ...(priority === undefined ? {} : { priority }),
+    ...(expiresInMs === undefined ? {} : { expiresInMs }),
+    ...(notBefore === undefined ? {} : { notBefore }),
+  };
 }
 
 /** Numbers and booleans as such, anything else as text. */
@@ -261,6 +256,9 @@ function showRun(found: RunDetail, output: string): void {
           .map(([name, value]) => `${name}=${value}`)
           .join(" ") || null,
       ],
+      ["priority", found.priority === 0 ? null : String(found.priority)],
+      ["not before", found.notBefore > found.createdAt ? new Date(found.notBefore).toISOString() : null],
+      ["repeats", found.rerunOf],
     ],
     found.id,
   );
@@ -272,7 +270,11 @@ function showRun(found: RunDetail, output: string): void {
     [
       { title: "STEP", of: (a) => a.step },
       { title: "ATTEMPT", of: (a) => String(a.attempt) },
-      { title: "STATE", of: (a) => (a.adopted ? `${a.state} (taken over)` : a.state) },
+      {
+        title: "STATE",
+        of: (a) =>
+          a.retryAt !== null ? `${a.state}; ${again(a.retryAt)}` : a.adopted ? `${a.state} (taken over)` : a.state,
+      },
       {
         title: "TOOK",
         of: (a) => (a.startedAt === null ? "-" : `${(((a.endedAt ?? Date.now()) - a.startedAt) / 1000).toFixed(1)} s`),
@@ -281,6 +283,12 @@ function showRun(found: RunDetail, output: string): void {
     ],
     (a) => a.step,
   );
+}
+
+/** When the next attempt of a step begins. */
+function again(atMs: number): string {
+  const s = Math.ceil((atMs - Date.now()) / 1000);
+  return s > 0 ? `tried again in ${s} s` : "tried again now";
 }
 
 async function printLog(
