@@ -8,8 +8,19 @@ import { Authenticator, signInUrl } from "./auth/index.ts";
 import { loadConfig, OPTIONS, publicUrlOf, type CloudConfig, type OptionName } from "./config/index.ts";
 import { newEnrolment } from "./features/agents/index.ts";
 import { loadKeyRing, readPrivateFile, writePrivateFile } from "./keys/index.ts";
-import { DATABASE_FILE, openStore, type Scope, type Store, type UserRow } from "./store/index.ts";
+import {
+  backupStore,
+  DATABASE_FILE,
+  lockDatabase,
+  openStore,
+  restoreStore,
+  type DatabaseLock,
+  type Scope,
+  type Store,
+  type UserRow,
+} from "./store/index.ts";
 import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud } from "./wiring/cloud.ts";
+import { lockData } from "./wiring/data-lock.ts";
 import { makeLogger } from "./wiring/logger.ts";
 
 const { version } = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8")) as { version: string };
@@ -142,6 +153,35 @@ const adminEnroll = (pool: string, given: Record<string, unknown>): Promise<void
     else writePrivateFile(resolve(file), `${secret}\n`);
   });
 
+const placeOf = ({ data, database }: CloudConfig) => ({ dir: data, database });
+
+/** Online: whether or not the control plane runs. */
+async function backup(file: string, given: Record<string, unknown>): Promise<void> {
+  const config = configOf(given);
+  const { rows } = await backupStore(placeOf(config), resolve(file), systemClock.now());
+  say(`${rows} rows are in ${resolve(file)}. Keep ${join(config.data, "keys")} beside it: agents trust no other keys.`);
+}
+
+async function restore(file: string, given: Record<string, unknown>): Promise<void> {
+  const config = configOf(given);
+  // Refused while the control plane runs.
+  const lock = lockData(config.data);
+  let one: DatabaseLock | null = null;
+  try {
+    if (config.database !== null)
+      one = await lockDatabase(config.database, { patient: false, onLost: (error) => fail(error) });
+    const replace = given["replace"] === true;
+    const { rows, madeAt, kept } = await restoreStore(placeOf(config), resolve(file), systemClock.now(), { replace });
+    say(`${rows} rows of ${new Date(madeAt).toISOString()} are restored. Everybody signs in anew.`);
+    if (kept !== null) say(`What was there before is kept: ${kept}`);
+    if (!existsSync(join(config.data, "keys/identity.json")))
+      say(`There are no keys in ${join(config.data, "keys")}: put the kept ones there before the start, or agents will refuse it.`);
+  } finally {
+    await one?.release();
+    lock.release();
+  }
+}
+
 function configShow(given: Record<string, unknown>): void {
   const config = configOf(given);
   for (const { name, value, origin } of config.origins)
@@ -179,6 +219,17 @@ withOptions(
     .option("--out <file>", "write it to a file for its owner alone, instead")
     .option("--once", "make none when an agent has joined the pool"),
 ).action(guarded(adminEnroll));
+withOptions(
+  program
+    .command("backup <file>")
+    .description("write the database to a file, while the control plane runs or not; its keys are kept apart"),
+).action(guarded(backup));
+withOptions(
+  program
+    .command("restore <file>")
+    .description("fill the database from such a file, while the control plane stands still")
+    .option("--replace", "put it in the place of a database that is there"),
+).action(guarded(restore));
 program
   .command("version")
   .description("print the version")

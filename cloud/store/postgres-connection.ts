@@ -14,7 +14,7 @@ const exact = (text: string): number => {
   if (!Number.isSafeInteger(value)) throw new RangeError(`The database answered ${text}, which is no safe integer.`);
   return value;
 };
-const types = {
+export const types = {
   getTypeParser(oid: number, format?: "text" | "binary") {
     if (oid === INT8 || oid === NUMERIC) return exact;
     return pg.types.getTypeParser(oid, format as "text");
@@ -79,7 +79,7 @@ class ConnectionFault extends Error {
 }
 /** Failures of a program, not of a connection: a value that cannot be sent or read. */
 const isOurs = (error: unknown) => error instanceof TypeError || error instanceof RangeError;
-const marked = (error: unknown): unknown =>
+export const marked = (error: unknown): unknown =>
   error instanceof pg.DatabaseError || error instanceof ConnectionFault || isOurs(error)
     ? error
     : new ConnectionFault(error);

@@ -1,15 +1,13 @@
 // The store over PostgreSQL: the operations of SQLite's writer, in process, over a pool. What makes them right is the
 // same as there: within one workspace nothing else writes meanwhile. Here a transaction's first statement takes the
 // workspace's advisory lock, and each later statement sees everything that was committed before the lock was had.
-import { createHash } from "node:crypto";
 import { ConnectorError, type WorkspaceId } from "@sallyport/protocol";
 import type pg from "pg";
-import { MIGRATIONS, type Migration } from "./migrations.ts";
-import { newerSchema } from "./newer-schema.ts";
 import { numberChanges } from "./operations/changes.ts";
 import { READS, WRITES } from "./operations/index.ts";
 import type { Tx } from "./operations/tx.ts";
 import { connect, databaseError, isOutage, kyselyOf, makePool, mayRepeat, query } from "./postgres-connection.ts";
+import { lockNumber, migrate } from "./postgres-schema.ts";
 import { shownDatabase } from "./postgres-url.ts";
 import type { ChangeRow, Store } from "./store.ts";
 import { storeOf, type Operations } from "./store-of.ts";
@@ -100,11 +98,7 @@ const ROUTES: Partial<Record<WriteName, Route>> = {
   },
 };
 
-/** Advisory locks are numbers of the whole database: ours are made from names nobody else has. */
-const lockNumber = (name: string): bigint =>
-  createHash("sha256").update(`sallyport/${name}`).digest().readBigInt64BE(0);
 const CLOUD_LOCK = lockNumber("cloud");
-const MIGRATION_LOCK = lockNumber("migrations");
 
 interface Job {
   name: WriteName;
@@ -128,39 +122,6 @@ export interface PostgresStoreOptions {
 }
 
 const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
-/** `text` compares byte by byte, as on SQLite and whatever the server's language is. */
-const forPostgres = (statement: string): string => statement.replace(/\btext\b/g, 'text collate "C"');
-
-async function migrate(client: pg.PoolClient, where: string): Promise<void> {
-  try {
-    await query(client, "begin");
-    await query(client, "set local statement_timeout = 0");
-    await query(client, `select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
-    await query(
-      client,
-      forPostgres(
-        "create table if not exists schema_migrations (id bigint primary key, name text not null, applied_at bigint not null)",
-      ),
-    );
-    const applied = new Set((await query(client, "select id from schema_migrations")).rows.map((row) => row.id as number));
-    const newer = newerSchema(Math.max(0, ...applied), where);
-    if (newer !== null) throw newer;
-    for (const migration of MIGRATIONS) if (!applied.has(migration.id)) await apply(client, migration);
-    await query(client, "commit");
-  } catch (error) {
-    await query(client, "rollback").catch(() => {});
-    throw error;
-  }
-}
-async function apply(client: pg.PoolClient, migration: Migration): Promise<void> {
-  for (const statement of migration.statements) await query(client, forPostgres(statement));
-  await query(client, "insert into schema_migrations (id, name, applied_at) values ($1, $2, $3)", [
-    migration.id,
-    migration.name,
-    Date.now(),
-  ]);
-}
-
 export async function openPostgresStore(options: PostgresStoreOptions): Promise<Store> {
   const where = shownDatabase(options.url);
   const total = options.connections ?? WRITERS + READERS;

@@ -23,7 +23,7 @@ import { tokenRoutes } from "../http/routes/tokens.ts";
 import { makeApiServer } from "../http/server.ts";
 import { loadKeyRing, ownTls, writePrivateFile, type ServerTls } from "../keys/index.ts";
 import { LinkGateway } from "../link/index.ts";
-import { openStore } from "../store/index.ts";
+import { lockDatabase, openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
 import { linkDirectory } from "./link-directory.ts";
 
@@ -85,6 +85,10 @@ export async function startCloud(
     const command = loadKeyRing(join(config.data, "keys/command.json"), "command", clock.now());
     const tls = await tlsOf(config, clock.now());
 
+    if (config.database !== null) {
+      const one = await lockDatabase(config.database, { patient: true, onLost: onFatal });
+      undo.push(() => one.release());
+    }
     const store = await openStore({
       dir: config.data,
       database: config.database,

@@ -1,0 +1,93 @@
+// One control plane a database, as one a data directory: a second one would call the first one's sessions its own. The
+// lock is the server's and goes with its connection; when that breaks it is taken again, unless somebody else has it by then.
+import { ConnectorError } from "@sallyport/protocol";
+import pg from "pg";
+import { databaseError, marked } from "./postgres-connection.ts";
+import { lockNumber } from "./postgres-schema.ts";
+import { postgresClientConfig, shownDatabase } from "./postgres-url.ts";
+
+const LOCK = lockNumber("control plane");
+const CONNECT_MS = 5_000;
+const AGAIN_MS = 1_000;
+/** A process that died with its machine is noticed by the server after about so long; a start waits for that. */
+const GONE_MS = 25_000;
+
+const taken = (where: string) =>
+  new ConnectorError("CONFIG_INVALID", `Another control plane uses the database ${where}.`, {
+    fix: "Stop that one first, or give this one a database of its own.",
+  });
+
+export interface DatabaseLock {
+  release(): Promise<void>;
+}
+
+/** `patient`: waits for one that is just stopping. `onLost`: another control plane took the database while it was away. */
+export async function lockDatabase(
+  address: string,
+  { patient, onLost }: { patient: boolean; onLost(error: ConnectorError): void },
+): Promise<DatabaseLock> {
+  const where = shownDatabase(address);
+  let released = false;
+  let held: pg.Client | null = null;
+  let timer: NodeJS.Timeout | undefined;
+
+  /** False: somebody else has it. */
+  async function take(): Promise<boolean> {
+    const client = new pg.Client({
+      ...postgresClientConfig(address),
+      connectionTimeoutMillis: CONNECT_MS,
+      keepAlive: true,
+      keepAliveInitialDelayMillis: 5_000,
+    });
+    client.on("error", () => {});
+    try {
+      await client.connect();
+      await client.query("set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3");
+      const { rows } = await client.query(`select pg_try_advisory_lock(${LOCK}) as got`);
+      if ((rows[0] as { got: boolean }).got !== true) {
+        await client.end();
+        return false;
+      }
+    } catch (error) {
+      await client.end().catch(() => {});
+      throw marked(error);
+    }
+    held = client;
+    client.once("end", () => {
+      held = null;
+      if (!released) again();
+    });
+    return true;
+  }
+  const again = (): void => {
+    timer = setTimeout(() => {
+      take().then(
+        (got) => {
+          if (released) void held?.end();
+          else if (!got) onLost(taken(where));
+        },
+        () => {
+          if (!released) again();
+        },
+      );
+    }, AGAIN_MS);
+    timer.unref();
+  };
+
+  const until = performance.now() + (patient ? GONE_MS : 0);
+  try {
+    while (!(await take())) {
+      if (performance.now() >= until) throw taken(where);
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    }
+  } catch (error) {
+    throw databaseError(error, where);
+  }
+  return {
+    async release() {
+      released = true;
+      clearTimeout(timer);
+      await held?.end();
+    },
+  };
+}
