@@ -75,14 +75,14 @@ export function runCommands(program: Commander, client: () => Client): void {
     );
 
   async function started(made: RunDetail, options: StartOptions): Promise<void> {
-        const format = formatOf(options.output);
-        if (format === "json" && options.wait !== true && options.follow !== true)
-          process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
-        else process.stdout.write(`${made.id}\n`);
-        const sayWaiting = waitingWords();
-        sayWaiting(made);
-        if (options.follow === true) await follow(client(), made.id, sayWaiting);
-        if (options.follow === true || options.wait === true) await conclude(client(), made.id, false, sayWaiting);
+    const format = formatOf(options.output);
+    if (format === "json" && options.wait !== true && options.follow !== true)
+      process.stdout.write(`${JSON.stringify(made, null, 2)}\n`);
+    else process.stdout.write(`${made.id}\n`);
+    const sayWaiting = waitingWords();
+    sayWaiting(made);
+    if (options.follow === true) await follow(client(), made.id, sayWaiting);
+    if (options.follow === true || options.wait === true) await conclude(client(), made.id, false, sayWaiting);
   }
 
   run

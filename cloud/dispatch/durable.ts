@@ -41,7 +41,15 @@ import { makeTakeover } from "./takeover.ts";
 import { parseInput, type PoolRef } from "./interactive.ts";
 import type { DispatchMetrics } from "./metrics.ts";
 import { explain, type Explanation } from "./explain.ts";
-import { couldTake, silentHolder, unknownOf, waitingOf, type Refusal, type RefusalCode, type Waiting } from "./waiting.ts";
+import {
+  couldTake,
+  silentHolder,
+  unknownOf,
+  waitingOf,
+  type Refusal,
+  type RefusalCode,
+  type Waiting,
+} from "./waiting.ts";
 
 export interface Submission<I extends z.ZodType> {
   pool: PoolRef;
@@ -357,7 +365,9 @@ export function makeDurable(deps: DurableDeps): Durable {
     const later = (one: CloudSession): number => waiters.get(row.id)?.saidLater.get(one.replica) ?? 0;
     return live
       .filter((one) => only !== null || fits(row, one))
-      .toSorted((a, b) => hangs(a) - hangs(b) || later(a) - later(b) || rank(a, row.kind, now) - rank(b, row.kind, now));
+      .toSorted(
+        (a, b) => hangs(a) - hangs(b) || later(a) - later(b) || rank(a, row.kind, now) - rank(b, row.kind, now),
+      );
   }
 
   /**
@@ -369,7 +379,8 @@ export function makeDurable(deps: DurableDeps): Durable {
     const capable = live.filter((one) => one.status()?.commands.includes(row.kind) ?? true);
     if (capable.length > 0 || live.length === 0) return capable;
     const away = (await store.replicas(systemScope(row.workspace))).some(
-      (replica) => replica.pool === row.pool && couldTake(row, replica) && !live.some((one) => one.replica === replica.id),
+      (replica) =>
+        replica.pool === row.pool && couldTake(row, replica) && !live.some((one) => one.replica === replica.id),
     );
     return away ? [] : live;
   }
@@ -452,7 +463,8 @@ export function makeDurable(deps: DurableDeps): Durable {
       deps.metrics.offer(row.kind, error.code);
       if (error.code === "INTERNAL") log.error({ err: caught, command: row.id }, "offer failed");
       const remake = error.code === "DISPATCH_INVALID" || error.code === "SIGNATURE_INVALID";
-      const final = error.retry === "never" && error.code !== "CANCELLED" && !(remake && ++state.remakes < REMAKE_LIMIT);
+      const final =
+        error.retry === "never" && error.code !== "CANCELLED" && !(remake && ++state.remakes < REMAKE_LIMIT);
       if (final && !moved) {
         await store.markRefused(row.workspace, row.id, session.replica, error.toBody(), clock.now());
         waiters.delete(row.id);
@@ -474,9 +486,8 @@ export function makeDurable(deps: DurableDeps): Durable {
       const others = state.maybeWith === null && live.some((one) => !state.saidLater.has(one.replica));
       if (!others && state.maybeWith === null) state.saidLater.clear();
       if (others) again(row);
-      state.retryAtMs = lost || others
-        ? 0
-        : clock.monotonic() + Math.min(BACKOFF_MS.first * 2 ** state.retries++, BACKOFF_MS.most);
+      state.retryAtMs =
+        lost || others ? 0 : clock.monotonic() + Math.min(BACKOFF_MS.first * 2 ** state.retries++, BACKOFF_MS.most);
       return false;
     } finally {
       timer?.cancel();

@@ -28,7 +28,5 @@ export function limitReached(command: CommandRow, queue: PoolQueue): LimitReache
   if (command.concurrency !== null && own > 0)
     return { limit: command.concurrency, of: "pipeline", holders: queue.holders };
   if (queue.maxRuns !== null) return { limit: queue.maxRuns, of: "pool", holders: queue.holders };
-  return command.concurrency === null
-    ? null
-    : { limit: command.concurrency, of: "pipeline", holders: queue.holders };
+  return command.concurrency === null ? null : { limit: command.concurrency, of: "pipeline", holders: queue.holders };
 }

@@ -5,6 +5,7 @@ import {
   newId,
   pipelineRun,
   planPipeline,
+  runIdSchema,
   type CommandId,
   type ParamValue,
   type Pipeline,
@@ -47,7 +48,11 @@ export async function startRun(
       details: { errors: [{ path: "body.notBefore", message: "at most 6 days from now" }] },
     });
   }
-  const id = newId("run", dispatch.clock.now());
+  // Asked for again with the same command id, it is the same run.
+  const id =
+    wanted.command === undefined
+      ? newId("run", dispatch.clock.now())
+      : runIdSchema.parse(`run_${wanted.command.replaceAll("-", "")}`);
   const run = {
     id,
     pool: wanted.pool.id,

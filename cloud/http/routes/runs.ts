@@ -4,7 +4,14 @@ import { ConnectorError, commandIdSchema, nameSchema, ndjsonLine, runIdSchema } 
 import type { FastifyReply } from "fastify";
 import { z } from "zod";
 import type { CommandView, Dispatch, Waiting } from "../../dispatch/index.ts";
-import { followLogs, runStateOf, startRun, stepsDone, type NewRun, type RunState } from "../../features/pipelines/index.ts";
+import {
+  followLogs,
+  runStateOf,
+  startRun,
+  stepsDone,
+  type NewRun,
+  type RunState,
+} from "../../features/pipelines/index.ts";
 import type { AttemptRow, CommandRow, CommandState, RunRow, Store } from "../../store/store.ts";
 import {
   newRunSchema,
@@ -93,12 +100,7 @@ export const runRoutes =
         const { pool: poolName, ...wanted } = request.body;
         const pool = await store.poolByName(scope, poolName);
         if (pool === null) throw notFound(`pool named ${poolName}`);
-        return submit(
-          scope,
-          { ...wanted, pool, command: request.headers["sallyport-command-id"] },
-          key,
-          reply,
-        );
+        return submit(scope, { ...wanted, pool, command: request.headers["sallyport-command-id"] }, key, reply);
       },
     );
 

@@ -99,7 +99,8 @@ const run = (id: string) => world.api.json<RunDetail>(`/v1/runs/${id}`);
 const command = (id: string) => world.api.json<CommandDetail>(`/v1/commands/${id}`);
 const taken = (made: RunDetail) =>
   waitFor("the run is accepted", async () => (await command(made.command)).state !== "queued");
-const seen = (agent: FakeAgent, id: string) => waitFor("it was offered", () => agent.seen.some((one) => one.command === id));
+const seen = (agent: FakeAgent, id: string) =>
+  waitFor("it was offered", () => agent.seen.some((one) => one.command === id));
 const end = (agent: FakeAgent, made: RunDetail, body: ReportBody = { type: "command.succeeded", result: {} }) =>
   agent.report([{ command: made.command, body }]);
 
@@ -358,7 +359,10 @@ t.test("priority goes before age; the limits of pool and pipeline are never pass
     });
     const oldest = [...alive][0]!;
     alive.delete(oldest);
-    await end(agent, made.find((one) => one.command === oldest)!);
+    await end(
+      agent,
+      made.find((one) => one.command === oldest)!,
+    );
   }
   // Offers go out together, so those that begin at one time have no order; each group has.
   const place = (at: number) => order.indexOf(made[at]!.command);
@@ -385,7 +389,9 @@ t.test("what an agent may have does not expire; what none can have does", async 
   const never = await start(pool, minute);
   await clock.advance(120_000);
   await waitFor("what nobody was asked for expires", async () => (await command(never.command)).state === "expired");
-  t.match(await command(never.command), { error: { code: "COMMAND_EXPIRED", message: /No agent of the pool took it/ } });
+  t.match(await command(never.command), {
+    error: { code: "COMMAND_EXPIRED", message: /No agent of the pool took it/ },
+  });
   for (const made of [late, early, known]) {
     t.match(await command(made.command), {
       state: "queued",
@@ -396,7 +402,8 @@ t.test("what an agent may have does not expire; what none can have does", async 
   }
   // Its journal has one, another came too late; the third it took, and ran while nobody heard.
   agent.handlers.set("pipeline.run", ({ intent, stream }) => {
-    if (intent.command === late.command) throw new ConnectorError("COMMAND_EXPIRED", "It expired before it reached the agent.");
+    if (intent.command === late.command)
+      throw new ConnectorError("COMMAND_EXPIRED", "It expired before it reached the agent.");
     accept(stream, true);
   });
   await agent.connect();

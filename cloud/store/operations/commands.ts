@@ -38,7 +38,15 @@ import type { Tables } from "../tables.ts";
 import { findKey, rememberKey } from "./changes.ts";
 import { deploymentEnded, deploymentOf, deploymentTaken } from "./deployment-status.ts";
 import { comesFirst, mayBegin, maybeTaken } from "./queue.ts";
-import { awaitsTakeover, confirmTakeover, handoffsOf, releaseTakeovers, standing, takenOver, takeOver } from "./takeovers.ts";
+import {
+  awaitsTakeover,
+  confirmTakeover,
+  handoffsOf,
+  releaseTakeovers,
+  standing,
+  takenOver,
+  takeOver,
+} from "./takeovers.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, toJson, ws, type Tx } from "./tx.ts";
 
 const ENDS: ReadonlySet<string> = new Set<CommandState>([
@@ -179,6 +187,16 @@ async function move(tx: Tx, row: Tables["commands"], set: Partial<Tables["comman
   touch(tx, row);
 }
 
+/** Two intents that ask for the same: only the times may differ, which come from the moment of asking. */
+function sameWish(one: string, other: string): boolean {
+  if (one === other) return true;
+  const wish = (text: string): string => {
+    const { notBefore: _notBefore, expires: _expires, ...rest } = JSON.parse(text) as Record<string, unknown>;
+    return JSON.stringify(rest);
+  };
+  return wish(one) === wish(other);
+}
+
 /**
  * Rises with each commit, whatever the clock does. Drawn from the counter of changes: its row is locked until the commit,
  * so order of numbers is order of commit with several writers too.
@@ -213,7 +231,7 @@ export async function createCommand(
   }
   const known = await command(tx, scope, input.id);
   if (known !== null) {
-    if (known.intent !== input.intent)
+    if (!sameWish(known.intent, input.intent))
       throw new ConnectorError("CONFLICT", `Command ${input.id} exists already and asks for something else.`, {
         fix: "Choose a new command id.",
       });
@@ -305,7 +323,11 @@ export async function nextDispatch(
 ): Promise<{ sequence: number; attempt: number } | null> {
   const before = await bare(tx, workspace, id);
   if (before === undefined) return null;
-  if (before.state === "queued" ? !(await comesFirst(tx, before)) || !(await mayBegin(tx, before)) : !(await awaitsTakeover(tx, before, replica)))
+  if (
+    before.state === "queued"
+      ? !(await comesFirst(tx, before)) || !(await mayBegin(tx, before))
+      : !(await awaitsTakeover(tx, before, replica))
+  )
     return null;
   const row = await tx.db
     .updateTable("commands")
@@ -415,10 +437,7 @@ export async function markNotTaken(
     .where("replica_id", "=", offer.replica)
     .where("refusal", "is", null)
     .where((eb) =>
-      eb.or([
-        eb("attempt", "=", attempt),
-        eb.and([eb("attempt", "<", attempt), eb("at", "<=", now - JOURNALING_MS)]),
-      ]),
+      eb.or([eb("attempt", "=", attempt), eb.and([eb("attempt", "<", attempt), eb("at", "<=", now - JOURNALING_MS)])]),
     )
     .execute();
   await tx.db
@@ -706,7 +725,7 @@ async function applyReport(
   if (stands === "holder") await confirmTakeover(tx, workspace, report.command, replica, now);
   // The agent's clock, kept between the asking and now: shown times never run backwards or ahead.
   const at = Math.min(Math.max(report.at, row.created_at), now);
-  if (body.type === "step") return applyStep(tx, row, replica, body, at, report.at);
+  if (body.type === "step") return applyStep(tx, row, replica, body, at, retryOf(body, report.at, at, now));
 
   const ended = ENDS.has(row.state);
   const applies = !ended && !(body.type === "command.running" && row.state === "running");
@@ -790,13 +809,19 @@ function readReport(report: Report): ReportBody | null {
   }
 }
 
+/** A duration of the agent's clock, laid onto ours: from when it said so, or from now when its clock is plainly wrong. */
+function retryOf(body: Extract<ReportBody, { type: "step" }>, agentAt: number, at: number, now: number): number | null {
+  if (body.retryAt == null) return null;
+  return (at === agentAt ? at : now) + Math.max(0, body.retryAt - agentAt);
+}
+
 async function applyStep(
   tx: Tx,
   row: Tables["commands"],
   replica: string,
   body: Extract<ReportBody, { type: "step" }>,
   at: number,
-  agentAt: number,
+  retryAt: number | null,
 ): Promise<boolean> {
   if (row.run_id !== body.run) return false;
   if (row.state === "lost") {
@@ -837,8 +862,7 @@ async function applyStep(
     outputs: JSON.stringify(body.outputs),
     log_seq: Math.max(before?.log_seq ?? 0, body.logSeq),
     adopted: body.adopted || before?.adopted === 1 ? 1 : 0,
-    // A duration of the agent's clock, laid onto ours.
-    retry_at: body.retryAt == null ? null : at + Math.max(0, body.retryAt - agentAt),
+    retry_at: retryAt,
   };
   await tx.db
     .insertInto("attempts")

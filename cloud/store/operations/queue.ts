@@ -1,6 +1,13 @@
 // Which queued commands may go now, in which order, and who stands before the others: order of commit within a resource,
 // priority between resources, and the limits of pools and pipelines. The dispatcher asks; `mayBegin` has the last word.
-import { pipelineRun, type CommandId, type PoolId, type ReplicaId, type RunId, type WorkspaceId } from "@sallyport/protocol";
+import {
+  pipelineRun,
+  type CommandId,
+  type PoolId,
+  type ReplicaId,
+  type RunId,
+  type WorkspaceId,
+} from "@sallyport/protocol";
 import { sql, type SqlBool } from "kysely";
 import type { CommandRow, CommandState, PoolQueue, RunHolder } from "../store.ts";
 import { commandRows, toCommand } from "./commands.ts";
@@ -28,11 +35,7 @@ const held = (tx: Tx, workspace: string, pool: string) =>
     .where((eb) =>
       eb.or([
         eb("h.state", "in", ["accepted", "running"]),
-        eb.and([
-          eb("h.state", "=", "queued"),
-          eb("h.offers", ">", 0),
-          maybeTaken("h"),
-        ]),
+        eb.and([eb("h.state", "=", "queued"), eb("h.offers", ">", 0), maybeTaken("h")]),
       ]),
     );
 
@@ -94,7 +97,16 @@ async function open(tx: Tx, workspace: string, pool: string, now: number) {
   const allowed = tx.db
     .selectFrom(
       heads(tx, workspace, pool, now)
-        .select(["q.command_id", "q.kind", "q.priority", "q.commit_no", "q.created_at", "q.pipeline", "q.concurrency", "q.maybe"])
+        .select([
+          "q.command_id",
+          "q.kind",
+          "q.priority",
+          "q.commit_no",
+          "q.created_at",
+          "q.pipeline",
+          "q.concurrency",
+          "q.maybe",
+        ])
         .select(
           sql<number>`row_number() over (partition by q.pipeline, q.maybe order by ${inOrder})`.as("pipeline_place"),
         )
@@ -107,10 +119,7 @@ async function open(tx: Tx, workspace: string, pool: string, now: number) {
         eb("q.maybe", "=", 1),
         eb("q.concurrency", "is", null),
         ...[...heldOf].map(([pipeline, n]) =>
-          eb.and([
-            eb("q.pipeline", "=", pipeline),
-            eb(sql<number>`q.concurrency - q.pipeline_place`, ">=", n),
-          ]),
+          eb.and([eb("q.pipeline", "=", pipeline), eb(sql<number>`q.concurrency - q.pipeline_place`, ">=", n)]),
         ),
         eb.and([
           ...(heldOf.size === 0 ? [] : [eb("q.pipeline", "not in", [...heldOf.keys()])]),
@@ -260,17 +269,15 @@ export async function queue(
     maxRuns: await poolLimit(tx, workspace, pool),
     held: holders.length,
     heldOf,
-    holders: holders.slice(0, NAMED_HOLDERS).map(
-      (one): RunHolder => ({
-        command: one.command_id as CommandId,
-        run: one.run_id as RunId,
-        pipeline: one.pipeline,
-        state: one.state as CommandState,
-        replica: one.replica_id as ReplicaId | null,
-        replicaName: one.name,
-        since: one.accepted_at ?? one.created_at,
-      }),
-    ),
+    holders: holders.slice(0, NAMED_HOLDERS).map((one): RunHolder => ({
+      command: one.command_id as CommandId,
+      run: one.run_id as RunId,
+      pipeline: one.pipeline,
+      state: one.state as CommandState,
+      replica: one.replica_id as ReplicaId | null,
+      replicaName: one.name,
+      since: one.accepted_at ?? one.created_at,
+    })),
     items: standing.map((one) => ({
       id: one.command_id as CommandId,
       position: Number(one.position),
