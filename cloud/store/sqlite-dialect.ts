@@ -19,7 +19,8 @@ const MAX_STATEMENTS = 500;
 
 class Connection implements DatabaseConnection {
   readonly #database: DatabaseSync;
-  readonly #statements = new Map<string, StatementSync>();
+  /** `rows`: whether it answers with rows; asking SQLite each time costs as much as a small query. */
+  readonly #statements = new Map<string, { statement: StatementSync; rows: boolean }>();
 
   constructor(database: DatabaseSync) {
     this.#database = database;
@@ -28,14 +29,16 @@ class Connection implements DatabaseConnection {
   executeQuery<R>(query: CompiledQuery): Promise<QueryResult<R>> {
     // Settled at once: an operation's awaits are microtasks, no other work of the worker comes between them.
     try {
-      let statement = this.#statements.get(query.sql);
-      if (statement === undefined) {
-        statement = this.#database.prepare(query.sql);
+      let known = this.#statements.get(query.sql);
+      if (known === undefined) {
+        const prepared = this.#database.prepare(query.sql);
+        known = { statement: prepared, rows: prepared.columns().length > 0 };
         if (this.#statements.size >= MAX_STATEMENTS) this.#statements.delete(this.#statements.keys().next().value!);
-        this.#statements.set(query.sql, statement);
+        this.#statements.set(query.sql, known);
       }
+      const { statement, rows } = known;
       const parameters = query.parameters as SQLInputValue[];
-      if (statement.columns().length > 0) return Promise.resolve({ rows: statement.all(...parameters) as R[] });
+      if (rows) return Promise.resolve({ rows: statement.all(...parameters) as R[] });
       const { changes } = statement.run(...parameters);
       return Promise.resolve({ rows: [], numAffectedRows: BigInt(changes) });
     } catch (error) {

@@ -130,6 +130,14 @@ let closing = false;
 
 function start(database: DatabaseSync): void {
   const db = kyselyOver(database);
+  const prepared = (sql: string): (() => void) => {
+    const statement = database.prepare(sql);
+    return () => void statement.run();
+  };
+  const begin = prepared(role === "write" ? "begin immediate" : "begin");
+  const commit = prepared("commit");
+  const savepoint = prepared("savepoint operation");
+  const release = prepared("release operation");
 
   const failedAnswer = (call: Call, value: unknown): Answer => {
     const error = toError(value);
@@ -140,7 +148,7 @@ function start(database: DatabaseSync): void {
     const answers: Answer[] = [];
     const changed: { workspace: string; changes: ChangeRow[] }[] = [];
     try {
-      database.exec("begin immediate");
+      begin();
       for (const call of calls) {
         const touched = new Map<string, Map<string, { entity: ChangeRow["entity"]; id: string }>>();
         const tx: Tx = {
@@ -151,7 +159,7 @@ function start(database: DatabaseSync): void {
             of.set(`${entity} ${id}`, { entity, id });
           },
         };
-        database.exec("savepoint operation");
+        savepoint();
         try {
           const value = await (WRITES as Record<string, unknown> as Record<string, Operation>)[call.operation]!(
             tx,
@@ -160,18 +168,18 @@ function start(database: DatabaseSync): void {
           const numbered: typeof changed = [];
           for (const [workspace, things] of touched)
             numbered.push({ workspace, changes: await numberChanges(tx, workspace, [...things.values()]) });
-          database.exec("release operation");
+          release();
           answers.push({ id: call.id, value });
           changed.push(...numbered);
         } catch (error) {
           // A full disk may have rolled the whole transaction back by itself: then nothing of the batch holds.
           if (!database.isTransaction) throw error;
           database.exec("rollback to operation");
-          database.exec("release operation");
+          release();
           answers.push(failedAnswer(call, error));
         }
       }
-      database.exec("commit");
+      commit();
       post({ type: "answers", answers, changes: changed });
     } catch (error) {
       if (database.isTransaction) database.exec("rollback");
@@ -184,7 +192,7 @@ function start(database: DatabaseSync): void {
     for (const call of calls) {
       let answer: Answer;
       try {
-        database.exec("begin");
+        begin();
         answer = {
           id: call.id,
           value: await (READS as Record<string, unknown> as Record<string, Operation>)[call.operation]!(
@@ -195,7 +203,7 @@ function start(database: DatabaseSync): void {
       } catch (error) {
         answer = failedAnswer(call, error);
       }
-      if (database.isTransaction) database.exec("commit");
+      if (database.isTransaction) commit();
       post({ type: "answers", answers: [answer], changes: [] });
     }
   };
