@@ -53,6 +53,7 @@ const WAIT_AGAIN_MS = 60_000;
 /** A container that another agent made and did not start is its own for this long. */
 const PEER_START_MS = 15_000;
 const STARTS = 20;
+const MAKING_MS = 10_000;
 /** Another Engine may answer at the same socket one day. */
 const IDENTITY_MS = 60_000;
 
@@ -366,7 +367,7 @@ export class DockerEngine implements Engine {
       } catch (error) {
         if (!(error instanceof EngineRefusal)) throw error;
         if (error.status === 409) {
-          if ((await this.#find(spec.name)) !== null) return null;
+          if (await this.#beingMade(spec.name)) return null;
           throw new ConnectorError(
             "ENGINE_FAILED",
             `The name ${containerName(spec.name)} is taken at the Engine by a container that is not this agent's.`,
@@ -382,6 +383,17 @@ export class DockerEngine implements Engine {
         }
         throw refused(`The container of work ${spec.name} cannot be made`, error);
       }
+    }
+  }
+
+  /** The Engine keeps a name for whoever asked for it first before it shows the container. */
+  async #beingMade(name: WorkName): Promise<boolean> {
+    const until = this.#clock.monotonic() + MAKING_MS;
+    for (;;) {
+      if ((await this.#find(name)) !== null) return true;
+      const there = await this.#client.find<ContainerInfo>(`/containers/${containerName(name)}/json`);
+      if (there !== null || this.#clock.monotonic() >= until) return false;
+      await wait(this.#clock, RETRY_MS, this.#client.closed);
     }
   }
 
