@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { jsonBody, systemClock, type ReportBody } from "@sallyport/protocol";
 import t from "tap";
 import { Authenticator, signInUrl } from "../auth/index.ts";
+import { agentRoutes } from "../http/routes/agents.ts";
 import { sessionRoutes } from "../http/routes/session.ts";
 import { tokenRoutes } from "../http/routes/tokens.ts";
 import { apiWorld, logLine, serveLake, type ApiWorld, type Held } from "../../test/support/api-world.ts";
@@ -39,6 +40,7 @@ t.before(async () => {
       secureCookies: false,
     }),
     tokenRoutes({ store, clock: systemClock }),
+    agentRoutes({ store, clock: systemClock, links: { ofReplica: () => null, revoke: () => {} } }),
   ]);
   agent = await world.replica("prod-1");
   serveLake(agent, files);
@@ -225,4 +227,57 @@ t.test("runs: start, wait, follow, logs, cancel", async (t) => {
   t.match(await cli(["command", "ls", "--state", "queued"]), { stdout: /queued \(AGENT_OFFLINE\)/ });
   t.match(await cli(["run", "cancel", waits.stdout.trim(), "--wait"]), { code: 0 });
   t.same(agent.faults, []);
+});
+
+t.test("why a command waits, and declaring it lost; a run again; the limit of a pool", async (t) => {
+  const file = join(home, "again.yaml");
+  writeFileSync(
+    file,
+    "name: again\noutputs: {store: lake}\nparams: {epochs: {default: 1}}\nsteps: [{name: a, program: node}]\n",
+  );
+  const held = await world.replica("explain-1", "explain");
+  held.handlers.set("pipeline.run", ({ stream }) => accept(stream));
+  await held.connect();
+  const start = async (...more: string[]) =>
+    (await cli(["run", "start", file, "--pool", "explain", ...more])).stdout.trim();
+  const commandOf = async (run: string) => (await world.api.json<RunDetail>(`/v1/runs/${run}`)).command;
+  const first = await start("-p", "epochs=2");
+  const id = await commandOf(first);
+  await waitFor("it is taken", async () => (await world.store.command(world.scope, id as never))?.state === "accepted");
+  t.match(await cli(["command", "lost", id, "--reason", "gone"]), {
+    code: 6,
+    stderr: /explain-1, which has it, is connected/,
+  });
+  t.match(await cli(["pool", "limit", "explain", "--max-runs", "1"]), { code: 0, stderr: /takes 1 run at a time/ });
+  t.match(await cli(["pool", "limit", "explain", "--max-runs", "0"]), { code: 2 });
+  t.match(await cli(["pool", "ls"]), { code: 0, stdout: /explain +\S.* +1 / });
+  const second = (await cli(["run", "rerun", first, "-p", "epochs=9", "--priority", "5", "-o", "json"])).stdout;
+  t.match(JSON.parse(second), { rerunOf: first, params: { epochs: 9 }, priority: 5, waiting: { code: "OFFERED" } });
+  const waits = (JSON.parse(second) as RunDetail).command;
+  const explained = await cli(["command", "explain", waits]);
+  t.match(explained, { code: 0, stdout: /waiting +CONCURRENCY_LIMIT/ });
+  t.match(explained.stdout, /why +Pool explain takes 1 run at a time.*number 1 of 1/);
+  t.match(
+    explained.stdout,
+    new RegExp(`number 1 of 1 in the queue; the slots are held by\n  ${first}  again, accepted on explain-1`),
+  );
+  t.match(explained.stdout, /Z {2}asked for by admin/);
+  await held.cut();
+  t.match(await cli(["command", "explain", id]), {
+    stdout: /what became of it is unknown[\s\S]*settled by +The journal of explain-1 settles it/,
+  });
+  t.match(await cli(["command", "lost", id]), { code: 2 });
+  t.match(await cli(["command", "lost", id, "--reason", "the host is gone"]), { code: 0, stdout: "" });
+  t.match(await cli(["command", "explain", id]), { stdout: /state +lost[\s\S]*declared it lost: the host is gone/ });
+  t.match(await cli(["command", "explain", "0199"]), { code: 2 });
+  for (const wrong of [
+    ["--priority", "high"],
+    ["--expires-in", "soon"],
+    ["--not-before", "tomorrow"],
+  ])
+    t.match(await cli(["run", "rerun", first, ...wrong]), { code: 2, stderr: new RegExp(wrong[0]!) });
+  const later = await start("--not-before", "90m", "--expires-in", "2h");
+  const row = await world.api.json<RunDetail>(`/v1/runs/${later}`);
+  t.equal(row.expiresAt - row.notBefore, 2 * 3600_000);
+  t.match(await cli(["command", "explain", row.command]), { stdout: /NOT_BEFORE/ });
 });

@@ -143,7 +143,7 @@ function textOf({ type, agent, applied, detail }: HistoryRow): string {
     case "lost":
       return `${word(detail, "name") ?? "someone"} declared it lost${tail}`;
     case "step":
-      return `${who} said that step ${String(detail?.["step"] ?? "")} is ${String(detail?.["state"] ?? "")}${beside}`;
+      return `${who} said that step ${word(detail, "step") ?? "?"} is ${word(detail, "state") ?? "?"}${beside}`;
     default:
       return `${type}${agent === null ? "" : ` (${who})`}${tail}${beside}`;
   }

@@ -4,7 +4,6 @@ import {
   ConnectorError,
   pipelineRun,
   type AgentStatus,
-  type CommandId,
   type PoolId,
   type ReplicaId,
 } from "@sallyport/protocol";

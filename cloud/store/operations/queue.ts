@@ -10,7 +10,7 @@ import {
 } from "@sallyport/protocol";
 import { sql, type SqlBool } from "kysely";
 import type { CommandRow, CommandState, PoolQueue, RunHolder } from "../store.ts";
-import { commandRows, toCommand } from "./commands.ts";
+import { commandRows, toCommand } from "./command-rows.ts";
 import type { Tx } from "./tx.ts";
 
 const RUN = pipelineRun.kind;

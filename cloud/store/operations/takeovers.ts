@@ -3,7 +3,7 @@
 import { pipelineRun, type CommandId, type PoolId, type ReplicaId, type WorkspaceId } from "@sallyport/protocol";
 import type { CommandRow, CommandState, Handoffs, HeldWork, Takeover } from "../store.ts";
 import type { Tables } from "../tables.ts";
-import { addEvent, bare, commandRows, toCommand, touch } from "./commands.ts";
+import { addEvent, bare, commandRows, toCommand, touch } from "./command-rows.ts";
 import { maybeTaken } from "./queue.ts";
 import { nextNumber, type Tx } from "./tx.ts";
 
@@ -40,11 +40,7 @@ export async function heldWork(
           eb("c.state", "in", ["accepted", "running"]),
           ...(live.length === 0 ? [] : [eb("c.replica_id", "not in", live)]),
         ]),
-        eb.and([
-          eb("c.state", "=", "queued"),
-          eb("c.offers", ">", 0),
-          maybeTaken("c"),
-        ]),
+        eb.and([eb("c.state", "=", "queued"), eb("c.offers", ">", 0), maybeTaken("c")]),
       ]),
     )
     .orderBy("c.created_at")
@@ -285,12 +281,7 @@ const unreleased = (one: { released_at: number | null; revoked_at: number | null
   one.released_at === null && one.revoked_at === null && one.deleted_at === null;
 
 /** What a replica is to be told when its reports' stream begins, and when something of it changes. */
-export async function handoffs(
-  tx: Tx,
-  workspace: WorkspaceId,
-  replica: ReplicaId,
-  limit: number,
-): Promise<Handoffs> {
+export async function handoffs(tx: Tx, workspace: WorkspaceId, replica: ReplicaId, limit: number): Promise<Handoffs> {
   const about = await tx.db
     .selectFrom("takeovers as t")
     .select("t.command_id")
