@@ -86,7 +86,7 @@ function noRoomFor({ spec }: DesiredRecord, short: StatusInput["short"], room: R
       why === null
         ? "There is no room for another replica: others wait longer."
         : `There is no room for another replica: ${why.limit} is ${why.most}, and too little of it is left for ${why.wanted} more.`,
-    fix: "Scale another deployment down or remove it, or let whoever runs the agent raise the limit. It goes on by itself.",
+    fix: "Scale this or another deployment down, or let whoever runs the agent raise the limit. It goes on by itself. A change needs room for one replica more than there are.",
     details: {
       waiting: short.map((one) => one.name),
       ...(why === null ? {} : { limit: why.limit, most: why.most }),

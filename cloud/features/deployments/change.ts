@@ -84,6 +84,11 @@ export async function applyDeployment(
   from?: number,
 ): Promise<Made> {
   stays(current);
+  if (current.removing)
+    throw new ConnectorError("CONFLICT", `Deployment ${current.name} is being removed.`, {
+      fix: "Wait until it is gone, then make a new one under that name.",
+      details: { deployment: current.id },
+    });
   const revision = nextRevision(current, spec);
   return submit(ports, scope, { ...current, spec, generation: current.generation + 1, revision }, key, from);
 }
