@@ -30,6 +30,7 @@ export interface CloudConfig {
   workspace: string;
   /** Name of the agent's image in the lines that enrol one. */
   agentImage: string;
+  keepDays: number;
   logLevel: Options["logLevel"];
   drainMs: number;
   origins: Origin[];
@@ -157,6 +158,7 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
     admin: options.admin,
     workspace: options.workspace,
     agentImage: options.agentImage,
+    keepDays: options.keepDays,
     logLevel: options.logLevel,
     drainMs: options.drainMs,
     origins,

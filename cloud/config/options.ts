@@ -132,6 +132,15 @@ export const OPTIONS = {
     fallback: (): string => "sallyport/agent",
     text: "image that the page's docker run line names",
   },
+  /** Ended commands and runs, removed deployments and credentials that are over are kept for so long. */
+  keepDays: {
+    schema: z.coerce.number().int().min(8).max(3650),
+    flag: "keep-days",
+    argument: "<days>",
+    variable: "SALLYPORT_CLOUD_KEEP_DAYS",
+    fallback: (): number => 30,
+    text: "how long ended commands and runs are kept",
+  },
   logLevel: {
     schema: z.enum(LOG_LEVELS),
     flag: "log-level",

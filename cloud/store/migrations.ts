@@ -188,4 +188,16 @@ export const MIGRATIONS: readonly Migration[] = [
       `create index takeovers_unsettled on takeovers (workspace_id, command_id) where settled_at is null`,
     ],
   },
+  {
+    id: 5,
+    name: "retention",
+    statements: [
+      `create index commands_ended on commands (workspace_id, ended_at) where ended_at is not null`,
+      `create index commands_by_replica on commands (workspace_id, replica_id) where replica_id is not null`,
+      `create index deployments_by_command on deployments (workspace_id, command_id)`,
+      `create index idempotency_keys_by_command on idempotency_keys (workspace_id, command_id)`,
+      `create index enrollments_by_replica on enrollments (workspace_id, replica_id)`,
+      `create index rollups_by_time on deployment_rollups (workspace_id, at)`,
+    ],
+  },
 ];

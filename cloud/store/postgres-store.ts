@@ -9,7 +9,7 @@ import type { Tx } from "./operations/tx.ts";
 import { connect, databaseError, isOutage, kyselyOf, makePool, mayRepeat, query } from "./postgres-connection.ts";
 import { lockNumber, migrate } from "./postgres-schema.ts";
 import { shownDatabase } from "./postgres-url.ts";
-import type { ChangeRow, Store } from "./store.ts";
+import type { ChangeRow, Collected, Store } from "./store.ts";
 import { storeOf, type Operations } from "./store-of.ts";
 
 type Operation = (tx: Tx, ...args: unknown[]) => Promise<unknown>;
@@ -95,6 +95,21 @@ const ROUTES: Partial<Record<WriteName, Route>> = {
       return new Map((await find(statement, [args[0]])).map((workspace) => [workspace, [...args, workspace]]));
     },
     join: sum,
+  },
+  collect: {
+    kind: "each",
+    async split([now, limits], find) {
+      const all = await find("select workspace_id as id from workspaces", []);
+      return new Map(all.map((workspace) => [workspace, [now, limits, workspace]]));
+    },
+    join: (answers) => {
+      const parts = answers as Collected[];
+      return {
+        commands: sum(parts.map((part) => part.commands)),
+        rows: sum(parts.map((part) => part.rows)),
+        more: parts.some((part) => part.more),
+      } satisfies Collected;
+    },
   },
 };
 

@@ -49,6 +49,7 @@ const WRITE_NAMES = [
   "takeOver",
   "markSettled",
   "commitDeployment",
+  "collect",
 ] as const satisfies readonly (keyof typeof WRITES)[];
 const READ_NAMES = [
   "hasSignedIn",

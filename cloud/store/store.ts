@@ -340,6 +340,25 @@ export interface IdempotentAnswer {
   body: unknown;
 }
 
+/** What `collect` keeps; absent = its default. */
+export interface CollectLimits {
+  /** Ended commands, removed deployments, tokens and enrolments that are over: 30 days. */
+  keepMs?: number;
+  /** Minutes of deployments: 2 days, by the control plane's clock. */
+  keepRollupsMs?: number;
+  /** Of each deployment, the newest: 1,000. */
+  revisions?: number;
+  /** Of each kind in one transaction: 200. */
+  batch?: number;
+}
+export interface Collected {
+  commands: number;
+  /** Of all tables together. */
+  rows: number;
+  /** A batch was full: ask again. */
+  more: boolean;
+}
+
 export interface Store {
   // set-up and identity of this cloud
   /** Made at first start, new after a restore. */
@@ -622,6 +641,10 @@ export interface Store {
   deploymentRollups(scope: Scope, id: DeploymentId, since: number): Promise<Rollup[]>;
   /** The replica that alone may be offered commands about it: its owner, or the one that may hold it. Null = any. */
   deploymentHolder(workspace: WorkspaceId, id: DeploymentId, besides: CommandId): Promise<ReplicaId | null>;
+
+  // retention
+  /** Removes a batch of what nobody needs any more: ended commands, keys past their day, old sessions and minutes. */
+  collect(now: number, limits?: CollectLimits): Promise<Collected>;
 
   // changes
   changesAfter(

@@ -26,6 +26,7 @@ import { LinkGateway } from "../link/index.ts";
 import { lockDatabase, openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
 import { linkDirectory } from "./link-directory.ts";
+import { startRetention } from "./retention.ts";
 
 /** Files in the data directory, beside the database. */
 export const SIGN_IN_FILE = "sign-in-url";
@@ -181,6 +182,8 @@ export async function startCloud(
     });
     dispatch.start();
     undo.push(() => dispatch.stop());
+    const retention = startRetention({ store, clock, log, limits: { keepMs: config.keepDays * 24 * 3600_000 } });
+    undo.push(() => retention.stop());
 
     const authenticator = new Authenticator(store, clock);
     let ready = false;

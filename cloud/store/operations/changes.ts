@@ -4,9 +4,9 @@ import type { ChangeRow, IdempotencyEntry, IdempotentAnswer, Scope } from "../st
 import type { Tx } from "./tx.ts";
 
 /** Changes that can be replayed, per workspace. An older reader is told to fetch everything again. */
-const KEPT_CHANGES = 20_000;
+export const KEPT_CHANGES = 20_000;
 /** Keys are remembered for a day. */
-const KEPT_KEYS_MS = 24 * 3600_000;
+export const KEPT_KEYS_MS = 24 * 3600_000;
 
 /** Called by the worker at the end of each operation, in its savepoint. The counter row makes commit order = number order. */
 export async function numberChanges(

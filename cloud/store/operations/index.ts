@@ -3,6 +3,7 @@ import * as changes from "./changes.ts";
 import * as commands from "./commands.ts";
 import * as deployments from "./deployments.ts";
 import * as fleet from "./fleet.ts";
+import * as retention from "./retention.ts";
 import * as queue from "./queue.ts";
 import * as signIn from "./sign-in.ts";
 import * as takeovers from "./takeovers.ts";
@@ -47,6 +48,7 @@ export const WRITES = {
   takeOver: takeovers.takeOver,
   markSettled: takeovers.markSettled,
   commitDeployment: deployments.commitDeployment,
+  collect: retention.collect,
 } as const;
 
 export const READS = {
