@@ -383,6 +383,13 @@ await t.test("what an agent left between making and starting is made anew, and c
   t.equal(both.length, 2);
   await later.ended(name("twice"));
   t.equal(file("twice.out").toString(), "once\n");
+  // A restarted agent looks through what is there while it takes up its commands: both remove what never began.
+  for (const step of ["one", "two", "three"]) {
+    await left(step);
+    await Promise.all([later.list(), later.list(), later.start(spec(step, "echo once"))]);
+    t.match(await later.ended(name(step)), { code: 0 });
+    t.equal(file(`${step}.out`).toString(), "once\n");
+  }
 });
 
 await t.test("an image is known by its digest: there, pulled, missing, denied", { skip }, async (t) => {

@@ -555,11 +555,21 @@ export class DockerEngine implements Engine {
 
   /** With its volume. Refused by the Engine while it runs. */
   async #remove(id: string, what: string): Promise<void> {
-    try {
-      await this.#client.call("DELETE", `/containers/${id}`, { query: { v: 1, force: 0 }, timeoutMs: START_MS });
-    } catch (error) {
-      if (error instanceof EngineRefusal && error.status === 404) return;
-      throw refused(`${what} cannot be forgotten`, error);
+    const until = this.#clock.monotonic() + START_MS;
+    for (;;) {
+      try {
+        await this.#client.call("DELETE", `/containers/${id}`, { query: { v: 1, force: 0 }, timeoutMs: START_MS });
+        return;
+      } catch (error) {
+        if (error instanceof EngineRefusal && error.status === 404) return;
+        const conflict = error instanceof EngineRefusal && error.status === 409;
+        const there = conflict ? await this.#client.find<ContainerInfo>(`/containers/${id}/json`) : null;
+        if (conflict && there === null) return;
+        if (there === null || there.State.Running || this.#clock.monotonic() >= until)
+          throw refused(`${what} cannot be forgotten`, error);
+        // Another request removes it already: it is gone soon.
+        await wait(this.#clock, RETRY_MS, this.#client.closed);
+      }
     }
   }
 
