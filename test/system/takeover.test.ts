@@ -268,7 +268,10 @@ ${policy("docker")}`;
     t.match(taken, { state: "running" });
     await new Promise((resolve) => setTimeout(resolve, 3000));
     counter.open("two");
-    const end = await ended(cloud, run.id);
+    const end = await ended(cloud, run.id).catch((error) => {
+      t.comment(b!.program.tail(20));
+      throw error;
+    });
     t.match(end, { state: "succeeded", agent: { id: taken.agent!.id } });
     await judge(t, run, "one", "two");
     await new Promise((resolve) => setTimeout(resolve, 2000));

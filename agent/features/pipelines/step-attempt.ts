@@ -16,7 +16,7 @@ import { type Engine, type WorkName, type WorkSpec, type WorkStatus } from "../.
 import type { AttemptLog } from "../../logs/index.ts";
 import { workOf, type StepWork } from "./check.ts";
 import { DEFAULT_GRACE_MS, type PipelinesDeps } from "./deps.ts";
-import { makeWorkFolder, placeInputs, placesOf, storeOutputs, type FilesContext } from "./step-files.ts";
+import { haveWorkFolder, makeWorkFolder, placeInputs, placesOf, storeOutputs, type FilesContext } from "./step-files.ts";
 import { fillArgs, stepEnvironment, type StepPlaces } from "./template.ts";
 
 /** Where tests kill the agent. */
@@ -144,7 +144,10 @@ class Attempt {
           `Attempt ${attempt} of step ${step.name} begins: ${step.program === undefined ? `image ${work.image}` : `program ${step.program}`}.`,
         );
       }
-      if (adopted) await this.#in.noteAdopted();
+      if (adopted) {
+        await haveWorkFolder(this.#places);
+        await this.#in.noteAdopted();
+      }
       this.#read(adopted);
     } catch (caught) {
       leave.throwIfAborted();

@@ -44,6 +44,11 @@ export function placesOf(folder: string): StepPlaces {
 /** An empty work folder; what an attempt that never began left in it is removed. */
 export async function makeWorkFolder(places: StepPlaces): Promise<void> {
   await rm(places.folder, { recursive: true, force: true });
+  await haveWorkFolder(places);
+}
+
+/** Of an attempt that has begun: as it is. Where another agent began it, there is none here yet. */
+export async function haveWorkFolder(places: StepPlaces): Promise<void> {
   for (const part of ["inputs", "outputs", "home", "tmp"])
     await mkdir(join(places.folder, part), { recursive: true, mode: 0o700 });
 }
