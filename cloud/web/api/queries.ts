@@ -11,6 +11,7 @@ import type {
   ArtifactPreview,
   ArtifactStat,
   Command,
+  CommandDetail,
   Deployment,
   DeploymentDetail,
   DeploymentRevision,
@@ -127,7 +128,9 @@ export const runQuery = (id: string) =>
 export const commandQuery = (id: string) =>
   queryOptions({
     queryKey: ["commands", id],
-    queryFn: ({ signal }) => api.get<Command>(`/v1/commands/${encodeURIComponent(id)}`, signal),
+    queryFn: ({ signal }) => api.get<CommandDetail>(`/v1/commands/${encodeURIComponent(id)}`, signal),
+    // Why it waits is derived when read: no event tells that an agent came, or that a slot became free.
+    refetchInterval: (q) => (q.state.data && q.state.data.endedAt !== null ? false : 5_000),
   });
 
 /** Pages of few rows each: replicas come and go, and what an agent last said grows old, without an event. */

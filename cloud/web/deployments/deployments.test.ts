@@ -25,6 +25,7 @@ const pool = {
   programs: [],
   engines: ["process"],
   serving: [{ engine: "process", isolated: false }],
+  maxRuns: null,
   ceilings: { deployments: 4, replicas: 3, cpus: 2, memoryBytes: 1024 ** 3 },
   stale: false,
 };

@@ -1,11 +1,13 @@
 // Everything that was asked of any agent: who, what, why it waits, how it ended.
-import { ActionIcon, Button } from "@mantine/core";
+import { ActionIcon, Button, Textarea } from "@mantine/core";
 import { IconFilterOff, IconTerminal2, IconX } from "@tabler/icons-react";
-import { useQuery } from "@tanstack/react-query";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
-import { useMemo } from "react";
+import { useMemo, useState } from "react";
+import { api } from "../api/client.ts";
 import { commandQuery, useCommands } from "../api/queries.ts";
 import type { Command } from "../api/types.ts";
+import { Confirm } from "../parts/confirm.tsx";
 import { Copy, Id } from "../parts/copy.tsx";
 import { formatDuration, formatTime, plural } from "../parts/format.ts";
 import { Empty, ErrorNote, Note, ProblemNote, RowSkeletons, WaitingNote } from "../parts/notes.tsx";
@@ -13,6 +15,7 @@ import { Chips, Filter, PageHead, Split } from "../parts/page.tsx";
 import { COMMAND_LOOKS, Status, commandLook } from "../parts/status.tsx";
 import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago, Took } from "../parts/time.tsx";
+import { toast } from "../shell/toasts.tsx";
 import { JsonView } from "../viewers/json-view.tsx";
 
 const state: Column<Command> = {
@@ -207,6 +210,10 @@ export function Commands() {
 function Detail({ id, onClose }: { id: string; onClose: () => void }) {
   const query = useQuery(commandQuery(id));
   const command = query.data;
+  const client = useQueryClient();
+  const [ask, setAsk] = useState(false);
+  const [reason, setReason] = useState("");
+  const name = command?.silence?.name ?? "its agent";
   return (
     <section style={{ display: "flex", flexDirection: "column", minHeight: 0, height: "100%" }} aria-label="Command">
       <div className="pv-head">
@@ -223,12 +230,24 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
         {command && (
           <>
             {command.waiting && <WaitingNote waiting={command.waiting} />}
-            {command.unknown && (
-              <Note tone="warn" title="The agent that accepted this is not connected.">
-                What became of it is not known until its journal answers.
+            {command.silence && (
+              <Note tone="warn" title={command.text}>
+                {command.silence.settles}
               </Note>
             )}
             {command.error && <ErrorNote error={command.error} />}
+            {!command.waiting && !command.silence && !command.error && (
+              <p className="dim" style={{ margin: 0 }}>
+                {command.text}
+              </p>
+            )}
+            {command.silence?.canBeLost && (
+              <div>
+                <Button variant="default" color="red" onClick={() => setAsk(true)}>
+                  Declare it lost…
+                </Button>
+              </div>
+            )}
             <dl className="facts">
               <dt>Resource</dt>
               <dd>
@@ -314,6 +333,12 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
                   </dd>
                 </>
               )}
+              {command.priority !== 0 && (
+                <>
+                  <dt>Priority</dt>
+                  <dd className="num">{command.priority}</dd>
+                </>
+              )}
               <dt>Offered</dt>
               <dd className="num">
                 {command.offers === 0 ? <span className="faint">not yet</span> : plural(command.offers, "time")}
@@ -327,6 +352,26 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
                 <Id value={command.bodyDigest} />
               </dd>
             </dl>
+            <section className="card" aria-label="What happened to it">
+              <div className="card-head" style={{ minHeight: 36, padding: "6px 14px" }}>
+                <h2>What happened to it</h2>
+              </div>
+              <ol style={{ listStyle: "none", margin: 0, padding: "8px 14px" }}>
+                {command.history.map((event, n) => (
+                  <li
+                    // oxlint-disable-next-line react/no-array-index-key -- a list that only grows at its end
+                    key={n}
+                    className={event.applied ? undefined : "faint"}
+                    style={{ display: "flex", gap: 12, padding: "2px 0" }}
+                  >
+                    <time className="num faint nowrap" dateTime={new Date(event.at).toISOString()}>
+                      {formatTime(event.at)}
+                    </time>
+                    <span style={{ overflowWrap: "anywhere", minWidth: 0 }}>{event.text}</span>
+                  </li>
+                ))}
+              </ol>
+            </section>
             {command.result !== null && command.result !== undefined && (
               <div className="card">
                 <div className="card-head" style={{ minHeight: 36, padding: "6px 14px" }}>
@@ -349,6 +394,39 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
           </>
         )}
       </div>
+      <Confirm
+        opened={ask}
+        onClose={() => setAsk(false)}
+        title="Declare this command lost?"
+        verb="Declare it lost"
+        ready={reason.trim() !== ""}
+        act={async () => {
+          await api.post(`/v1/commands/${id}/lost`, { reason: reason.trim() });
+          await Promise.all([
+            client.invalidateQueries({ queryKey: ["commands"] }),
+            client.invalidateQueries({ queryKey: ["runs"] }),
+          ]);
+          toast("The command is lost.");
+        }}
+      >
+        <p style={{ margin: "0 0 8px" }}>
+          It ends as <b>lost</b>, for good: you say that {name} will never answer for it. Nothing is stopped by that. If{" "}
+          {name} still runs it, it goes on, and starting the same work again would do it twice.
+        </p>
+        <p style={{ margin: "0 0 12px" }}>
+          When {name} comes back after all, what it says is kept beside this end and does not change it.
+        </p>
+        <Textarea
+          label="Why it will never answer"
+          description="Kept with the command."
+          required
+          autosize
+          minRows={2}
+          maxLength={1000}
+          value={reason}
+          onChange={(event) => setReason(event.currentTarget.value)}
+        />
+      </Confirm>
     </section>
   );
 }

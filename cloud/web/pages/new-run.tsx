@@ -5,7 +5,7 @@ import { useQueries, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useEffect, useMemo, useState } from "react";
 import { api, artifactUrls, send } from "../api/client.ts";
-import { poolsQuery, runQuery } from "../api/queries.ts";
+import { HOUR_MS, poolsQuery, runQuery } from "../api/queries.ts";
 import type { ArtifactEntry, ArtifactList, ParamValue, Run } from "../api/types.ts";
 import { Note, ProblemNote } from "../parts/notes.tsx";
 import { PageHead } from "../parts/page.tsx";
@@ -14,6 +14,7 @@ import { readPipeline } from "../runs/read-pipeline.ts";
 
 /** Folders of a store where pipelines are looked for. */
 const FOLDERS = ["", "pipelines"];
+const DAY_HOURS = 24;
 
 export function NewRun() {
   const search = useSearch({ from: "/frame/runs/new" });
@@ -24,6 +25,9 @@ export function NewRun() {
   const [text, setText] = useState("");
   const [origin, setOrigin] = useState<string | null>(null);
   const [given, setGiven] = useState<Record<string, ParamValue | "">>({});
+  const [priority, setPriority] = useState(0);
+  const [hours, setHours] = useState(DAY_HOURS);
+  const [notBefore, setNotBefore] = useState("");
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
   const [loadError, setLoadError] = useState<unknown>(null);
@@ -34,6 +38,7 @@ export function NewRun() {
     if (!before.data || text !== "") return;
     setText(JSON.stringify(before.data.spec, null, 2));
     setGiven(before.data.params);
+    setPriority(before.data.priority);
     setPool((old) => old ?? before.data.pool.name);
     setOrigin(`run ${before.data.id}`);
     // oxlint-disable-next-line react/exhaustive-deps -- fills an empty form once
@@ -81,7 +86,21 @@ export function NewRun() {
       if (value !== undefined && value !== "") params[param.name] = value;
     }
     try {
-      const run = await api.post<Run>("/v1/runs", { pool, pipeline: read.pipeline.value, params });
+      const order = {
+        ...(priority === 0 ? {} : { priority }),
+        ...(hours === DAY_HOURS ? {} : { expiresInMs: Math.round(hours * HOUR_MS) }),
+        ...(notBefore === "" ? {} : { notBefore: new Date(notBefore).getTime() }),
+      };
+      // The same pipeline in the same pool is that run again, and is kept as such.
+      const source = before.data;
+      // A field that was emptied means the default, not the value of that run.
+      const defaults = Object.fromEntries(
+        read.pipeline.params.flatMap((param) => (param.fallback === undefined ? [] : [[param.name, param.fallback]])),
+      );
+      const same = source !== undefined && source.pool.name === pool && text === JSON.stringify(source.spec, null, 2);
+      const run = same
+        ? await api.post<Run>(`/v1/runs/${source.id}/rerun`, { params: { ...defaults, ...params }, priority, ...order })
+        : await api.post<Run>("/v1/runs", { pool, pipeline: read.pipeline.value, params, ...order });
       void client.invalidateQueries({ queryKey: ["runs"] });
       await navigate({ to: "/runs/$id", params: { id: run.id } });
     } catch (caught) {
@@ -203,7 +222,7 @@ export function NewRun() {
                 )}
                 {chosen && chosen.agents.connected === 0 && (
                   <Note tone="warn" title={`No agent of ${chosen.name} is connected.`}>
-                    The run waits for one, up to a day, and says so.
+                    The run waits for one, up to {plural(hours, "hour")}, and says so.
                   </Note>
                 )}
               </div>
@@ -253,6 +272,37 @@ export function NewRun() {
                 </div>
               </section>
             )}
+            <section className="card">
+              <div className="card-head">
+                <h2>When</h2>
+              </div>
+              <div className="card-body stack" style={{ gap: 14 }}>
+                <TextInput
+                  type="datetime-local"
+                  label="Not before"
+                  description="Empty: at once. At most six days ahead."
+                  value={notBefore}
+                  onChange={(event) => setNotBefore(event.currentTarget.value)}
+                />
+                <NumberInput
+                  label="Give up after"
+                  description="Hours to wait for an agent that takes it."
+                  min={0.1}
+                  max={7 * DAY_HOURS}
+                  value={hours}
+                  onChange={(next) => setHours(typeof next === "number" && next > 0 ? next : DAY_HOURS)}
+                />
+                <NumberInput
+                  label="Priority"
+                  description="-100 to 100. Of runs that wait, the higher goes first."
+                  min={-100}
+                  max={100}
+                  allowDecimal={false}
+                  value={priority}
+                  onChange={(next) => setPriority(typeof next === "number" ? next : 0)}
+                />
+              </div>
+            </section>
             {read.pipeline && (
               <section className="card">
                 <div className="card-head">

@@ -25,7 +25,7 @@ import { formatBytes, formatDuration, formatTime, plural } from "../parts/format
 import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
 import { Fact, PageHead, Tabs } from "../parts/page.tsx";
 import { RunStatus, STEP_LOOKS, Status, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
-import { Ago, Took } from "../parts/time.tsx";
+import { Ago, Took, useNow } from "../parts/time.tsx";
 import { predecessorsOf } from "../runs/timeline-layout.ts";
 import { Timeline } from "../runs/timeline.tsx";
 import { LogView } from "../runs/log-view.tsx";
@@ -157,6 +157,18 @@ export function RunDetailPage() {
               {run.stepsDone} of {run.stepsTotal}
             </span>
           </Fact>
+          {run.rerunOf && (
+            <Fact label="Repeats">
+              <Link to="/runs/$id" params={{ id: run.rerunOf }} className="link mono" title={run.rerunOf}>
+                {run.rerunOf.slice(0, 16)}…
+              </Link>
+            </Fact>
+          )}
+          {run.priority !== 0 && (
+            <Fact label="Priority">
+              <span className="num">{run.priority}</span>
+            </Fact>
+          )}
           {params.length > 0 && (
             <Fact label="Parameters" grow>
               <span className="clip" title={params.map(([name, value]) => `${name}=${String(value)}`).join("\n")}>
@@ -184,7 +196,11 @@ export function RunDetailPage() {
                 title={`${run.agent?.name ?? "The agent"} is silent, so what became of this run is not known.`}
               >
                 Its work does not depend on the link and probably goes on. This page shows the truth again when the
-                agent is back; nothing is lost until then.
+                agent is back; nothing is lost until then. If the agent will never be back, an operator can say so on{" "}
+                <Link to="/commands" search={{ id: run.command }} className="link">
+                  the command of this run
+                </Link>
+                .
               </Note>
             )}
             {run.error && (
@@ -330,6 +346,7 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
               {step.name}
             </span>
             <Status look={run.state === "unknown" && state === "running" ? UNKNOWN_LOOK : lookOf(STEP_LOOKS, state)} />
+            {attempt && attempt.retryAt !== null && <NextTry at={attempt.retryAt} />}
             {attempts.length > 1 && (
               <Select
                 aria-label="Attempt"
@@ -365,6 +382,12 @@ function StepPanel({ run, step, attempt: wanted, tab: wantedTab, line, set }: Pa
       )}
     </section>
   );
+}
+
+/** A step that failed and is tried again: the agent waits before that, longer each time. */
+function NextTry({ at }: { at: number }) {
+  const s = Math.ceil((at - useNow()) / 1000);
+  return <span className="tone-warn nowrap">{s > 0 ? `tried again in ${s} s` : "tried again now"}</span>;
 }
 
 function NotBegun({ run, step }: { run: RunDetail; step: PipelineStep }) {

@@ -16,9 +16,21 @@ interface Props {
   onConflict?: () => void;
   /** True when the act cannot be undone. */
   danger?: boolean;
+  /** False while something that is asked for in `children` is missing. */
+  ready?: boolean;
 }
 
-export function Confirm({ opened, onClose, title, children, verb, act, onConflict, danger = true }: Props) {
+export function Confirm({
+  opened,
+  onClose,
+  title,
+  children,
+  verb,
+  act,
+  onConflict,
+  danger = true,
+  ready = true,
+}: Props) {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
   const close = () => {
@@ -63,7 +75,13 @@ export function Confirm({ opened, onClose, title, children, verb, act, onConflic
               Show what is there now
             </Button>
           ) : (
-            <Button {...(danger ? { color: "red" } : {})} loading={busy} onClick={() => void go()} data-autofocus>
+            <Button
+              {...(danger ? { color: "red" } : {})}
+              loading={busy}
+              disabled={!ready}
+              onClick={() => void go()}
+              data-autofocus
+            >
               {verb}
             </Button>
           )}

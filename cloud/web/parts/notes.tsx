@@ -1,6 +1,7 @@
 // What a page says when there is nothing, not yet, or no more: problems with their fix, waiting reasons, empty states.
 import { Button, Skeleton } from "@mantine/core";
 import { IconAlertTriangle, IconCircleX, IconHourglass, IconPlugConnectedX, type Icon } from "@tabler/icons-react";
+import { Link } from "@tanstack/react-router";
 import type { ReactNode } from "react";
 import { isApiError } from "../api/client.ts";
 import type { CommandError, Problem, Waiting } from "../api/types.ts";
@@ -130,6 +131,20 @@ export function WaitingNote({ waiting }: { waiting: Waiting }) {
         {waiting.fix && (
           <div className="fix">
             <Words text={waiting.fix} />
+          </div>
+        )}
+        {waiting.queue && waiting.queue.holders.length > 0 && (
+          <div className="fix">
+            The slots are held by
+            <ul style={{ margin: "2px 0 0", paddingLeft: 18 }}>
+              {waiting.queue.holders.map((holder) => (
+                <li key={holder.command}>
+                  <Link to="/runs/$id" params={{ id: holder.run }} className="link">
+                    {holder.text}
+                  </Link>
+                </li>
+              ))}
+            </ul>
           </div>
         )}
         <div className="meta">

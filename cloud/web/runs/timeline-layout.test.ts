@@ -32,6 +32,7 @@ const attempt = (
   outputs: [],
   logSeq: 0,
   adopted: false,
+  retryAt: null,
 });
 
 t.test("steps stand in the order of the DAG, whatever order they are written in", async (t) => {
