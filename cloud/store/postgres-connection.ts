@@ -159,5 +159,5 @@ const REFUSALS: Record<string, string> = {
 };
 const isTls = (value: unknown): boolean => {
   const code = (value as NodeJS.ErrnoException | null)?.code ?? "";
-  return code.startsWith("ERR_TLS") || code.startsWith("ERR_SSL") || /CERT|ISSUER|SELF_SIGNED/.test(code);
+  return code.startsWith("ERR_TLS") || code.startsWith("ERR_SSL") || /CERT|VERIFY|INVALID_CA|INVALID_PURPOSE|CRL/.test(code);
 };
