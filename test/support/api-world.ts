@@ -25,10 +25,11 @@ import { deploymentRoutes } from "../../cloud/http/routes/deployments.ts";
 import { runRoutes } from "../../cloud/http/routes/runs.ts";
 import { makeApiServer } from "../../cloud/http/server.ts";
 import { SessionRegistry } from "../../cloud/link/session-registry.ts";
-import { openSqliteStore, type Scope, type Store } from "../../cloud/store/index.ts";
+import type { Scope, Store } from "../../cloud/store/index.ts";
 import { TestApi } from "./api.ts";
 import { FakeAgent, answer } from "./fake-agent.ts";
-import { tempDir, type Teardown } from "./launcher.ts";
+import type { Teardown } from "./launcher.ts";
+import { storePlace } from "./store.ts";
 
 export interface ApiWorld {
   store: Store;
@@ -62,7 +63,7 @@ export async function apiWorld(
   const clock = options.clock ?? systemClock;
   const key = generateKeyPairSync("ed25519");
   const keys = new Map([["test", key.publicKey]]);
-  const store = await openSqliteStore({ dir: tempDir(t, "store") });
+  const store = await (await storePlace(t)).open();
   const admin = await store.ensureAdmin("admin", "main");
   const scope: Scope = { workspace: admin.workspace, actor: { id: admin.id, name: admin.name, via: "token" } };
   const pool = await store.ensurePool(scope, "vpc", clock.now());
