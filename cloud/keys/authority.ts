@@ -15,8 +15,8 @@ const CA_LIFETIME_MS = 10 * 365 * DAY_MS;
 const SERVER_LIFETIME_MS = 90 * DAY_MS;
 /** A server certificate with less than this left is made anew at start. */
 const RENEW_BEFORE_MS = 30 * DAY_MS;
-/** Peers' clocks may be behind ours. */
-const BACKDATE_MS = 3600_000;
+/** Peers' clocks may be behind ours: by a whole day, they can still connect. */
+const BACKDATE_MS = 48 * 3600_000;
 
 export interface ServerTls {
   cert: string;

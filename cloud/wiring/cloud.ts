@@ -2,7 +2,7 @@
 // nothing else does.
 import { randomBytes } from "node:crypto";
 import { readFileSync, rmSync } from "node:fs";
-import { hostname } from "node:os";
+import { hostname, uptime } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ConnectorError, systemClock } from "@sallyport/protocol";
@@ -27,6 +27,7 @@ import { lockDatabase, openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
 import { linkDirectory } from "./link-directory.ts";
 import { startRetention } from "./retention.ts";
+import { steadyClock } from "./steady-clock.ts";
 
 /** Files in the data directory, beside the database. */
 export const SIGN_IN_FILE = "sign-in-url";
@@ -67,7 +68,15 @@ export async function startCloud(
   log: Logger,
   onFatal: (error: ConnectorError) => void,
 ): Promise<RunningCloud> {
-  const clock = systemClock;
+  const clock = steadyClock({
+    machine: systemClock,
+    uptimeMs: () => uptime() * 1000,
+    onJump: (byMs) =>
+      log.warn(
+        { byMs: Math.round(byMs) },
+        `the machine's clock was set: it is ${Math.abs(byMs / 3600_000).toFixed(2)} h ${byMs > 0 ? "ahead of" : "behind"} what this process goes by. Lifetimes and expiries go on as durations; restart the control plane to take the new time at once`,
+      ),
+  });
   // Undone from the last to the first when the start fails, and when it stops.
   const undo: (() => unknown)[] = [];
   const unwind = async (): Promise<void> => {

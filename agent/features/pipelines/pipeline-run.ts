@@ -20,6 +20,7 @@ import {
 import { workName, type WorkName } from "../../engines/engine.ts";
 import { checkStep } from "./check.ts";
 import { knownBy, type PipelinesDeps } from "./deps.ts";
+import { machineTime } from "./machine-time.ts";
 import {
   CANCELS,
   FENCES,
@@ -38,6 +39,10 @@ import { backoffMs, cancelled, runAttempt, type AttemptOutcome } from "./step-at
 
 const committed = channel("sallyport:step.committed");
 const JOURNAL_RETRY_MS = 1000;
+
+/** Never longer than was meant, whatever was done to the clock meanwhile. */
+const retryInMs = ({ retryAt, attempt }: StepRecord, nowMs: number): number =>
+  retryAt === null ? 0 : Math.max(0, Math.min(retryAt - nowMs, backoffMs(attempt - 1)));
 
 export interface RunInput {
   run: RunId;
@@ -238,7 +243,7 @@ export class PipelineRun {
       if (before.state === "running") release = this.#slots.take();
       else {
         if (before.retryAt !== null)
-          await wait(this.#deps.clock, Math.max(0, before.retryAt - this.#deps.clock.now()), stop);
+          await wait(this.#deps.clock, retryInMs(before, this.#deps.clock.now()), stop);
         release = await this.#slots.acquire(stop);
       }
       try {
@@ -269,12 +274,14 @@ export class PipelineRun {
       folder: this.#folder(step, record.attempt),
       known,
       begun: known && record.begun === true,
+      begunAt: record.begunAt ?? null,
       stopping: record.stopping,
       permit: () => this.#permit(step, known),
       produced: (from) => this.#steps.get(from)?.outputs ?? [],
       noteStopping: async (why) => this.#put(step, { ...this.#steps.get(step.name)!, stopping: why }, false),
       noteAdopted: async () => this.#put(step, { ...this.#steps.get(step.name)!, begun: true, adopted: true }),
-      noteBegun: async () => this.#put(step, { ...this.#steps.get(step.name)!, begun: true }, false),
+      noteBegun: async () =>
+        this.#put(step, { ...this.#steps.get(step.name)!, begun: true, begunAt: machineTime() }, false),
       cancel: AbortSignal.any([this.#cancel.signal, this.#stepCancel(step.name).signal]),
       leave: this.#leave,
     });

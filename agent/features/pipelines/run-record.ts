@@ -1,6 +1,7 @@
 // What the journal remembers of runs, in the namespace `runs`: `<run>` for the run, `<run>/<step>` for each step, so that a
 // change of one step writes one small record. In `run-cancels`: runs that somebody wants ended, also before they began.
 import type { CommandId, ErrorBody, ProducedArtifact, RunId, StepState } from "@sallyport/protocol";
+import type { MachineTime } from "./machine-time.ts";
 
 export const RUNS = "runs";
 export const CANCELS = "run-cancels";
@@ -29,6 +30,8 @@ export interface StepRecord {
   adopted: boolean;
   /** The engine began the attempt: when it knows nothing of it later, somebody removed it. Absent = not known. */
   begun?: boolean;
+  /** When that was, for a restart that asks how long it has run. Absent or null = not known. */
+  begunAt?: MachineTime | null;
   /**
    * Attempts before this one that ended before the engine began anything, on an engine that other agents may be asking:
    * they use up no name there, so that whoever tries next, here or there, tries under the same one. Absent = 0.

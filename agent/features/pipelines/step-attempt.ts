@@ -16,6 +16,7 @@ import { type Engine, type WorkName, type WorkSpec, type WorkStatus } from "../.
 import type { AttemptLog } from "../../logs/index.ts";
 import { workOf, type StepWork } from "./check.ts";
 import { DEFAULT_GRACE_MS, type PipelinesDeps } from "./deps.ts";
+import { sinceThen, type MachineTime } from "./machine-time.ts";
 import { haveWorkFolder, makeWorkFolder, placeInputs, placesOf, storeOutputs, type FilesContext } from "./step-files.ts";
 import { fillArgs, stepEnvironment, type StepPlaces } from "./template.ts";
 
@@ -54,6 +55,8 @@ export interface AttemptInput {
   known: boolean;
   /** The journal knew that the engine had begun it. */
   begun: boolean;
+  /** When that was; null = not known. */
+  begunAt: MachineTime | null;
   /** A stop that was asked for before a restart. */
   stopping: "cancel" | "timeout" | null;
   /** Asked before anything begins: throws when policy, configuration or the run's own state forbid it by now. */
@@ -348,7 +351,9 @@ class Attempt {
       const ended = this.#ended(engine, AbortSignal.any([leave, over.signal]), begun.startedAt);
       ended.catch(() => undefined);
       if (stopping === null) {
-        const spentMs = known || adopted ? Math.max(0, clock.now() - begun.startedAt) : 0;
+        // By a clock that nobody sets, where there is one: a wall clock that was set meanwhile would end work in time, or never.
+        const spentMs =
+          known || adopted ? (sinceThen(this.#in.begunAt) ?? Math.max(0, clock.now() - begun.startedAt)) : 0;
         let expire!: () => void;
         const expired = new Promise<"timeout">((resolve) => (expire = () => resolve("timeout")));
         const timer = clock.after(Math.max(0, step.timeoutMs - spentMs), expire, { keepAlive: true });
