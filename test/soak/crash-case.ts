@@ -19,6 +19,8 @@ export interface CaseResult {
   readonly second: { victim: Victim; afterMs: number };
   readonly commands: number;
   readonly effects: number;
+  /** What ended last. */
+  readonly last: string;
   readonly ms: number;
   /** What was not as promised; empty = all held. */
   readonly violations: string[];
@@ -100,6 +102,7 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
       .map((n) => [`${name}/${n}`, world.runs.get(`${name}/${n}`)]),
   );
   let states = "";
+  let last = "the answers";
   while (open.size > 0 && performance.now() < lastKillMs + stuckMs) {
     for (const [key, id] of open) {
       if (id === undefined) {
@@ -113,6 +116,7 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
           continue;
         }
         open.delete(key);
+        last = key === long ? "the cancelled run" : `run ${key.slice(name.length + 1)}`;
         if (run.state !== (key === long ? "cancelled" : "succeeded"))
           violations.push(`lost: run ${key} (${id}) ended ${run.state}: ${run.error?.code} ${run.error?.message}`);
         const twice = run.attempts.filter((attempt) => attempt.attempt > 1);
@@ -126,7 +130,9 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
   for (const [key, id] of open) violations.push(`stuck: run ${key} (${id}) is ${states} after ${stuckMs / 1000} s`);
   try {
     const left = Math.max(1000, lastKillMs + stuckMs - performance.now());
+    const endedMs = performance.now();
     await world.applied(world.generation, left);
+    if (performance.now() - endedMs > 200) last = "the deployment";
   } catch (error) {
     violations.push(text(error));
   }
@@ -154,6 +160,7 @@ export async function crashCase(world: CrashWorld, wanted: CaseName, stuckMs = S
     second,
     commands: plans.length + 3,
     effects: keys.length + 1,
+    last,
     ms: performance.now() - startedMs,
     violations,
   };

@@ -20,7 +20,7 @@ const { values: given } = parseArgs({
     only: { type: "string", multiple: true },
     /** Seconds after the last kill; longer on a machine that has much else to do. */
     within: { type: "string", default: String(STUCK_MS / 1000) },
-    /** Programs' output at the end of a case that did not hold. */
+    /** Programs' output at the end of a case that did not hold, or was asked for by --only. */
     verbose: { type: "boolean", default: false },
   },
 });
@@ -80,18 +80,17 @@ for (const seed of seeds) {
       const then = `then ${result.second.victim} +${result.second.afterMs} ms`;
       const bad = result.violations.length > 0;
       console.log(
-        `${bad ? "FAIL" : "ok  "} ${nameOf(wanted).padEnd(38)} ${how}, ${then}; ${result.commands} commands, ${result.effects} effects, ${seconds(result.ms)}`,
+        `${bad ? "FAIL" : "ok  "} ${nameOf(wanted).padEnd(38)} ${how}, ${then}; ${result.commands} commands, ${result.effects} effects, ${seconds(result.ms)}, at last ${result.last}`,
       );
       if (result.fired === null) missed += 1;
       for (const violation of result.violations) console.log(`       ${violation}`);
       violations += result.violations.length;
-      if (bad) {
-        console.log(`       again: npm run soak:crash -- --engine ${given.engine} --only ${nameOf(wanted)}`);
-        if (given.verbose)
-          for (const side of ["agent", "cloud"] as const)
-            for (const program of world[side].programs.slice(seen[side] - 1))
-              console.log(`--- ${side} ${program.pid}\n${program.output.toString()}`);
-      }
+      const where = `--engine ${given.engine} --database ${given.database.split(":")[0]}`;
+      if (bad) console.log(`       again: npm run soak:crash -- ${where} --only ${nameOf(wanted)}`);
+      if (given.verbose && (bad || only !== undefined))
+        for (const side of VICTIMS)
+          for (const program of world[side].programs.slice(seen[side] - 1))
+            console.log(`--- ${side} ${program.pid}\n${program.output.toString()}`);
     }
     const known = await world.allRuns();
     world.release();
