@@ -34,8 +34,6 @@ class Kept {
   readonly #start: () => Promise<Program>;
   program: Program;
   pauseMs: () => number = () => 0;
-  starts = 0;
-  lastStartMs = 0;
   #over = false;
   readonly done: Promise<void>;
 
@@ -52,8 +50,6 @@ class Kept {
       await new Promise((resolve) => setTimeout(resolve, this.pauseMs()));
       if (this.#over) return;
       this.program = await this.#start();
-      this.starts++;
-      this.lastStartMs = performance.now();
     }
   }
 
