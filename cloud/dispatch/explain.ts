@@ -31,7 +31,8 @@ export function explain(
   now: number,
 ): Explanation {
   const lines = linesOf(history);
-  const late = history.filter((event) => !event.applied);
+  const end = history.findLastIndex((event) => event.applied && event.type === row.state);
+  const late = history.slice(end + 1).filter((event) => !event.applied);
   const beside =
     late.length === 0
       ? ""
@@ -67,10 +68,12 @@ export function explain(
       );
     case "running":
       return told(
-        `It runs on ${on}${row.startedAt === null ? "" : `, since ${at(row.startedAt)} (${duration(now - row.startedAt)})`}.`,
+        `It runs on ${on}${row.startedAt === null ? "" : `, since ${at(row.startedAt)} (${duration(now - row.startedAt)})`}.${takenOver(history)}`,
       );
     case "succeeded":
-      return told(`It succeeded on ${on}${row.endedAt === null ? "" : ` at ${at(row.endedAt)}`}.${beside}`);
+      return told(
+        `It succeeded on ${on}${row.endedAt === null ? "" : ` at ${at(row.endedAt)}`}.${takenOver(history)}${beside}`,
+      );
     case "failed":
       return told(`It failed on ${on}${why}${beside}`, fix);
     case "cancelled":
@@ -91,13 +94,25 @@ const word = (detail: HistoryRow["detail"], key: string): string | null => {
   return typeof value === "string" && value !== "" ? value : null;
 };
 
+/** From whom it came to the one that has it, and when. */
+function takenOver(history: HistoryRow[]): string {
+  const last = history.findLast((event) => event.type === "taken-over");
+  return last === undefined ? "" : ` It was taken over from ${word(last.detail, "fromName") ?? "another agent"} at ${at(last.at)}.`;
+}
+
 /** One line each; offers of a row that came to the same are one line. */
 function linesOf(history: HistoryRow[]): Explanation["history"] {
   const lines: Explanation["history"] = [];
   let repeated: { key: string; times: number; text: string } | null = null;
+  /** Agents that it was taken over from, and that do not have it again. */
+  const former = new Set<string>();
   for (const event of history) {
     const { type, agent, applied, at: when } = event;
-    const text = textOf(event);
+    if (type === "taken-over") {
+      former.add(word(event.detail, "from") ?? "");
+      former.delete(agent?.id ?? "");
+    }
+    const text = textOf(event, agent !== null && former.has(agent.id));
     const key = type === "offered" ? text : "";
     if (repeated !== null && key !== "" && key === repeated.key) {
       repeated.times++;
@@ -112,11 +127,13 @@ function linesOf(history: HistoryRow[]): Explanation["history"] {
   return lines;
 }
 
-function textOf({ type, agent, applied, detail }: HistoryRow): string {
+function textOf({ type, agent, applied, detail }: HistoryRow, former: boolean): string {
   const who = agent?.name ?? "an agent";
   const because = (word(detail, "message") ?? word(detail, "reason")) || null;
   const tail = because === null ? "" : `: ${because}`;
-  const beside = applied ? "" : " (after its end: kept, changes nothing)";
+  const beside = applied
+    ? ""
+    : ` (${former ? "after it was taken over" : "after its end"}: kept, changes nothing)`;
   switch (type) {
     case "queued":
       return `asked for by ${word(detail, "name") ?? "someone"}, by ${word(detail, "via") ?? "the API"}`;
@@ -124,6 +141,19 @@ function textOf({ type, agent, applied, detail }: HistoryRow): string {
       const refusal = word(detail, "refusal");
       return refusal === null ? `offered to ${who}` : `offered to ${who}, which did not take it (${refusal})`;
     }
+    case "taken-over": {
+      const from = word(detail, "fromName") ?? "another agent";
+      switch (word(detail, "reason")) {
+        case "RETURNED":
+          return `${who} is back before ${from} took it, and has it again`;
+        case "HELD_ELSEWHERE":
+          return `${from} did not take it: it goes to ${who}`;
+        default:
+          return `${from} was silent: ${who} takes over, on the engine that both ask`;
+      }
+    }
+    case "released":
+      return `${who} knows that it was taken over, and has let go of it`;
     case "accepted":
       return `${who} has it in its journal${beside}`;
     case "running":

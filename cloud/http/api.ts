@@ -384,6 +384,8 @@ export const runDetailSchema = runSchema.extend({
   spec: pipelineSchema,
   /** One for each step that has begun, newest attempt last; steps not begun have none. */
   attempts: z.array(attemptSchema),
+  /** The silent agent that the present one took it over from; absent = it was never taken over. */
+  takenFrom: z.object({ id: z.string(), name: z.string(), at: z.int() }).optional(),
 });
 export type RunDetail = z.infer<typeof runDetailSchema>;
 const DAY_MS = 24 * 3600_000;

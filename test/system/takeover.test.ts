@@ -195,11 +195,17 @@ ${policy("docker")}`;
   const a = await connectAgent(t, cloud, "lab", { config, url: `http://127.0.0.1:${proxy.port}` });
   const idOfA = (await cloud.agent()).id;
   let b: TestAgent | null = null;
-  const both = () =>
-    waitFor("both to be connected", async () => {
-      const agents = await cloud.agents();
-      return agents.filter((one) => one.state === "connected" && one.status?.engineIds?.["docker"] !== undefined).length === 2;
-    });
+  const both = (timeoutMs = 20_000) =>
+    waitFor(
+      "both to be connected",
+      async () => {
+        const agents = await cloud.agents();
+        return (
+          agents.filter((one) => one.state === "connected" && one.status?.engineIds?.["docker"] !== undefined).length === 2
+        );
+      },
+      { timeoutMs },
+    );
 
   /** As a step says when it begins; a run that cannot get there says why. */
   const began = (run: { id: string }, name: string) =>
@@ -240,6 +246,7 @@ ${policy("docker")}`;
       { agent: { id: before.agent!.id } },
     );
     const now = await runOf(cloud, run.id);
+    t.equal(now.takenFrom?.id, idOfA);
     t.same({ ...now, attempts: [] }, { ...before, attempts: [] }, "nothing flipped");
     await containersGone(server, run.command);
   }
@@ -280,6 +287,29 @@ ${policy("docker")}`;
     proxy.cut();
     await afterwards(t, run, end);
     await judge(t, run, "one", "two");
+  });
+
+  await t.test("the control plane itself is away: nothing moves", { timeout: 200_000 }, async (t) => {
+    await both();
+    const run = await start(cloud, twoSteps("five", "six"));
+    await began(run, "five");
+    const holder = (await runOf(cloud, run.id)).agent!.id;
+    await cloud.program.killHard();
+    counter.open("five");
+    // By then agents wait up to half a minute before they dial again, each its own time.
+    await new Promise((resolve) => setTimeout(resolve, 25_000));
+    t.equal(counter.count("six.began"), 1, "work goes on");
+    await cloud.start();
+    await both(90_000);
+    await new Promise((resolve) => setTimeout(resolve, 5000));
+    const now = await runOf(cloud, run.id);
+    t.match(now, { state: "running", agent: { id: holder } });
+    counter.open("six");
+    const end = await ended(cloud, run.id);
+    t.match(end, { state: "succeeded", agent: { id: holder } });
+    t.equal(end.takenFrom, undefined);
+    await judge(t, run, "five", "six");
+    await containersGone(server, run.command);
   });
 
   await t.test("stopped in the middle and woken after the run's end, it begins nothing again", { timeout: 200_000 }, async (t) => {

@@ -214,7 +214,11 @@ export const runRoutes =
     const detail = async (scope: ReturnType<typeof app.scope>, id: RunRow["id"]): Promise<RunDetail> => {
       const rows = await store.run(scope, id);
       if (rows === null) throw notFound(`run ${id}`);
-      return runDetail(rows, (await dispatch.view(scope, [rows.command]))[0]!);
+      const taken = (await store.lastTakeovers(scope.workspace, [rows.command.id]))[rows.command.id];
+      return {
+        ...runDetail(rows, (await dispatch.view(scope, [rows.command]))[0]!),
+        ...(taken === undefined ? {} : { takenFrom: { id: taken.from, name: taken.fromName, at: taken.at } }),
+      };
     };
 
     app.get(

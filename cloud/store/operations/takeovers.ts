@@ -158,9 +158,19 @@ export async function takeOver(
     at: now,
     type: "taken-over",
     replica: move.to,
-    detail: { from: move.from, to: move.to, reason: move.reason },
+    detail: { from: move.from, fromName: await nameOf(tx, workspace, move.from), to: move.to, reason: move.reason },
   });
   return true;
+}
+
+async function nameOf(tx: Tx, workspace: string, replica: string): Promise<string> {
+  const row = await tx.db
+    .selectFrom("replicas")
+    .select("name")
+    .where("workspace_id", "=", workspace)
+    .where("replica_id", "=", replica)
+    .executeTakeFirst();
+  return row?.name ?? replica;
 }
 
 /** It is this replica's by a takeover that it has not accepted yet. */

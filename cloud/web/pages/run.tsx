@@ -148,6 +148,12 @@ export function RunDetailPage() {
             ) : (
               <span className="dim">{run.pool.name}, none yet</span>
             )}
+            {run.takenFrom && (
+              <span className="faint" title="That one fell silent; both ask the same engine, so nothing was begun again">
+                {" "}
+                taken over from {run.takenFrom.name}
+              </span>
+            )}
           </Fact>
           <Fact label="By">
             {run.actor.name} <span className="faint">by {run.actor.via}</span>
@@ -547,9 +553,9 @@ function Details({ attempt, run }: { attempt: Attempt; run: RunDetail }) {
               <span
                 className="tag accent"
                 style={{ marginLeft: 8 }}
-                title="A restarted agent found this attempt running and took it over; it was not started again"
+                title="An agent found this attempt begun, by itself before a restart or by another of its pool, and went on with it; it was not started again"
               >
-                taken over after a restart
+                {run.takenFrom ? "gone on with" : "taken over after a restart"}
               </span>
             )}
           </dd>
