@@ -54,7 +54,10 @@ class Connection implements DatabaseConnection {
 
 const refuse = (): Promise<never> => Promise.reject(new Error("Transactions belong to the store's worker."));
 
-export function kyselyOver(database: DatabaseSync): Kysely<Tables> {
+export function kyselyOver(database: DatabaseSync): {
+  db: Kysely<Tables>;
+  execute: <R>(query: CompiledQuery<R>) => Promise<QueryResult<R>>;
+} {
   const connection = new Connection(database);
   const driver: Driver = {
     init: () => Promise.resolve(),
@@ -71,5 +74,5 @@ export function kyselyOver(database: DatabaseSync): Kysely<Tables> {
     createIntrospector: (db) => new SqliteIntrospector(db),
     createQueryCompiler: () => new SqliteQueryCompiler(),
   };
-  return new Kysely<Tables>({ dialect });
+  return { db: new Kysely<Tables>({ dialect }), execute: (query) => connection.executeQuery(query) };
 }

@@ -124,12 +124,20 @@ function open(): DatabaseSync {
   }
 }
 
+type Thing = { entity: ChangeRow["entity"]; id: string };
+type Touched = Map<string, Map<string, Thing>>;
+const addTouched = (touched: Touched, workspace: string, key: string, thing: Thing): void => {
+  const of = touched.get(workspace);
+  if (of === undefined) touched.set(workspace, new Map([[key, thing]]));
+  else of.set(key, thing);
+};
+
 const queue: Call[] = [];
 let scheduled = false;
 let closing = false;
 
 function start(database: DatabaseSync): void {
-  const db = kyselyOver(database);
+  const { db, execute } = kyselyOver(database);
   const prepared = (sql: string): (() => void) => {
     const statement = database.prepare(sql);
     return () => void statement.run();
@@ -147,17 +155,16 @@ function start(database: DatabaseSync): void {
   const write = async (calls: Call[]): Promise<void> => {
     const answers: Answer[] = [];
     const changed: { workspace: string; changes: ChangeRow[] }[] = [];
+    /** By workspace, of those operations that succeeded; one change of a thing however many touched it. */
+    const touched: Touched = new Map();
     try {
       begin();
       for (const call of calls) {
-        const touched = new Map<string, Map<string, { entity: ChangeRow["entity"]; id: string }>>();
+        const own: Touched = new Map();
         const tx: Tx = {
           db,
-          touch(workspace, entity, id) {
-            let of = touched.get(workspace);
-            if (of === undefined) touched.set(workspace, (of = new Map()));
-            of.set(`${entity} ${id}`, { entity, id });
-          },
+          execute,
+          touch: (workspace, entity, id) => addTouched(own, workspace, `${entity} ${id}`, { entity, id }),
         };
         savepoint();
         try {
@@ -165,12 +172,10 @@ function start(database: DatabaseSync): void {
             tx,
             ...call.args,
           );
-          const numbered: typeof changed = [];
-          for (const [workspace, things] of touched)
-            numbered.push({ workspace, changes: await numberChanges(tx, workspace, [...things.values()]) });
           release();
           answers.push({ id: call.id, value });
-          changed.push(...numbered);
+          for (const [workspace, things] of own)
+            for (const [key, thing] of things) addTouched(touched, workspace, key, thing);
         } catch (error) {
           // A full disk may have rolled the whole transaction back by itself: then nothing of the batch holds.
           if (!database.isTransaction) throw error;
@@ -179,6 +184,9 @@ function start(database: DatabaseSync): void {
           answers.push(failedAnswer(call, error));
         }
       }
+      const tx: Tx = { db, execute, touch: () => {} };
+      for (const [workspace, things] of touched)
+        changed.push({ workspace, changes: await numberChanges(tx, workspace, [...things.values()]) });
       commit();
       post({ type: "answers", answers, changes: changed });
     } catch (error) {
@@ -188,7 +196,7 @@ function start(database: DatabaseSync): void {
   };
 
   const read = async (calls: Call[]): Promise<void> => {
-    const tx: Tx = { db, touch: () => {} };
+    const tx: Tx = { db, execute, touch: () => {} };
     for (const call of calls) {
       let answer: Answer;
       try {

@@ -1,12 +1,14 @@
 // Rows of commands with the names that belong to them, and the plain data that is made of them.
 import type { Body, CommandId, ErrorBody, PoolId, ReplicaId, RunId } from "@sallyport/protocol";
+import { sql } from "kysely";
 import type { CommandRow, CommandState, Scope } from "../store.ts";
 import type { Tables } from "../tables.ts";
 import { deploymentOf } from "./deployment-status.ts";
-import { nextNumber, parseJson, toJson, ws, type Tx } from "./tx.ts";
+import { prepared, type Prepared } from "./prepared.ts";
+import { parseJson, toJson, ws, type Tx } from "./tx.ts";
 
-export const commandRows = (tx: Tx, workspace: string) =>
-  tx.db
+export const commandRows = ({ db }: Pick<Tx, "db">, workspace: string) =>
+  db
     .selectFrom("commands as c")
     .innerJoin("pools as p", (join) =>
       join.onRef("p.workspace_id", "=", "c.workspace_id").onRef("p.pool_id", "=", "c.pool_id"),
@@ -32,14 +34,14 @@ export const commandRows = (tx: Tx, workspace: string) =>
     )
     .where("c.workspace_id", "=", workspace);
 
-type Joined = Tables["commands"] & {
+export type JoinedCommand = Tables["commands"] & {
   pool_name: string;
   replica_name: string | null;
   offered_to: string | null;
   pipeline: string | null;
   concurrency: number | null;
 };
-export const toCommand = (row: Joined): CommandRow => ({
+export const toCommand = (row: JoinedCommand): CommandRow => ({
   workspace: ws(row.workspace_id),
   id: row.command_id as CommandId,
   pool: row.pool_id as PoolId,
@@ -79,49 +81,73 @@ export function touch(
   if (row.run_id !== null) tx.touch(row.workspace_id, "run", row.run_id);
 }
 
+const insertEvent = prepared((db, later: Omit<Tables["command_events"], "event_no">) =>
+  db.insertInto("command_events").values({
+    workspace_id: later.workspace_id,
+    command_id: later.command_id,
+    event_no: (eb) =>
+      eb
+        .selectFrom("command_events as e")
+        .select((e) => sql<number>`coalesce(${e.fn.max("e.event_no")}, 0) + 1`.as("n"))
+        .where("e.workspace_id", "=", later.workspace_id)
+        .where("e.command_id", "=", later.command_id),
+    at: later.at,
+    type: later.type,
+    replica_id: later.replica_id,
+    applied: later.applied,
+    detail: later.detail,
+  }),
+);
 export async function addEvent(
   tx: Tx,
   workspace: string,
   command: string,
   event: { at: number; type: string; replica?: string | null; applied?: boolean; detail?: unknown },
 ): Promise<void> {
-  const n = await nextNumber(
-    tx.db
-      .selectFrom("command_events")
-      .select((eb) => eb.fn.max("event_no").as("n"))
-      .where("workspace_id", "=", workspace)
-      .where("command_id", "=", command)
-      .executeTakeFirst(),
-  );
-  await tx.db
-    .insertInto("command_events")
-    .values({
-      workspace_id: workspace,
-      command_id: command,
-      event_no: n,
-      at: event.at,
-      type: event.type,
-      replica_id: event.replica ?? null,
-      applied: event.applied === false ? 0 : 1,
-      detail: toJson(event.detail),
-    })
-    .execute();
+  await insertEvent.run(tx, {
+    workspace_id: workspace,
+    command_id: command,
+    at: event.at,
+    type: event.type,
+    replica_id: event.replica ?? null,
+    applied: event.applied === false ? 0 : 1,
+    detail: toJson(event.detail),
+  });
 }
 
-export const bare = (tx: Tx, workspace: string, id: string) =>
-  tx.db
+/** A command without what only its agent reads. */
+export type BareCommand = Omit<
+  Tables["commands"],
+  "intent" | "body" | "actor_id" | "actor_name" | "actor_via" | "not_before" | "error" | "result" | "requires"
+>;
+const bareCommand = prepared((db, later: { workspace: string; id: string }) =>
+  db
     .selectFrom("commands")
-    .selectAll()
-    .where("workspace_id", "=", workspace)
-    .where("command_id", "=", id)
-    .executeTakeFirst();
+    .select(["workspace_id", "command_id", "pool_id", "kind", "resource", "state", "replica_id", "run_id"])
+    .select(["created_at", "expires_at", "accepted_at", "started_at", "ended_at", "offers", "priority", "commit_no"])
+    .where("workspace_id", "=", later.workspace)
+    .where("command_id", "=", later.id),
+);
+export const bare = (tx: Tx, workspace: string, id: string): Promise<BareCommand | undefined> =>
+  bareCommand.first(tx, { workspace, id });
 
-export async function move(tx: Tx, row: Tables["commands"], set: Partial<Tables["commands"]>): Promise<void> {
-  await tx.db
-    .updateTable("commands")
-    .set(set)
-    .where("workspace_id", "=", row.workspace_id)
-    .where("command_id", "=", row.command_id)
-    .execute();
+/** By the names of the columns that are set: few, and known when they were first used. */
+const moves = new Map<string, Prepared<Partial<Tables["commands"]>, unknown>>();
+export async function move(tx: Tx, row: BareCommand, set: Partial<Tables["commands"]>): Promise<void> {
+  const columns = Object.keys(set) as (keyof typeof set)[];
+  const shape = columns.join();
+  let update = moves.get(shape);
+  if (update === undefined)
+    moves.set(
+      shape,
+      (update = prepared((db, later: Partial<Tables["commands"]>) =>
+        db
+          .updateTable("commands")
+          .set(Object.fromEntries(columns.map((column) => [column, later[column]])))
+          .where("workspace_id", "=", later.workspace_id!)
+          .where("command_id", "=", later.command_id!),
+      )),
+    );
+  await update.run(tx, { workspace_id: row.workspace_id, command_id: row.command_id, ...set });
   touch(tx, row);
 }

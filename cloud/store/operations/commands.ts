@@ -34,9 +34,10 @@ import type {
   Scope,
 } from "../store.ts";
 import type { Tables } from "../tables.ts";
-import { findKey, rememberKey } from "./changes.ts";
+import { countOn, findKey, rememberKey } from "./changes.ts";
 import { deploymentEnded, deploymentTaken } from "./deployment-status.ts";
-import { addEvent, bare, commandRows, move, toCommand, touch } from "./command-rows.ts";
+import { addEvent, bare, commandRows, move, toCommand, touch, type BareCommand } from "./command-rows.ts";
+import { insertion, prepared, rowOf } from "./prepared.ts";
 import { comesFirst, mayBegin, maybeTaken } from "./queue.ts";
 import {
   awaitsTakeover,
@@ -76,20 +77,6 @@ function sameWish(one: string, other: string): boolean {
   return wish(one) === wish(other);
 }
 
-/**
- * Rises with each commit, whatever the clock does. Drawn from the counter of changes: its row is locked until the commit,
- * so order of numbers is order of commit with several writers too.
- */
-const commitNumber = async (tx: Tx, workspace: string): Promise<number> =>
-  (
-    await tx.db
-      .updateTable("change_counters")
-      .set((eb) => ({ n: eb("n", "+", 1) }))
-      .where("workspace_id", "=", workspace)
-      .returning("n")
-      .executeTakeFirstOrThrow()
-  ).n;
-
 // -- life
 export async function createCommand(
   tx: Tx,
@@ -107,14 +94,6 @@ export async function createCommand(
         });
       return { command: first, replayed: earlier.answer };
     }
-  }
-  const known = await command(tx, scope, input.id);
-  if (known !== null) {
-    if (!sameWish(known.intent, input.intent))
-      throw new ConnectorError("CONFLICT", `Command ${input.id} exists already and asks for something else.`, {
-        fix: "Choose a new command id.",
-      });
-    return { command: known, replayed: null };
   }
   const run = input.run?.id ?? /^run:(run_[0-9a-f]{32})$/.exec(input.resource)?.[1] ?? null;
   const row: Tables["commands"] = {
@@ -141,35 +120,92 @@ export async function createCommand(
     error: null,
     result: null,
     priority: input.priority ?? 0,
-    commit_no: await commitNumber(tx, scope.workspace),
+    // Rises with each commit, whatever the clock does.
+    commit_no: await countOn(tx, scope.workspace, 1),
     requires: Object.keys(input.requires ?? {}).length === 0 ? null : toJson(input.requires),
   };
-  await tx.db.insertInto("commands").values(row).execute();
-  if (input.run !== undefined) {
-    await tx.db
-      .insertInto("runs")
-      .values({
-        workspace_id: scope.workspace,
-        run_id: input.run.id,
-        command_id: input.id,
-        pool_id: input.run.pool,
-        pipeline: input.run.pipeline,
-        spec: JSON.stringify(input.run.spec),
-        params: JSON.stringify(input.run.params),
-        created_at: input.run.createdAt,
-        concurrency: input.run.spec.concurrency ?? null,
-        rerun_of: input.run.rerunOf ?? null,
-      })
-      .execute();
+  if ((await insertCommand.run(tx, row)) === 0) {
+    const known = (await command(tx, scope, input.id))!;
+    if (!sameWish(known.intent, input.intent))
+      throw new ConnectorError("CONFLICT", `Command ${input.id} exists already and asks for something else.`, {
+        fix: "Choose a new command id.",
+      });
+    return { command: known, replayed: null };
   }
+  if (input.run !== undefined)
+    await insertRun.run(tx, {
+      workspace_id: scope.workspace,
+      run_id: input.run.id,
+      command_id: input.id,
+      pool_id: input.run.pool,
+      pipeline: input.run.pipeline,
+      spec: JSON.stringify(input.run.spec),
+      params: JSON.stringify(input.run.params),
+      created_at: input.run.createdAt,
+      concurrency: input.run.spec.concurrency ?? null,
+      rerun_of: input.run.rerunOf ?? null,
+    });
   await addEvent(tx, scope.workspace, input.id, { at: input.createdAt, type: "queued", detail: scope.actor });
   if (idempotency !== undefined) await rememberKey(tx, scope, idempotency, input.createdAt, input.id);
   touch(tx, row);
-  return { command: (await command(tx, scope, input.id))!, replayed: null };
+  const pool = await poolName.first(tx, { workspace: scope.workspace, pool: input.pool });
+  return {
+    command: toCommand({
+      ...row,
+      pool_name: pool!.name,
+      replica_name: null,
+      offered_to: null,
+      pipeline: input.run?.pipeline ?? null,
+      concurrency: input.run?.spec.concurrency ?? null,
+    }),
+    replayed: null,
+  };
 }
 
+const poolName = prepared((db, later: { workspace: string; pool: string }) =>
+  db.selectFrom("pools").select("name").where("workspace_id", "=", later.workspace).where("pool_id", "=", later.pool),
+);
+const COMMAND_COLUMNS = [
+  "workspace_id",
+  "command_id",
+  "pool_id",
+  "kind",
+  "resource",
+  "state",
+  "intent",
+  "body",
+  "actor_id",
+  "actor_name",
+  "actor_via",
+  "replica_id",
+  "run_id",
+  "created_at",
+  "not_before",
+  "expires_at",
+  "accepted_at",
+  "started_at",
+  "ended_at",
+  "offers",
+  "error",
+  "result",
+  "priority",
+  "commit_no",
+  "requires",
+] as const satisfies readonly (keyof Tables["commands"])[];
+const insertCommand = prepared((db, later: Tables["commands"]) =>
+  db
+    .insertInto("commands")
+    .values(rowOf(later, COMMAND_COLUMNS))
+    .onConflict((conflict) => conflict.columns(["workspace_id", "command_id"]).doNothing()),
+);
+const insertRun = insertion("runs");
+const insertOffer = insertion("offers");
+const oneCommand = prepared((db, later: { workspace: string; id: string }) =>
+  commandRows({ db }, later.workspace).where("c.command_id", "=", later.id),
+);
+
 export async function command(tx: Tx, scope: Scope, id: CommandId): Promise<CommandRow | null> {
-  const row = await commandRows(tx, scope.workspace).where("c.command_id", "=", id).executeTakeFirst();
+  const row = await oneCommand.first(tx, { workspace: scope.workspace, id });
   return row === undefined ? null : toCommand(row);
 }
 
@@ -208,31 +244,40 @@ export async function nextDispatch(
       : !(await awaitsTakeover(tx, before, replica))
   )
     return null;
-  const row = await tx.db
-    .updateTable("commands")
-    .set((eb) => ({ offers: eb("offers", "+", 1) }))
-    .where("workspace_id", "=", workspace)
-    .where("command_id", "=", id)
-    .where("state", "=", before.state)
-    .returning("offers")
-    .executeTakeFirst();
+  const row = await countOffer.first(tx, { workspace, id, state: before.state });
   if (row === undefined) return null;
   const sequence = await reserveDispatches(tx, workspace, replica, floor, 1);
-  await tx.db
-    .insertInto("offers")
-    .values({
-      workspace_id: workspace,
-      command_id: id,
-      attempt: row.offers,
-      replica_id: replica,
-      sequence,
-      at: now,
-      refusal: null,
-    })
-    .execute();
+  await insertOffer.run(tx, {
+    workspace_id: workspace,
+    command_id: id,
+    attempt: row.offers,
+    replica_id: replica,
+    sequence,
+    at: now,
+    refusal: null,
+  });
   return { sequence, attempt: row.offers };
 }
+const countOffer = prepared((db, later: { workspace: string; id: string; state: string }) =>
+  db
+    .updateTable("commands")
+    .set((eb) => ({ offers: eb("offers", "+", 1) }))
+    .where("workspace_id", "=", later.workspace)
+    .where("command_id", "=", later.id)
+    .where("state", "=", later.state)
+    .returning("offers"),
+);
 
+const reserve = prepared((db, later: { workspace: string; replica: string; floor: number; count: number }) =>
+  db
+    .updateTable("dispatch_counters")
+    .set({
+      sequence: sql<number>`case when sequence > ${later.floor} then sequence else ${later.floor} end + ${later.count}`,
+    })
+    .where("workspace_id", "=", later.workspace)
+    .where("replica_id", "=", later.replica)
+    .returning("sequence"),
+);
 export async function reserveDispatches(
   tx: Tx,
   workspace: WorkspaceId,
@@ -240,13 +285,7 @@ export async function reserveDispatches(
   floor: number,
   count: number,
 ): Promise<number> {
-  const counter = await tx.db
-    .updateTable("dispatch_counters")
-    .set({ sequence: sql<number>`case when sequence > ${floor} then sequence else ${floor} end + ${count}` })
-    .where("workspace_id", "=", workspace)
-    .where("replica_id", "=", replica)
-    .returning("sequence")
-    .executeTakeFirst();
+  const counter = await reserve.first(tx, { workspace, replica, floor, count });
   if (counter === undefined)
     throw new ConnectorError("IDENTITY_UNKNOWN", `Replica ${replica} is not of this workspace.`);
   return counter.sequence - count + 1;
@@ -498,11 +537,30 @@ export async function history(tx: Tx, scope: Scope, id: CommandId): Promise<Hist
   // `toSorted` keeps the order of equals: events in theirs, offers in theirs.
   return rows
     .toReversed()
-    .toSorted((a, b) => a.at - b.at || a.place - b.place)
+    .toSorted((a, b) => Number(a.place !== 0) - Number(b.place !== 0) || a.at - b.at || a.place - b.place)
     .map(({ place: _place, ...row }) => row);
 }
 
 // -- reports
+type JournalKey = { workspace: string; replica: string; journal: string };
+const journalOf = prepared((db, later: JournalKey) =>
+  db
+    .selectFrom("journals")
+    .select(["committed_through", "ignored"])
+    .where("workspace_id", "=", later.workspace)
+    .where("replica_id", "=", later.replica)
+    .where("journal_id", "=", later.journal),
+);
+const insertJournal = insertion("journals");
+const setJournal = prepared((db, later: JournalKey & { through: number; ignored: number }) =>
+  db
+    .updateTable("journals")
+    .set({ committed_through: later.through, ignored: later.ignored })
+    .where("workspace_id", "=", later.workspace)
+    .where("replica_id", "=", later.replica)
+    .where("journal_id", "=", later.journal),
+);
+
 export async function commitReports(
   tx: Tx,
   workspace: WorkspaceId,
@@ -512,26 +570,16 @@ export async function commitReports(
   now: number,
   lowestHeld = 1,
 ): Promise<CommittedReports> {
-  const known = await tx.db
-    .selectFrom("journals")
-    .selectAll()
-    .where("workspace_id", "=", workspace)
-    .where("replica_id", "=", replica)
-    .where("journal_id", "=", journal)
-    .executeTakeFirst();
-  if (known === undefined) {
-    await tx.db
-      .insertInto("journals")
-      .values({
-        workspace_id: workspace,
-        replica_id: replica,
-        journal_id: journal,
-        committed_through: 0,
-        ignored: 0,
-        first_seen_at: now,
-      })
-      .execute();
-  }
+  const known = await journalOf.first(tx, { workspace, replica, journal });
+  if (known === undefined)
+    await insertJournal.run(tx, {
+      workspace_id: workspace,
+      replica_id: replica,
+      journal_id: journal,
+      committed_through: 0,
+      ignored: 0,
+      first_seen_at: now,
+    });
   let through = Math.max(known?.committed_through ?? 0, lowestHeld - 1);
   let ignored = known?.ignored ?? 0;
   const about = [...new Set(reports.map((report) => report.command))];
@@ -542,13 +590,7 @@ export async function commitReports(
     if (!(await applyReport(tx, workspace, replica, report, now, moved))) ignored++;
     through = report.sequence;
   }
-  await tx.db
-    .updateTable("journals")
-    .set({ committed_through: through, ignored })
-    .where("workspace_id", "=", workspace)
-    .where("replica_id", "=", replica)
-    .where("journal_id", "=", journal)
-    .execute();
+  await setJournal.run(tx, { workspace, replica, journal, through, ignored });
   if (moved.size === 0) return { committedThrough: through };
   const { released, fenced } = await handoffsOf(tx, workspace, replica, [...moved]);
   return {
@@ -653,7 +695,7 @@ async function applyReport(
 /** What a replica says of work that another holds by now: kept, and nothing follows from it. */
 async function keepOfFormer(
   tx: Tx,
-  row: Tables["commands"],
+  row: BareCommand,
   replica: string,
   report: Report,
   now: number,
@@ -696,7 +738,7 @@ function retryOf(body: Extract<ReportBody, { type: "step" }>, agentAt: number, a
 
 async function applyStep(
   tx: Tx,
-  row: Tables["commands"],
+  row: BareCommand,
   replica: string,
   body: Extract<ReportBody, { type: "step" }>,
   at: number,

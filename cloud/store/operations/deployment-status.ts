@@ -41,8 +41,10 @@ export async function stands(tx: Tx, workspace: string, replica: string): Promis
   return row !== undefined;
 }
 
+type CommandOf = Pick<Tables["commands"], "workspace_id" | "command_id" | "kind" | "resource">;
+
 /** A replica has journaled a command about it. Ownership is sticky: it moves only from one that is gone. */
-export async function deploymentTaken(tx: Tx, command: Tables["commands"], replica: string): Promise<void> {
+export async function deploymentTaken(tx: Tx, command: CommandOf, replica: string): Promise<void> {
   const id = deploymentOf(command.resource);
   const row = id === null ? undefined : await bare(tx, command.workspace_id, id);
   if (row === undefined || row.replica_id === replica) return;
@@ -53,7 +55,7 @@ export async function deploymentTaken(tx: Tx, command: Tables["commands"], repli
 }
 
 /** A command about it succeeded: after a removal nothing of it runs any more. */
-export async function deploymentEnded(tx: Tx, command: Tables["commands"], at: number): Promise<void> {
+export async function deploymentEnded(tx: Tx, command: CommandOf, at: number): Promise<void> {
   if (command.kind !== deploymentRemove.kind) return;
   const id = deploymentOf(command.resource);
   const row = id === null ? undefined : await bare(tx, command.workspace_id, id);

@@ -11,6 +11,7 @@ import {
 import { sql, type SqlBool } from "kysely";
 import type { CommandRow, CommandState, PoolQueue, RunHolder } from "../store.ts";
 import { commandRows, toCommand } from "./command-rows.ts";
+import { prepared } from "./prepared.ts";
 import type { Tx } from "./tx.ts";
 
 const RUN = pipelineRun.kind;
@@ -39,15 +40,15 @@ const held = (tx: Tx, workspace: string, pool: string) =>
       ]),
     );
 
+const maxRunsOf = prepared((db, later: { workspace: string; pool: string }) =>
+  db
+    .selectFrom("pools")
+    .select("max_runs")
+    .where("workspace_id", "=", later.workspace)
+    .where("pool_id", "=", later.pool),
+);
 const poolLimit = async (tx: Tx, workspace: string, pool: string): Promise<number | null> =>
-  (
-    await tx.db
-      .selectFrom("pools")
-      .select("max_runs")
-      .where("workspace_id", "=", workspace)
-      .where("pool_id", "=", pool)
-      .executeTakeFirst()
-  )?.max_runs ?? null;
+  (await maxRunsOf.first(tx, { workspace, pool }))?.max_runs ?? null;
 
 /** Of one resource only the first to be committed. Past its expiry only what an agent may have: the answer settles it. */
 const heads = (tx: Tx, workspace: string, pool: string, now: number) =>
@@ -159,36 +160,45 @@ export async function offerable(
   return rows.map(toCommand);
 }
 
+const older = prepared((db, later: { workspace: string; pool: string; resource: string; commitNo: number }) =>
+  db
+    .selectFrom("commands")
+    .select("command_id")
+    .where("workspace_id", "=", later.workspace)
+    .where("resource", "=", later.resource)
+    .where("pool_id", "=", later.pool)
+    .where("state", "=", "queued")
+    .where("commit_no", "<", later.commitNo)
+    .limit(1),
+);
 /** In the transaction that counts the offer: no older one of its resource waits. */
 export async function comesFirst(
   tx: Tx,
   row: { workspace_id: string; pool_id: string; resource: string; commit_no: number },
 ): Promise<boolean> {
-  const older = await tx.db
-    .selectFrom("commands")
-    .select("command_id")
-    .where("workspace_id", "=", row.workspace_id)
-    .where("resource", "=", row.resource)
-    .where("pool_id", "=", row.pool_id)
-    .where("state", "=", "queued")
-    .where("commit_no", "<", row.commit_no)
-    .limit(1)
-    .executeTakeFirst();
-  return older === undefined;
+  const found = await older.first(tx, {
+    workspace: row.workspace_id,
+    pool: row.pool_id,
+    resource: row.resource,
+    commitNo: row.commit_no,
+  });
+  return found === undefined;
 }
 
+const runOf = prepared((db, later: { workspace: string; command: string }) =>
+  db
+    .selectFrom("runs")
+    .select(["pipeline", "concurrency"])
+    .where("workspace_id", "=", later.workspace)
+    .where("command_id", "=", later.command),
+);
 /** In the transaction that counts the offer: whether the limits of its pool and pipeline still let it begin. */
 export async function mayBegin(
   tx: Tx,
   row: { workspace_id: string; pool_id: string; command_id: string; kind: string; offers: number },
 ): Promise<boolean> {
   if (row.kind !== RUN) return true;
-  const run = await tx.db
-    .selectFrom("runs")
-    .select(["pipeline", "concurrency"])
-    .where("workspace_id", "=", row.workspace_id)
-    .where("command_id", "=", row.command_id)
-    .executeTakeFirst();
+  const run = await runOf.first(tx, { workspace: row.workspace_id, command: row.command_id });
   const maxRuns = await poolLimit(tx, row.workspace_id, row.pool_id);
   if (maxRuns === null && (run?.concurrency ?? null) === null) return true;
   const others = await held(tx, row.workspace_id, row.pool_id)

@@ -3,8 +3,9 @@
 import { pipelineRun, type CommandId, type PoolId, type ReplicaId, type WorkspaceId } from "@sallyport/protocol";
 import type { CommandRow, CommandState, Handoffs, HeldWork, Takeover } from "../store.ts";
 import type { Tables } from "../tables.ts";
-import { addEvent, bare, commandRows, toCommand, touch } from "./command-rows.ts";
+import { addEvent, bare, commandRows, toCommand, touch, type BareCommand } from "./command-rows.ts";
 import { maybeTaken } from "./queue.ts";
+import { prepared } from "./prepared.ts";
 import { nextNumber, type Tx } from "./tx.ts";
 
 const OPEN: readonly string[] = ["queued", "accepted", "running"] satisfies CommandState[];
@@ -18,9 +19,18 @@ const takeovers = (tx: Tx, workspace: string, commands: readonly string[]) =>
     .orderBy("t.command_id")
     .orderBy("t.takeover_no");
 
+const newestOf = prepared((db, later: { workspace: string; command: string }) =>
+  db
+    .selectFrom("takeovers")
+    .selectAll()
+    .where("workspace_id", "=", later.workspace)
+    .where("command_id", "=", later.command)
+    .orderBy("takeover_no", "desc")
+    .limit(1),
+);
 /** The newest; null when it was never taken over. */
 const newest = async (tx: Tx, workspace: string, command: string): Promise<Tables["takeovers"] | null> =>
-  (await takeovers(tx, workspace, [command]).execute()).at(-1) ?? null;
+  (await newestOf.first(tx, { workspace, command })) ?? null;
 
 /** Runs of a pool that others than these replicas hold, or may hold because an offer was never answered; oldest first. */
 export async function heldWork(
@@ -174,15 +184,18 @@ async function nameOf(tx: Tx, workspace: string, replica: string): Promise<strin
 }
 
 /** It is this replica's by a takeover that it has not accepted yet. */
-export async function awaitsTakeover(tx: Tx, row: Tables["commands"], replica: string): Promise<boolean> {
+export async function awaitsTakeover(tx: Tx, row: BareCommand, replica: string): Promise<boolean> {
   if (row.replica_id !== replica || !OPEN.includes(row.state)) return false;
   const last = await newest(tx, row.workspace_id, row.command_id);
   return last !== null && last.to_replica === replica && last.accepted_at === null;
 }
 
+const anyTakeover = prepared((db, later: { workspace: string }) =>
+  db.selectFrom("takeovers").select("command_id").where("workspace_id", "=", later.workspace).limit(1),
+);
 /** Those of the commands that were ever taken over. */
 export async function takenOver(tx: Tx, workspace: string, commands: readonly string[]): Promise<Set<string>> {
-  if (commands.length === 0) return new Set();
+  if (commands.length === 0 || (await anyTakeover.first(tx, { workspace })) === undefined) return new Set();
   const rows = await takeovers(tx, workspace, commands).execute();
   return new Set(rows.map((row) => row.command_id));
 }
@@ -213,7 +226,7 @@ export async function confirmTakeover(
  */
 export async function standing(
   tx: Tx,
-  row: Tables["commands"],
+  row: BareCommand,
   replica: string,
 ): Promise<"holder" | "former" | "returns" | "none"> {
   const rows = await takeovers(tx, row.workspace_id, [row.command_id]).execute();
@@ -226,7 +239,7 @@ export async function standing(
 }
 
 /** A former holder follows it no more; one that got it back in between has to be offered it again. */
-export async function releaseTakeovers(tx: Tx, row: Tables["commands"], replica: string, now: number): Promise<void> {
+export async function releaseTakeovers(tx: Tx, row: BareCommand, replica: string, now: number): Promise<void> {
   const { workspace_id: workspace, command_id: id } = row;
   await tx.db
     .updateTable("takeovers")

@@ -1,13 +1,15 @@
 // What an operation is given, and the small tools all of them share. Operations are re-runnable functions of plain data:
 // no clock of their own but the `now` they are given, nothing kept between calls.
 import { ConnectorError, type WorkspaceId } from "@sallyport/protocol";
-import type { Kysely } from "kysely";
+import type { CompiledQuery, Kysely, QueryResult } from "kysely";
 import { sql, type ExpressionBuilder, type SqlBool, type Expression } from "kysely";
 import type { ChangeRow, Page, PageQuery } from "../store.ts";
 import type { Tables } from "../tables.ts";
 
 export interface Tx {
   readonly db: Kysely<Tables>;
+  /** The connection itself, for queries that are compiled already. Absent = through `db`. */
+  readonly execute?: <R>(query: CompiledQuery<R>) => Promise<QueryResult<R>>;
   /** Numbers a change of this thing in the same transaction; once per operation however often it is called. */
   touch(workspace: string, entity: ChangeRow["entity"], id: string): void;
 }
