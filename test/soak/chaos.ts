@@ -2,10 +2,10 @@
 // repeated, 10 % moved and 5 % lost. Lost 0, double 0, order kept within a resource; exit code 1 when that did not hold.
 //   npm run soak:chaos -- --minutes 10 --seed 3 --engine docker --database postgres://...
 import { parseArgs } from "node:util";
-import type { Teardown } from "../support/launcher.ts";
 import { chaosRun } from "./chaos-run.ts";
 import { sweptDatabase } from "./database.ts";
 import { ENGINES, type EngineName } from "./engines.ts";
+import { onStage } from "./stage.ts";
 
 const { values: given } = parseArgs({
   options: {
@@ -23,9 +23,7 @@ if (!ENGINES.includes(given.engine as EngineName)) {
   console.error(`--engine is one of ${ENGINES.join(", ")}.`);
   process.exit(2);
 }
-const ends: (() => unknown)[] = [];
-const t: Teardown = { teardown: (end) => void ends.push(end) };
-try {
+await onStage(async (t) => {
   const result = await chaosRun(t, {
     seed: Number(given.seed),
     forMs: Number(given.minutes) * 60_000,
@@ -47,6 +45,4 @@ try {
   for (const violation of result.violations) console.log(`FAIL ${violation}`);
   console.log(`${result.violations.length} violations (lost, double, stuck or out of order), seed ${given.seed}`);
   process.exitCode = result.violations.length > 0 ? 1 : 0;
-} finally {
-  for (const end of ends.reverse()) await end();
-}
+});

@@ -3,12 +3,12 @@
 //   npm run soak:crash -- --seeds 20 --engine docker --database postgres://...
 //   npm run soak:crash -- --only offered:cloud:7
 import { parseArgs } from "node:util";
-import type { Teardown } from "../support/launcher.ts";
 import { BOUNDARIES, VICTIMS, type Victim } from "./boundaries.ts";
 import { crashCase, judgeWorld, nameOf, STUCK_MS, type CaseName } from "./crash-case.ts";
 import { CrashWorld } from "./crash-world.ts";
 import { sweptDatabase } from "./database.ts";
 import { ENGINES, type EngineName } from "./engines.ts";
+import { onStage } from "./stage.ts";
 
 const { values: given } = parseArgs({
   options: {
@@ -60,9 +60,7 @@ const total = only?.length ?? seeds.length * BOUNDARIES.length * VICTIMS.length;
 const startedMs = performance.now();
 console.log(`${total} cases on ${given.engine} with ${given.database.split(":")[0]}`);
 for (const seed of seeds) {
-  const ends: (() => unknown)[] = [];
-  const t: Teardown = { teardown: (end) => void ends.push(end) };
-  try {
+  await onStage(async (t) => {
     const database = await sweptDatabase(t, given.database);
     const world = await CrashWorld.start(t, {
       engine: given.engine as EngineName,
@@ -99,9 +97,7 @@ for (const seed of seeds) {
       violations += 1;
       console.log(`FAIL seed ${seed}: ${violation}`);
     }
-  } finally {
-    for (const end of ends.reverse()) await end();
-  }
+  });
 }
 console.log(
   `${count} cases in ${seconds(performance.now() - startedMs)}: ${violations} violations (lost, double or stuck)${missed > 0 ? `, ${missed} kills whose boundary was not reached` : ""}`,
