@@ -308,7 +308,6 @@ export async function benchCommands(): Promise<{ rows: Row[]; bars: BarResult[] 
       beside.push(await openLoop(BESIDE.readsPerSecond, BESIDE.seconds / 2, read));
       await commands;
     }
-    const before = ours.ended();
     const traced = await fsyncsOf(
       [ours.cloud, ours.agent].map(({ program }) => programOf(program.pid)),
       async () => {

@@ -53,7 +53,6 @@ async function hook(settings: ChaosSettings): Promise<void> {
   const { Mux } = (await own("protocol/mux")) as {
     Mux: Class<{ open(head: unknown, options: OpenOptions): LinkStream }>;
   };
-  // eslint-disable-next-line typescript/unbound-method
   const open = Mux.prototype.open;
   const isOffer = (head: unknown): boolean =>
     (head as { type?: unknown }).type === "command" && DURABLE.test((head as { intent: { text: string } }).intent.text);
@@ -115,7 +114,6 @@ async function hook(settings: ChaosSettings): Promise<void> {
 
   // ---- reports and their acknowledgements: whole lines, as both ends write them
   const { MuxStream } = (await own("protocol/mux-stream")) as { MuxStream: Class<LinkStream> };
-  // eslint-disable-next-line typescript/unbound-method
   const write = MuxStream.prototype.write;
   const held = new WeakMap<LinkStream, Buffer[]>();
   const what = side === "agent" ? "report" : "acknowledgement";

@@ -2,7 +2,6 @@
 // endpoint. Bytes flow through memory; neither they nor their queries are kept or logged.
 import { Readable } from "node:stream";
 import {
-  ConnectorError,
   deploymentIdSchema,
   deploymentRequest,
   MAX_REQUEST_BYTES,
@@ -11,7 +10,7 @@ import {
   rollupSchema,
   type DeploymentId,
 } from "@sallyport/protocol";
-import type { FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyRequest } from "fastify";
 import { z } from "zod";
 import type { Dispatch } from "../../dispatch/index.ts";
 import { safeMediaType } from "../../features/artifacts/index.ts";
