@@ -226,6 +226,9 @@ t.test("doors: from the route table, each route without, with, and with a foreig
   };
   const bodies: Record<string, unknown> = {
     "PATCH /v1/agents/:id": { name: "renamed" },
+    "PATCH /v1/pools/:pool": { maxRuns: 1 },
+    "POST /v1/runs/:id/rerun": {},
+    "POST /v1/commands/:id/lost": { reason: "gone" },
     "PUT /v1/deployments/:id": { spec: SPEC },
     "POST /v1/deployments/:id/scale": { replicas: 2 },
     "POST /v1/deployments/:id/rollback": { revision: 1 },

@@ -367,7 +367,10 @@ t.test("tenants: whatever two workspaces do, none sees a thing of the other", as
             if (
               (await store.command(me.scope, command)) !== null ||
               (await store.cancelQueued(me.scope, command, 5)) ||
-              (await store.declareLost(me.scope, command, 5))
+              (await store.declareLost(me.scope, command, 5)) ||
+              (await store.history(me.scope, command)).length > 0 ||
+              (await store.queue(me.scope.workspace, other.pool, [command], 11)).items.length > 0 ||
+              (await store.limitPool(me.scope, other.pool, { maxRuns: 1 })) !== null
             )
               throw new Error("foreign command");
           }
@@ -466,6 +469,63 @@ t.test("lists: pages meet without overlap or hole, oldest offer of a resource fi
   t.equal(await store.cancelQueued(scope, offers[1]!.id, 60), true);
   t.equal(await store.nextDispatch(scope.workspace, offers[1]!.id, replica, 0, 55), null);
   t.equal((await store.command(scope, offers[1]!.id))?.offers, 0);
+});
+
+t.test("the queue: order of commit whatever the clock says; what a refusal settles and what it does not", async (t) => {
+  const { store, scope, pool } = await opened(t);
+  const replica = await join_(store, scope, pool);
+  const ask = async (resource: string, createdAt: number, priority = 0) => {
+    const input = { ...wish(pool, { resource }), createdAt, priority };
+    await store.createCommand(scope, input);
+    return input.id;
+  };
+  const offerable = async (now: number) => (await store.offerable(scope.workspace, pool, now, 100)).map((c) => c.id);
+  const offeredTo = async (id: CommandId) => (await store.command(scope, id))?.offeredTo ?? null;
+  // The clock was set back a day between the two.
+  const first = await ask("run:a", 86_400_000);
+  const second = await ask("run:a", 10);
+  const urgent = await ask("run:b", 86_400_000, 5);
+  t.same(await offerable(50), [urgent, first]);
+  t.match(
+    (await store.queue(scope.workspace, pool, [first, second], 50)).items.toSorted((a, b) => a.position - b.position),
+    [
+      { id: first, behind: null, mayGo: true },
+      { id: second, behind: first, mayGo: false },
+    ],
+  );
+  await store.cancelQueued(scope, first, 60);
+  t.same(await offerable(50), [urgent, second]);
+
+  // Two offers without an answer, one that is refused a moment after the second: the second may be on its way to the disk.
+  const offer = (now: number) => store.nextDispatch(scope.workspace, urgent, replica, 0, now);
+  await offer(1_000);
+  await offer(100_000);
+  const third = (await offer(101_000))!;
+  t.equal(await offeredTo(urgent), replica);
+  const refused = { attempt: third.attempt, replica, code: "AT_CAPACITY" };
+  t.equal(await store.markNotTaken(scope.workspace, urgent, refused, 101_000), replica, "the young one is open still");
+  t.equal(await store.expireQueued(HOUR * 10), 1, "only the one that nobody was offered");
+  t.same(await offerable(HOUR * 10), [urgent], "past its expiry it goes to the one that may have it");
+  const fourth = (await offer(200_000))!;
+  t.equal(
+    await store.markNotTaken(scope.workspace, urgent, { ...refused, attempt: fourth.attempt }, 200_000),
+    null,
+    "by now the replica would have had it",
+  );
+  t.equal(await offeredTo(urgent), null);
+  t.same(await offerable(HOUR * 10), []);
+  t.equal(await store.expireQueued(HOUR * 10), 1);
+  t.match(
+    (await store.history(scope, urgent)).map(({ type, detail }) => [type, detail?.["refusal"]]),
+    [
+      ["queued"],
+      ["offered", "AT_CAPACITY"],
+      ["offered", "AT_CAPACITY"],
+      ["offered", "AT_CAPACITY"],
+      ["offered", "AT_CAPACITY"],
+      ["expired"],
+    ],
+  );
 });
 
 t.test("enrolment: once, by whoever proves the same key, refusals kept", async (t) => {

@@ -99,7 +99,7 @@ t.test("commands in the page", { skip: needs("chromium"), timeout: 240_000 }, as
   const step = (more: object) =>
     ({
       type: "step",
-      run: first.id,
+      run: first.id as never,
       step: "train",
       attempt: 1,
       state: "running",

@@ -772,6 +772,8 @@ async function applyStep(
     .where("attempt", "=", body.attempt)
     .executeTakeFirst();
   if (before !== undefined && STEP_ENDS.has(before.state)) return true;
+  // Whoever takes a run over begins it over: what has begun does not go back.
+  if (before !== undefined && body.state === "pending") return true;
   const ended = STEP_ENDS.has(body.state);
   const begun = body.state !== "pending" && body.state !== "skipped";
   const values = {
