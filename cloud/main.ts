@@ -175,7 +175,9 @@ async function restore(file: string, given: Record<string, unknown>): Promise<vo
     say(`${rows} rows of ${new Date(madeAt).toISOString()} are restored. Everybody signs in anew.`);
     if (kept !== null) say(`What was there before is kept: ${kept}`);
     if (!existsSync(join(config.data, "keys/identity.json")))
-      say(`There are no keys in ${join(config.data, "keys")}: put the kept ones there before the start, or agents will refuse it.`);
+      say(
+        `There are no keys in ${join(config.data, "keys")}: put the kept ones there before the start, or agents will refuse it.`,
+      );
   } finally {
     await one?.release();
     lock.release();

@@ -4,7 +4,7 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
-import { postgresClientConfig, withoutPassword } from "../store/index.ts";
+import { withoutPassword } from "../store/index.ts";
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
 const hostName = z

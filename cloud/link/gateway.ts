@@ -466,14 +466,21 @@ export class LinkGateway {
     this.#statusTimer?.cancel();
     this.#statusTimer = null;
     if (this.#unsaved.size === 0) return;
-    const updates = [...this.#unsaved].map(([session, status]) => ({
+    const saving = [...this.#unsaved];
+    const updates = saving.map(([session, status]) => ({
       session: session.id,
       workspace: session.workspace,
       replica: session.replica,
       status,
     }));
     this.#unsaved.clear();
-    this.#options.directory.seen(updates).catch((caught: unknown) => this.#failed(caught));
+    this.#options.directory.seen(updates).catch((caught: unknown) => {
+      this.#failed(caught);
+      // A status comes only when it changed: what could not be written is written with the next, unless a newer one came.
+      for (const [session, status] of saving)
+        if (status !== null && this.#muxes.has(session) && (this.#unsaved.get(session) ?? null) === null)
+          this.#unsaved.set(session, status);
+    });
   }
 
   #failed(caught: unknown): void {

@@ -107,7 +107,10 @@ t.test("changes, keys, order within a resource", async (t) => {
       const asked = clock++;
       // Each key is sent by several callers at once, each with a command id of its own.
       const key = n % 4 === 0 ? `k${n}` : null;
-      const entry = key === null ? undefined : { key, method: "POST", route: "/r", requestDigest: "d", answer: { status: 201, body: null } };
+      const entry =
+        key === null
+          ? undefined
+          : { key, method: "POST", route: "/r", requestDigest: "d", answer: { status: 201, body: null } };
       const made = await w.of(caller + n).createCommand(w.scope, command, entry);
       const answered = clock++;
       if (key === null) history.push({ id: made.command.id, resource: made.command.resource, asked, answered });
@@ -116,11 +119,24 @@ t.test("changes, keys, order within a resource", async (t) => {
   });
   for (const [key, ids] of byKey) t.equal(ids.size, 1, `${key}: one command however often it is sent`);
   const { items } = await w.of(0).changesAfter(w.scope.workspace, start, 100_000);
-  t.ok(items.every((change, at) => change.n > (items[at - 1]?.n ?? start)), "numbers rise");
+  t.ok(
+    items.every((change, at) => change.n > (items[at - 1]?.n ?? start)),
+    "numbers rise",
+  );
   t.equal(items.length, history.length + byKey.size, "one for each command, none for a repetition");
-  t.same(told.flat().map((change) => change.n).sort((a, b) => a - b), items.map((change) => change.n), "each told once");
+  t.same(
+    told
+      .flat()
+      .map((change) => change.n)
+      .sort((a, b) => a - b),
+    items.map((change) => change.n),
+    "each told once",
+  );
   for (const seen of told)
-    t.ok(seen.every((change, at) => change.n > (seen[at - 1]?.n ?? 0)), "to each in order");
+    t.ok(
+      seen.every((change, at) => change.n > (seen[at - 1]?.n ?? 0)),
+      "to each in order",
+    );
 
   // In which order they may go, one after the other: who was answered before another asked goes first.
   const replica = await w.replica();
@@ -138,7 +154,11 @@ t.test("changes, keys, order within a resource", async (t) => {
   let wrong = 0;
   for (const first of history)
     for (const second of history)
-      if (first.resource === second.resource && first.answered < second.asked && place.get(first.id)! > place.get(second.id)!)
+      if (
+        first.resource === second.resource &&
+        first.answered < second.asked &&
+        place.get(first.id)! > place.get(second.id)!
+      )
         wrong++;
   t.equal(wrong, 0, "order of commit within a resource");
 });
@@ -156,7 +176,11 @@ t.test("dispatch numbers, epochs, ends", async (t) => {
       now: 5 + caller,
     }),
   );
-  t.same(opened.map((one) => one.epoch).sort((a, b) => a - b), Array.from({ length: CALLERS }, (_, n) => n + 1), "epochs");
+  t.same(
+    opened.map((one) => one.epoch).sort((a, b) => a - b),
+    Array.from({ length: CALLERS }, (_, n) => n + 1),
+    "epochs",
+  );
 
   const commands = Array.from({ length: 8 }, (_, n) => w.wish({ resource: `d${n}` }));
   for (const command of commands) await w.of(0).createCommand(w.scope, command);
@@ -180,9 +204,17 @@ t.test("dispatch numbers, epochs, ends", async (t) => {
       last = next.sequence;
     }
   });
-  t.same(numbers.sort((a, b) => a - b), Array.from({ length: numbers.length }, (_, n) => n + 1), "each number once, no gap");
+  t.same(
+    numbers.sort((a, b) => a - b),
+    Array.from({ length: numbers.length }, (_, n) => n + 1),
+    "each number once, no gap",
+  );
   for (const [, given] of attempts)
-    t.same(given.sort((a, b) => a - b), Array.from({ length: given.length }, (_, n) => n + 1), "attempts");
+    t.same(
+      given.sort((a, b) => a - b),
+      Array.from({ length: given.length }, (_, n) => n + 1),
+      "attempts",
+    );
 
   // Taken, cancelled and declared lost at once: one state, whatever the callers were told.
   for (const command of commands) {
@@ -190,7 +222,9 @@ t.test("dispatch numbers, epochs, ends", async (t) => {
       const store = w.of(caller);
       if (caller % 3 === 0) return store.cancelQueued(w.scope, command.id, 30).then((done) => (done ? "mine" : null));
       if (caller % 3 === 1) return store.markAccepted(w.scope.workspace, command.id, replica, 30);
-      return store.markRefused(w.scope.workspace, command.id, replica, { code: "POLICY_DENIED", message: "m" }, 30).then(() => null);
+      return store
+        .markRefused(w.scope.workspace, command.id, replica, { code: "POLICY_DENIED", message: "m" }, 30)
+        .then(() => null);
     });
     const { state } = (await w.of(0).command(w.scope, command.id))!;
     t.ok(["cancelled", "accepted", "refused"].includes(state));
@@ -240,7 +274,12 @@ t.test("reports that come several times at once are applied once; rivals of a ge
       w
         .of(caller)
         .commitDeployment(w.scope, {
-          deployment: { id, pool: w.pool, name: "d", spec: deploymentSpecSchema.parse({ model, replicas: generation }) },
+          deployment: {
+            id,
+            pool: w.pool,
+            name: "d",
+            spec: deploymentSpecSchema.parse({ model, replicas: generation }),
+          },
           expectedGeneration: generation,
           revision: 1,
           command: w.wish({ kind: "deployment.apply", resource: `deployment:${id}`, createdAt: 40 + generation }),

@@ -48,6 +48,24 @@ export function makePool(address: string, max: number, onIdleFailure: (error: Er
   return pool;
 }
 
+/** Texts that came again are worth a plan that is kept; lists of changing length make ever new texts, which are not. */
+const MAX_PREPARED = 300;
+const names = new Map<string, string>();
+let seenOnce = new Set<string>();
+function nameOf(text: string): string | undefined {
+  const name = names.get(text);
+  if (name !== undefined || names.size >= MAX_PREPARED) return name;
+  if (!seenOnce.has(text)) {
+    if (seenOnce.size >= MAX_PREPARED) seenOnce = new Set();
+    seenOnce.add(text);
+    return undefined;
+  }
+  seenOnce.delete(text);
+  const made = `s${names.size + 1}`;
+  names.set(text, made);
+  return made;
+}
+
 const known = new WeakMap<pg.PoolClient, Kysely<Tables>>();
 
 /** Kysely over this one connection, whose transaction is the caller's business. */
@@ -55,7 +73,7 @@ export function kyselyOf(client: pg.PoolClient): Kysely<Tables> {
   let made = known.get(client);
   if (made === undefined) {
     const only = {
-      query: (text: string, parameters: readonly unknown[]) => query(client, text, parameters),
+      query: (text: string, parameters: readonly unknown[]) => query(client, text, parameters, nameOf(text)),
       release: () => {},
     } as unknown as PostgresPoolClient;
     const pool: PostgresPool = { connect: async () => only, end: async () => {}, options: {} };
@@ -91,9 +109,17 @@ export async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
     throw marked(error);
   }
 }
-export async function query(client: pg.PoolClient, text: string, values?: readonly unknown[]): Promise<pg.QueryResult> {
+/** `name`: prepared under it once a connection, planned once instead of each time. */
+export async function query(
+  client: pg.PoolClient,
+  text: string,
+  values?: readonly unknown[],
+  name?: string,
+): Promise<pg.QueryResult> {
   try {
-    return await client.query(text, values as unknown[]);
+    return await (name === undefined
+      ? client.query(text, values as unknown[])
+      : client.query({ name, text, values: values as unknown[] }));
   } catch (error) {
     throw marked(error);
   }
@@ -109,7 +135,7 @@ export function isOutage(value: unknown): boolean {
 
 export const unavailable = (where: string, why: string, cause: unknown): ConnectorError =>
   new ConnectorError("DATABASE_UNAVAILABLE", `The control plane's database ${where} ${why}.`, {
-    fix: "Nothing: work goes on by itself when the database is back. What was not answered may be sent again with its Idempotency-Key.",
+    fix: "If it never answered, check its address and sslmode. Otherwise work goes on by itself when it is back; what was not answered may be sent again with its Idempotency-Key.",
     cause,
   });
 
@@ -117,7 +143,8 @@ export const unavailable = (where: string, why: string, cause: unknown): Connect
 export function databaseError(value: unknown, where: string): ConnectorError {
   if (value instanceof ConnectorError) return value;
   if (isOutage(value)) return unavailable(where, "cannot be reached", value);
-  switch (sqlState(value)) {
+  const state = sqlState(value) ?? "";
+  switch (state) {
     case "57014":
       return unavailable(where, `took longer than ${STATEMENT_MS / 1000} s over a statement`, value);
     case "40001":
@@ -140,7 +167,7 @@ export function databaseError(value: unknown, where: string): ConnectorError {
     case "42501":
       return new ConnectorError(
         "CONFIG_INVALID",
-        `The database ${where} refuses the control plane: ${REFUSALS[sqlState(value)!]}.`,
+        `The database ${where} refuses the control plane: ${REFUSALS[state]}.`,
         { fix: "Check user, password and name in the database's address, and the user's rights there.", cause: value },
       );
   }
@@ -159,5 +186,7 @@ const REFUSALS: Record<string, string> = {
 };
 const isTls = (value: unknown): boolean => {
   const code = (value as NodeJS.ErrnoException | null)?.code ?? "";
-  return code.startsWith("ERR_TLS") || code.startsWith("ERR_SSL") || /CERT|VERIFY|INVALID_CA|INVALID_PURPOSE|CRL/.test(code);
+  return (
+    code.startsWith("ERR_TLS") || code.startsWith("ERR_SSL") || /CERT|VERIFY|INVALID_CA|INVALID_PURPOSE|CRL/.test(code)
+  );
 };

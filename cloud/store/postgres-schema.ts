@@ -21,7 +21,9 @@ export async function migrate(client: pg.PoolClient, where: string): Promise<voi
     await query(client, "set local statement_timeout = 0");
     await query(client, `select pg_advisory_xact_lock(${MIGRATION_LOCK})`);
     await query(client, forPostgres(SCHEMA_TABLE));
-    const applied = new Set((await query(client, "select id from schema_migrations")).rows.map((row) => row.id as number));
+    const applied = new Set(
+      (await query(client, "select id from schema_migrations")).rows.map((row) => row.id as number),
+    );
     const newer = newerSchema(Math.max(0, ...applied), where);
     if (newer !== null) throw newer;
     for (const migration of MIGRATIONS) if (!applied.has(migration.id)) await apply(client, migration);

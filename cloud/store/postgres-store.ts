@@ -383,7 +383,11 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
       }
       case undefined: {
         const [first] = args;
-        return ofWorkspace(typeof first === "string" ? first : (first as Partial<{ workspace: string }>).workspace, name, args);
+        return ofWorkspace(
+          typeof first === "string" ? first : (first as Partial<{ workspace: string }>).workspace,
+          name,
+          args,
+        );
       }
     }
   }

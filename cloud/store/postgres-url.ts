@@ -84,7 +84,11 @@ function tlsOf(parameters: URLSearchParams, host: string): ClientConfig["ssl"] {
     try {
       return readFileSync(path, "utf8");
     } catch (cause) {
-      throw invalid(`The file ${path} of the database's ${name} cannot be read.`, "Check the path and the rights.", cause);
+      throw invalid(
+        `The file ${path} of the database's ${name} cannot be read.`,
+        "Check the path and the rights.",
+        cause,
+      );
     }
   };
   const [ca, cert, key] = [file("sslrootcert"), file("sslcert"), file("sslkey")];

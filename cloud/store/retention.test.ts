@@ -179,7 +179,10 @@ t.test(`${LONG_ENDED} commands past their time go in batches; nothing goes that 
   t.ok(await store.idempotent(scope, key("fresh"), NOW), "a key of today");
   t.equal(await store.hasSignedIn(user.id), true);
   t.ok(await store.useWebSession("new", NOW, DAY));
-  t.same((await store.tokens(scope)).map((row) => row.id), ["tok_new"]);
+  t.same(
+    (await store.tokens(scope)).map((row) => row.id),
+    ["tok_new"],
+  );
   t.equal((await store.deploymentRevisions(scope, deployment, { limit: 9 })).length, 1);
   t.match(
     await store.commitReports(scope.workspace, replica, journal, [], NOW),

@@ -96,7 +96,8 @@ export async function restoreSqlite(
   chmodSync(beside, 0o600);
   const kept = there ? `${path}.before-${new Date(now).toISOString().replaceAll(/[:.]/g, "-")}` : null;
   if (kept !== null)
-    for (const end of ["", "-wal", "-shm"]) if (existsSync(`${path}${end}`)) renameSync(`${path}${end}`, `${kept}${end}`);
+    for (const end of ["", "-wal", "-shm"])
+      if (existsSync(`${path}${end}`)) renameSync(`${path}${end}`, `${kept}${end}`);
   renameSync(beside, path);
   const folder = openSync(dir, "r");
   fsyncSync(folder);

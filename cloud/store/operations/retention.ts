@@ -168,7 +168,11 @@ async function collectOf(tx: Tx, workspace: string, now: number, limits: Require
 
   // -- credentials that are past their end
   count(
-    await tx.db.deleteFrom("web_sessions").where("workspace_id", "=", workspace).where("expires_at", "<=", now).execute(),
+    await tx.db
+      .deleteFrom("web_sessions")
+      .where("workspace_id", "=", workspace)
+      .where("expires_at", "<=", now)
+      .execute(),
   );
   count(
     await tx.db
