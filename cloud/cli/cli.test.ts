@@ -280,4 +280,10 @@ t.test("why a command waits, and declaring it lost; a run again; the limit of a 
   const row = await world.api.json<RunDetail>(`/v1/runs/${later}`);
   t.equal(row.expiresAt - row.notBefore, 2 * 3600_000);
   t.match(await cli(["command", "explain", row.command]), { stdout: /NOT_BEFORE/ });
+  const picky = await start("--require", "gpu=a100");
+  t.same((await world.store.command(world.scope, (await commandOf(picky)) as never))?.requires, { gpu: "a100" });
+  t.match(await cli(["run", "start", file, "--pool", "explain", "--require", "gpu"]), {
+    code: 2,
+    stderr: /label=value/,
+  });
 });

@@ -41,6 +41,12 @@ export function runCommands(program: Commander, client: () => Client): void {
     .description("start a run of a pipeline")
     .argument("<file>", "the pipeline, YAML or JSON; - is stdin")
     .requiredOption("--pool <pool>", "pool of agents that runs it")
+    .option(
+      "--require <label=value>",
+      "only an agent with this label; may be repeated",
+      (text: string, all: string[]) => [...all, text],
+      [] as string[],
+    )
     .option(...PARAM)
     .option(...PRIORITY)
     .option(...EXPIRES)
@@ -48,11 +54,12 @@ export function runCommands(program: Commander, client: () => Client): void {
     .option("--wait", "wait for the end; exit code 1 unless it succeeds")
     .option("--follow", "show the logs of all steps, and wait")
     .option(...FORMAT)
-    .action(async (file: string, options: StartOptions & { pool: string }) =>
+    .action(async (file: string, options: StartOptions & { pool: string; require: string[] }) =>
       started(
         await client().make<RunDetail>("/v1/runs", {
           pool: options.pool,
           pipeline: readPipeline(file),
+          ...(options.require.length === 0 ? {} : { requires: Object.fromEntries(options.require.map(readLabel)) }),
           ...readStart(options),
         }),
         options,
@@ -222,6 +229,12 @@ function readStart(options: StartOptions): Record<string, unknown> {
     ...(expiresInMs === undefined ? {} : { expiresInMs }),
     ...(notBefore === undefined ? {} : { notBefore }),
   };
+}
+
+function readLabel(text: string): [string, string] {
+  const at = text.indexOf("=");
+  if (at < 1) throw new EndWith(EXIT.usage, `--require ${text}: write label=value`);
+  return [text.slice(0, at), text.slice(at + 1)];
 }
 
 /** Numbers and booleans as such, anything else as text. */
