@@ -534,6 +534,8 @@ export function makeDurable(deps: DurableDeps): Durable {
     const replicas = queued.length > 0 ? await store.replicas(scope) : [];
     const queues = new Map<PoolId, PoolQueue>();
     for (const pool of new Set(queued.map((row) => row.pool))) {
+      // Who waits for an agent to come waits for nothing else: a queue that grows meanwhile is not read for each of them.
+      if (sessions.ofPool(scope.workspace, pool).length === 0) continue;
       const ids = queued.filter((row) => row.pool === pool).map((row) => row.id);
       queues.set(pool, await store.queue(scope.workspace, pool, ids, clock.now()));
     }
