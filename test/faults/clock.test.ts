@@ -182,21 +182,25 @@ for (const side of ["cloud", "agent"] as const)
   });
 
 for (const byMs of [DAY, -DAY])
-  t.test(`a step goes on while its agent is away and the clock is set by ${byMs / HOUR} h`, { skip, timeout: 120_000 }, async (t) => {
-    const clock = new SetClock(t);
-    const scene = await Scene.start(t, { agentEnv: clock.env });
-    const id = await scene.submit("long", { timeoutMs: 20_000 });
-    await scene.begun("long");
-    const began = performance.now();
-    await waitFor("it to be known", async () => (await scene.run(id)).attempts[0]?.state === "running");
-    await scene.agent.program.killHard();
-    clock.set(byMs);
-    scene.agent.start();
-    await waitFor("the run to be known again", async () => (await scene.run(id)).attempts[0]?.adopted === true);
-    // Its limit is neither over at once nor a day away.
-    const ended = await scene.ended(id);
-    const ranMs = performance.now() - began;
-    t.equal(ended.state, "failed");
-    t.equal(ended.error?.code, "STEP_TIMED_OUT", ended.error?.message ?? "");
-    t.ok(ranMs >= 19_500 && ranMs < 45_000, `stopped after ${Math.round(ranMs)} ms`);
-  });
+  t.test(
+    `a step goes on while its agent is away and the clock is set by ${byMs / HOUR} h`,
+    { skip, timeout: 120_000 },
+    async (t) => {
+      const clock = new SetClock(t);
+      const scene = await Scene.start(t, { agentEnv: clock.env });
+      const id = await scene.submit("long", { timeoutMs: 20_000 });
+      await scene.begun("long");
+      const began = performance.now();
+      await waitFor("it to be known", async () => (await scene.run(id)).attempts[0]?.state === "running");
+      await scene.agent.program.killHard();
+      clock.set(byMs);
+      scene.agent.start();
+      await waitFor("the run to be known again", async () => (await scene.run(id)).attempts[0]?.adopted === true);
+      // Its limit is neither over at once nor a day away.
+      const ended = await scene.ended(id);
+      const ranMs = performance.now() - began;
+      t.equal(ended.state, "failed");
+      t.equal(ended.error?.code, "STEP_TIMED_OUT", ended.error?.message ?? "");
+      t.ok(ranMs >= 19_500 && ranMs < 45_000, `stopped after ${Math.round(ranMs)} ms`);
+    },
+  );

@@ -131,7 +131,7 @@ export class TestCloud extends CloudClient {
         }
         return (await this.api.call("/readyz")).status === 200;
       },
-      { timeoutMs: 30_000 },
+      { timeoutMs: 60_000 },
     );
     if (this.program.exit) throw new Error(`the control plane ended:\n${this.program.tail()}`);
   }

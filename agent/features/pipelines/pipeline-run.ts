@@ -242,15 +242,19 @@ export class PipelineRun {
       let release: () => void;
       if (before.state === "running") release = this.#slots.take();
       else {
-        if (before.retryAt !== null)
-          await wait(this.#deps.clock, retryInMs(before, this.#deps.clock.now()), stop);
+        if (before.retryAt !== null) await wait(this.#deps.clock, retryInMs(before, this.#deps.clock.now()), stop);
         release = await this.#slots.acquire(stop);
       }
       try {
         if (before.state !== "running") {
           const attempt = before.attempt + 1;
           const { misses } = before;
-          await this.#put(step, { ...NEW_STEP, state: "running", attempt, ...(misses === undefined ? {} : { misses }) });
+          await this.#put(step, {
+            ...NEW_STEP,
+            state: "running",
+            attempt,
+            ...(misses === undefined ? {} : { misses }),
+          });
         }
         const outcome = await this.#attempt(step, known);
         if (await this.#concluded(step, outcome)) return;

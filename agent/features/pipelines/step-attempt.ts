@@ -17,7 +17,14 @@ import type { AttemptLog } from "../../logs/index.ts";
 import { workOf, type StepWork } from "./check.ts";
 import { DEFAULT_GRACE_MS, type PipelinesDeps } from "./deps.ts";
 import { sinceThen, type MachineTime } from "./machine-time.ts";
-import { haveWorkFolder, makeWorkFolder, placeInputs, placesOf, storeOutputs, type FilesContext } from "./step-files.ts";
+import {
+  haveWorkFolder,
+  makeWorkFolder,
+  placeInputs,
+  placesOf,
+  storeOutputs,
+  type FilesContext,
+} from "./step-files.ts";
 import { fillArgs, stepEnvironment, type StepPlaces } from "./template.ts";
 
 /** Where tests kill the agent. */

@@ -43,14 +43,15 @@ const ago = (ms: number): string => {
   return `${Math.round(s / 86400)} days`;
 };
 
-export function agentView(row: ReplicaRow, live: LiveSession | null, clock: Clock): AgentView {
+/** `upSinceMs`: monotonic, since when agents could reach this process. Its absence before that is not their silence. */
+export function agentView(row: ReplicaRow, live: LiveSession | null, clock: Clock, upSinceMs: number): AgentView {
   const now = clock.now();
   const liveSilenceMs = live === null ? null : clock.monotonic() - live.lastSeenMs();
   const lastSeenAt =
     liveSilenceMs === null ? row.lastSeenAt : Math.max(row.lastSeenAt ?? 0, Math.round(now - liveSilenceMs));
   const connected = row.revokedAt === null && liveSilenceMs !== null && liveSilenceMs < LINK_DEAD_MS;
   const status = live?.status() ?? row.status;
-  const { state, stateReason } = judge(row, connected, status, lastSeenAt, now);
+  const { state, stateReason } = judge(row, connected, status, lastSeenAt, now, clock.monotonic() - upSinceMs);
   return {
     id: row.id,
     name: row.name,
@@ -77,6 +78,7 @@ function judge(
   status: AgentStatus | null,
   lastSeenAt: number | null,
   now: number,
+  upForMs: number,
 ): { state: AgentState; stateReason: string } {
   if (row.revokedAt !== null)
     return {
@@ -96,6 +98,11 @@ function judge(
   }
   if (lastSeenAt === null) return { state: "waiting", stateReason: "It has joined and has not connected yet." };
   const silence = now - lastSeenAt;
+  if (upForMs < Math.min(silence, LOST_MS))
+    return {
+      state: "disconnected",
+      stateReason: `This control plane started ${ago(upForMs)} ago and has not heard it since; before that it was last seen ${ago(silence)} ago. It dials again by itself; what runs there goes on.`,
+    };
   if (silence < LOST_MS)
     return {
       state: "disconnected",

@@ -33,7 +33,9 @@ export const agentRoutes =
   }): RoutePlugin =>
   async (app) => {
     const { store, clock, links } = deps;
-    const view = (row: ReplicaRow): AgentView => agentView(row, links.ofReplica(row.workspace, row.id), clock);
+    const upSinceMs = clock.monotonic();
+    const view = (row: ReplicaRow): AgentView =>
+      agentView(row, links.ofReplica(row.workspace, row.id), clock, upSinceMs);
     const etag = (row: ReplicaRow): string => etagOf([row.id, row.name, row.revokedAt]);
 
     app.get(
