@@ -166,6 +166,20 @@ policy:
     return existsSync(file) ? readFileSync(file, "utf8") : null;
   }
 
+  /** Resolves true when both programs run and are ready; false when they are not by then. */
+  async up(untilMs: number): Promise<boolean> {
+    for (;;) {
+      const { agent, cloud } = this.kept;
+      const running = agent.program.exit === undefined && cloud.program.exit === undefined;
+      if (running && agent.program.stdout.includes('"msg":"started"')) {
+        const answer = await this.cloud.api.call("/readyz").catch(() => null);
+        if (answer?.status === 200) return true;
+      }
+      if (performance.now() > untilMs) return false;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
   // ---- asking
 
   /** Until there is an answer; a refusal is one, "not now" is none. */

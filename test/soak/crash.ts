@@ -18,7 +18,7 @@ const { values: given } = parseArgs({
     engine: { type: "string", default: "process" },
     database: { type: "string", default: "sqlite" },
     only: { type: "string", multiple: true },
-    /** Seconds after the last kill; longer on a machine that has much else to do. */
+    /** Seconds for all to end once both programs are up again. */
     within: { type: "string", default: String(STUCK_MS / 1000) },
     /** Programs' output at the end of a case that did not hold, or was asked for by --only. */
     verbose: { type: "boolean", default: false },
@@ -78,7 +78,7 @@ for (const seed of seeds) {
       const then = `then ${result.second.victim} +${result.second.afterMs} ms`;
       const bad = result.violations.length > 0;
       console.log(
-        `${bad ? "FAIL" : "ok  "} ${nameOf(wanted).padEnd(38)} ${how}, ${then}; ${result.commands} commands, ${result.effects} effects, ${seconds(result.ms)}, at last ${result.last}`,
+        `${bad ? "FAIL" : "ok  "} ${nameOf(wanted).padEnd(38)} ${how}, ${then}; ${result.commands} commands, ${result.effects} effects, ${seconds(result.ms)} of which ${seconds(result.downMs)} to be up again, at last ${result.last}`,
       );
       if (result.fired === null) missed += 1;
       for (const violation of result.violations) console.log(`       ${violation}`);
