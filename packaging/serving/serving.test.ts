@@ -44,8 +44,13 @@ type Type = (typeof TYPES)[number];
 const errorOf = (reply: Reply): string => (reply.json as { error: string }).error;
 
 /** Asks until it is so; the test's own time limit bounds it. */
+/** A test that waits for what cannot come any more must say where. */
 async function until(condition: () => Promise<boolean>): Promise<void> {
-  while (!(await condition())) await new Promise((resolve) => setImmediate(resolve));
+  const begin = performance.now();
+  while (!(await condition())) {
+    if (performance.now() - begin > 60_000) throw new Error(`in vain for a minute: ${condition.toString()}`);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
 }
 const inFlight = async (ask: Ask): Promise<number> =>
   Number(/in_flight_requests (\d+)/.exec((await ask("GET", "/metrics")).bytes.toString())?.[1]);
@@ -623,18 +628,24 @@ t.test("a body too large, packed, endless, late or broken off; garbage instead o
 const rounds = (count: number) => ({ inputs: [{ name: "rounds", shape: [], datatype: "INT64", data: [count] }] });
 /** How many rounds keep this machine busy for about so long. */
 async function roundsFor(ask: Ask, ms: number): Promise<number> {
-  for (let count = 2000; ; count *= 4) {
+  const timed = async (count: number): Promise<number> => {
     const begin = performance.now();
     await ask("POST", INFER, { body: rounds(count) });
-    const took = performance.now() - begin;
-    if (took > 50) return Math.ceil((count * ms) / took);
+    return performance.now() - begin;
+  };
+  for (let count = 2000; ; count *= 4) {
+    let took = await timed(count);
+    if (took < 50) continue;
+    // The fastest of some: a moment in which others had the machine would make it too few.
+    for (let n = 0; n < 4; n++) took = Math.min(took, await timed(count));
+    if (took > 20) return Math.ceil((count * ms) / took);
   }
 }
 
 t.test("while it computes: health answers, the queue has an end, who has gone is forgotten", async (t) => {
   const program = await start({ model: slow(), args: ["--max-in-flight", "4"] });
   const { ask } = program;
-  const count = await roundsFor(ask, 1500);
+  const count = await roundsFor(ask, 3000);
   const busy = ask("POST", INFER, { body: rounds(count) });
   await until(async () => (await inFlight(ask)) === 1);
   let worst = 0;
