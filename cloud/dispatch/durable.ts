@@ -309,6 +309,9 @@ export function makeDurable(deps: DurableDeps): Durable {
       state.retryAtMs = 0;
       noneMoved.delete(poolKey(row.workspace, row.pool));
       sweep(row.workspace, row.pool);
+      cancelAgain(row).catch((error: unknown) =>
+        log.error({ err: error, command: row.id }, "a stop that was asked for could not be handed on"),
+      );
     },
   });
 
@@ -343,11 +346,10 @@ export function makeDurable(deps: DurableDeps): Durable {
       if (asked !== null && asked.revokedAt === null) return maybe;
       return await store.deploymentHolder(row.workspace, deployment as DeploymentId, row.id);
     }
-    if (maybe !== null) return maybe;
-    if (row.kind !== runCancel.kind) return null;
-    if (row.run === null) return null;
+    if (row.kind !== runCancel.kind || row.run === null) return maybe;
+    // A stop is for whoever has the run by now. Asked twice, it stops once.
     const held = (await store.run(systemScope(row.workspace), row.run))?.command;
-    return held?.replica ?? held?.offeredTo ?? null;
+    return held?.replica ?? held?.offeredTo ?? maybe;
   }
 
   function candidates(row: CommandRow, only: ReplicaId | null): CloudSession[] {
@@ -558,6 +560,15 @@ export function makeDurable(deps: DurableDeps): Durable {
         return { row, waiting, unknown: unknownOf(row, sessions) };
       }),
     );
+  }
+
+  /** A stop that the former holder took is asked of the new one too; one that still waits goes there by itself. */
+  async function cancelAgain(run: CommandRow): Promise<void> {
+    if (run.run === null) return;
+    const scope = systemScope(run.workspace);
+    const cancels = await store.commands(scope, { limit: 20, kind: runCancel.kind, run: run.run });
+    const asked = cancels.items.some(({ state }) => state === "accepted" || state === "running" || state === "succeeded");
+    if (asked) await submitCancel(scope, run);
   }
 
   const submitCancel = (scope: Scope, run: CommandRow): Promise<unknown> =>

@@ -28,6 +28,8 @@ import type { CommandRow, Scope, Store } from "../store/index.ts";
 import { makeDispatch, type Dispatch } from "./index.ts";
 import { REDIAL_MS, TAKEOVER_MS } from "./takeover.ts";
 
+t.setTimeout(240_000);
+
 type Answer = "accept" | "silence" | ConstructorParameters<typeof ConnectorError>[0];
 
 class Far {
@@ -343,7 +345,7 @@ t.test("accepted work on a shared engine goes over after 15 s, once; what the fo
 t.test("the engine process, and an engine that the other does not have: unknown, until its journal answers", async (t) => {
   const { w, a, b, id } = await held(t, "process");
   a.disconnect();
-  await w.pass(10 * 60_000);
+  await w.pass(90_000);
   t.equal((await w.row(id)).replica, a.replica);
   t.equal(b.offers.length, 0);
   t.equal((await w.dispatch.view(w.scope, [await w.row(id)]))[0]!.unknown, true);
@@ -359,7 +361,7 @@ t.test("the engine process, and an engine that the other does not have: unknown,
   const holder = (await w.row(other)).replica === c.replica ? c : a;
   const rest = holder === c ? a : c;
   holder.disconnect();
-  await w.pass(10 * 60_000);
+  await w.pass(90_000);
   t.equal((await w.row(other)).replica, holder.replica);
   t.equal(rest.offers.filter((one) => one.command === other).length, 0);
 });
@@ -467,6 +469,35 @@ t.test("who does not take it is passed over; who comes back before it was taken 
   t.equal(c.offers.length + b.offers.length, before);
   await a.report(id, { type: "command.succeeded", result: {} });
   t.equal((await w.row(id)).state, "succeeded");
+});
+
+t.test("a stop that the silent one was told of is asked of the one that takes over; what has begun does not go back", async (t) => {
+  const { w, a, b, id } = await held(t);
+  const run = (await w.row(id)).run!;
+  await a.report(id, { type: "command.running" }, step(run, "running"));
+  a.answer = "silence";
+  await w.dispatch.cancelRun(w.scope, run);
+  await w.pass(2000);
+  t.equal(a.offers.length, 2, "it may have been told");
+  a.disconnect();
+  await w.pass(TAKEOVER_MS + 3000);
+  t.equal((await w.row(id)).replica, b.replica);
+  t.equal(b.offers.length, 2, "the run, and the stop");
+  // It took that and is silent in turn.
+  await a.connect();
+  a.answer = "accept";
+  b.disconnect();
+  await w.pass(TAKEOVER_MS + 3000);
+  t.equal((await w.row(id)).replica, a.replica);
+  t.equal(a.offers.length, 4, "a stop that was taken is asked for anew");
+  await w.store.takeOver(
+    w.scope.workspace,
+    id,
+    { from: a.replica, to: b.replica, reason: "AGENT_OFFLINE", holds: true },
+    w.clock.now(),
+  );
+  await b.report(id, { ...(step(run, "running") as object), state: "pending" } as ReportBody);
+  t.match((await w.store.run(w.scope, run))!.attempts, [{ state: "running" }]);
 });
 
 t.test("labels: offered to those alone that have them all; capacity: who is full is asked after who is not", async (t) => {

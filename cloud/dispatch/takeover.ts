@@ -113,7 +113,8 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
     lookedMs = clock.monotonic();
   }
 
-  async function lookAt({ workspace, pool }: Pool): Promise<void> {
+  async function lookAt(one: Pool): Promise<void> {
+    const { workspace, pool } = one;
     const live = sessions.ofPool(workspace, pool);
     if (live.length === 0) return;
     const held = await store.heldWork(
@@ -122,14 +123,23 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
       live.map((session) => session.replica),
       MOVES_AT_ONCE,
     );
-    const due = held.filter(({ holder }) => silentMs(holder) >= TAKEOVER_MS);
+    const now = clock.monotonic();
+    const due = held.filter(({ holder }) => {
+      const leftMs = TAKEOVER_MS - silentMs(holder);
+      if (leftMs > 0) one.lookAtMs = Math.min(one.lookAtMs, now + leftMs);
+      return leftMs <= 0;
+    });
     if (due.length === 0) return;
     const rows = await store.replicas(systemScope(workspace));
-    const statuses = new Map(rows.map((row) => [row.id, row.status]));
+    const replicas = new Map(rows.map((row) => [row.id, row]));
+    const ours = replicas.get(live[0]!.replica)?.process ?? null;
     for (const work of due) {
-      const engineId = statuses.get(work.holder)?.engineIds?.[work.engine];
+      const holder = replicas.get(work.holder);
+      const engineId = holder?.status?.engineIds?.[work.engine];
       // Back meanwhile: it is asked itself.
       if (engineId === undefined || sessions.ofReplica(workspace, work.holder) !== null) continue;
+      // It is another process that it talks to.
+      if (holder!.disconnectedAt === null && holder!.process !== null && holder!.process !== ours) continue;
       const to = survivor(work.command, work.engine, engineId);
       if (to !== null) await move(work, to, true);
     }

@@ -1,11 +1,12 @@
 // What engines that several agents ask keep of runs that are over here. The name of each attempt's container is what stops
 // another agent, that has the run or thinks so, from beginning the step again: it goes when nobody can think so any more.
-import type { CommandId } from "@sallyport/protocol";
+import { wait, type CommandId } from "@sallyport/protocol";
 import type { PipelinesDeps } from "./deps.ts";
 import { FENCES, type FenceRecord } from "./run-record.ts";
 
 /** Nobody who was silent for so long goes on where it stood. */
 const KEEP_MS = 7 * 24 * 3600_000;
+const PAUSE_MS = 1000;
 
 type FencesDeps = Pick<PipelinesDeps, "journal" | "engines" | "clock" | "log">;
 
@@ -67,6 +68,8 @@ export class Fences {
       do {
         this.#again = false;
         await this.collect();
+        // Acknowledgements come in swarms.
+        await wait(this.#deps.clock, PAUSE_MS);
       } while (this.#again);
     })()
       .catch((error: unknown) =>
