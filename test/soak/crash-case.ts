@@ -204,6 +204,9 @@ export async function judgeWorld(
   return [
     ...known.filter((run) => !asked.has(run.id)).map((run) => `double: run ${run.id} was made and nobody knows of it`),
     ...[...asked].filter((id) => !known.some((run) => run.id === id)).map((id) => `lost: run ${id} is gone`),
+    ...known
+      .filter((run) => !TERMINAL.has(run.state))
+      .map((run) => `stuck: run ${run.id} is ${run.state} when all cases are over`),
     ...world.integrity(),
     ...(code === 0 ? [] : [`the agent's audit does not verify: ${audit.tail()}`]),
   ];
