@@ -127,7 +127,8 @@ class WorkerCalls {
             if ("error" in answer) caller?.reject(errorOf(answer));
             else caller?.resolve(answer.value);
           }
-          if (this.#waiting.size === 0) this.#worker.unref();
+          // While it closes, its end is waited for.
+          if (this.#waiting.size === 0 && this.#ended === null) this.#worker.unref();
       }
     });
     let fault: unknown;

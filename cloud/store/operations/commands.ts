@@ -130,6 +130,8 @@ export async function createCommand(
       throw new ConnectorError("CONFLICT", `Command ${input.id} exists already and asks for something else.`, {
         fix: "Choose a new command id.",
       });
+    // The key stands for this request from now on, though an earlier one made the command.
+    if (idempotency !== undefined) await rememberKey(tx, scope, idempotency, input.createdAt, known.id);
     return { command: known, replayed: null };
   }
   if (input.run !== undefined)
@@ -306,7 +308,7 @@ export async function markAccepted(
     if (row.replica_id !== replica)
       await addEvent(tx, workspace, id, { at: now, type: "accepted", replica, applied: false });
     else if (await confirmTakeover(tx, workspace, id, replica, now)) {
-      await addEvent(tx, workspace, id, { at: now, type: "accepted", replica });
+      await addEvent(tx, workspace, id, { at: now, type: "accepted", replica, applied: !ENDS.has(row.state) });
       touch(tx, row);
     }
     return row.state as CommandState;
@@ -534,11 +536,18 @@ export async function history(tx: Tx, scope: Scope, id: CommandId): Promise<Hist
       place: 1,
     })),
   ];
+  // A clock that was set back changes no order: what was written later came later.
+  const latest = new Map<boolean, number>();
+  const ordered = rows.toReversed().map((row) => {
+    const isOffer = row.place === 1;
+    const after = Math.max(row.at, latest.get(isOffer) ?? 0);
+    latest.set(isOffer, after);
+    return { ...row, after };
+  });
   // `toSorted` keeps the order of equals: events in theirs, offers in theirs.
-  return rows
-    .toReversed()
-    .toSorted((a, b) => Number(a.place !== 0) - Number(b.place !== 0) || a.at - b.at || a.place - b.place)
-    .map(({ place: _place, ...row }) => row);
+  return ordered
+    .toSorted((a, b) => Number(a.place !== 0) - Number(b.place !== 0) || a.after - b.after || a.place - b.place)
+    .map(({ place: _place, after: _after, ...row }) => row);
 }
 
 // -- reports
@@ -693,13 +702,7 @@ async function applyReport(
 }
 
 /** What a replica says of work that another holds by now: kept, and nothing follows from it. */
-async function keepOfFormer(
-  tx: Tx,
-  row: BareCommand,
-  replica: string,
-  report: Report,
-  now: number,
-): Promise<boolean> {
+async function keepOfFormer(tx: Tx, row: BareCommand, replica: string, report: Report, now: number): Promise<boolean> {
   const body = readReport(report);
   if (body === null) return false;
   if (body.type === "command.released") await releaseTakeovers(tx, row, replica, now);
