@@ -149,7 +149,10 @@ export function RunDetailPage() {
               <span className="dim">{run.pool.name}, none yet</span>
             )}
             {run.takenFrom && (
-              <span className="faint" title="That one fell silent; both ask the same engine, so nothing was begun again">
+              <span
+                className="faint"
+                title="That one fell silent; both ask the same engine, so nothing was begun again"
+              >
                 {" "}
                 taken over from {run.takenFrom.name}
               </span>
