@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import {
   commandAnswerSchema,
-  ConnectorError,
+  type ConnectorError,
   defineCommand,
   ndjsonLine,
   newCommandId,
@@ -139,10 +139,15 @@ t.test("past its expiry: taken over only if its work has begun, and never as an 
   const { link, begun, ask, runs } = await rig(t);
   const expired = { notBefore: Date.now() - 7200_000, expires: Date.now() - 3600_000 };
   const head = (command: CommandId, takenOver: boolean) =>
-    offer(link.session, "test.run", {}, {
-      intent: { ...expired, command },
-      dispatch: takenOver ? { takenOver: true } : {},
-    });
+    offer(
+      link.session,
+      "test.run",
+      {},
+      {
+        intent: { ...expired, command },
+        dispatch: takenOver ? { takenOver: true } : {},
+      },
+    );
   const command = newCommandId();
   await t.rejects(ask(head(command, true)), { code: "COMMAND_EXPIRED" });
   begun.add(command);

@@ -54,7 +54,10 @@ export async function openEngines(options: EnginesOptions): Promise<OpenEngines>
   };
 }
 
-async function openDocker({ stateDir, agentId, clock, log, pool, met }: EnginesOptions, socket: string): Promise<DockerEngine> {
+async function openDocker(
+  { stateDir, agentId, clock, log, pool, met }: EnginesOptions,
+  socket: string,
+): Promise<DockerEngine> {
   const { createDockerEngine } = await import("./docker/index.ts");
   return createDockerEngine({
     socket,

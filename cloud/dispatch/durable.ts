@@ -567,7 +567,9 @@ export function makeDurable(deps: DurableDeps): Durable {
     if (run.run === null) return;
     const scope = systemScope(run.workspace);
     const cancels = await store.commands(scope, { limit: 20, kind: runCancel.kind, run: run.run });
-    const asked = cancels.items.some(({ state }) => state === "accepted" || state === "running" || state === "succeeded");
+    const asked = cancels.items.some(
+      ({ state }) => state === "accepted" || state === "running" || state === "succeeded",
+    );
     if (asked) await submitCancel(scope, run);
   }
 

@@ -97,7 +97,9 @@ const word = (detail: HistoryRow["detail"], key: string): string | null => {
 /** From whom it came to the one that has it, and when. */
 function takenOver(history: HistoryRow[]): string {
   const last = history.findLast((event) => event.type === "taken-over");
-  return last === undefined ? "" : ` It was taken over from ${word(last.detail, "fromName") ?? "another agent"} at ${at(last.at)}.`;
+  return last === undefined
+    ? ""
+    : ` It was taken over from ${word(last.detail, "fromName") ?? "another agent"} at ${at(last.at)}.`;
 }
 
 /** One line each; offers of a row that came to the same are one line. */
@@ -131,9 +133,7 @@ function textOf({ type, agent, applied, detail }: HistoryRow, former: boolean): 
   const who = agent?.name ?? "an agent";
   const because = (word(detail, "message") ?? word(detail, "reason")) || null;
   const tail = because === null ? "" : `: ${because}`;
-  const beside = applied
-    ? ""
-    : ` (${former ? "after it was taken over" : "after its end"}: kept, changes nothing)`;
+  const beside = applied ? "" : ` (${former ? "after it was taken over" : "after its end"}: kept, changes nothing)`;
   switch (type) {
     case "queued":
       return `asked for by ${word(detail, "name") ?? "someone"}, by ${word(detail, "via") ?? "the API"}`;

@@ -87,9 +87,7 @@ class Far {
       status: () => status,
       close: () => {},
     };
-    await store.seen([
-      { workspace: scope.workspace, replica: this.replica, session: id, at: clock.now(), status },
-    ]);
+    await store.seen([{ workspace: scope.workspace, replica: this.replica, session: id, at: clock.now(), status }]);
     this.session = session;
     sessions.add({ session, setStatus: () => {} });
   }
@@ -303,93 +301,106 @@ const step = (run: string, state: "running" | "succeeded"): ReportBody => ({
   adopted: false,
 });
 
-t.test("accepted work on a shared engine goes over after 15 s, once; what the former one says is kept and not applied", async (t) => {
-  const { w, a, b, id } = await held(t);
-  await a.report(id, { type: "command.running" });
-  a.disconnect();
-  await w.pass(TAKEOVER_MS - 2000);
-  t.equal((await w.row(id)).replica, a.replica, "not before");
-  t.equal(b.offers.length, 0);
-  await w.pass(3000);
-  const row = await w.row(id);
-  t.equal(row.replica, b.replica);
-  t.equal(row.state, "running", "it went back to nothing");
-  t.equal(b.offers.length, 1);
-  t.match(b.offers[0], { command: id, dispatch: { attempt: 2, takenOver: true, replica: b.replica } });
-  t.match((await w.store.lastTakeovers(w.scope.workspace, [id]))[id], {
-    from: a.replica,
-    fromName: "a",
-    reason: "AGENT_OFFLINE",
-    acceptedAt: Number,
-  });
+t.test(
+  "accepted work on a shared engine goes over after 15 s, once; what the former one says is kept and not applied",
+  async (t) => {
+    const { w, a, b, id } = await held(t);
+    await a.report(id, { type: "command.running" });
+    a.disconnect();
+    await w.pass(TAKEOVER_MS - 2000);
+    t.equal((await w.row(id)).replica, a.replica, "not before");
+    t.equal(b.offers.length, 0);
+    await w.pass(3000);
+    const row = await w.row(id);
+    t.equal(row.replica, b.replica);
+    t.equal(row.state, "running", "it went back to nothing");
+    t.equal(b.offers.length, 1);
+    t.match(b.offers[0], { command: id, dispatch: { attempt: 2, takenOver: true, replica: b.replica } });
+    t.match((await w.store.lastTakeovers(w.scope.workspace, [id]))[id], {
+      from: a.replica,
+      fromName: "a",
+      reason: "AGENT_OFFLINE",
+      acceptedAt: Number,
+    });
 
-  // The one that was away worked on, and says so.
-  const run = (await w.row(id)).run!;
-  const told = await a.report(id, step(run, "succeeded"), { type: "command.succeeded", result: {} });
-  t.same(told.released, [id], "with the acknowledgement it is told");
-  t.equal((await w.row(id)).state, "running");
-  t.same((await w.store.run(w.scope, run))!.attempts, [], "no step of it");
-  const end = await b.report(id, step(run, "succeeded"), { type: "command.succeeded", result: { by: "b" } });
-  t.same(end.fenced, [id], "the former one has not let go");
-  t.match(await w.row(id), { state: "succeeded", result: { by: "b" } });
-  t.same((await w.store.handoffs(w.scope.workspace, b.replica, 9)).settled, []);
-  t.same((await w.store.handoffs(w.scope.workspace, a.replica, 9)).released, [id], "and again on a new stream");
-  await a.report(id, { type: "command.released" }, { type: "command.failed", error: { code: "INTERNAL", message: "" } });
-  t.same((await w.store.handoffs(w.scope.workspace, a.replica, 9)).released, []);
-  t.same((await w.store.handoffs(w.scope.workspace, b.replica, 9)).settled, [id]);
-  t.match(await w.row(id), { state: "succeeded", result: { by: "b" } }, "an end does not flip");
-  await w.pass(60_000);
-  t.equal(b.offers.length, 1);
-});
+    // The one that was away worked on, and says so.
+    const run = (await w.row(id)).run!;
+    const told = await a.report(id, step(run, "succeeded"), { type: "command.succeeded", result: {} });
+    t.same(told.released, [id], "with the acknowledgement it is told");
+    t.equal((await w.row(id)).state, "running");
+    t.same((await w.store.run(w.scope, run))!.attempts, [], "no step of it");
+    const end = await b.report(id, step(run, "succeeded"), { type: "command.succeeded", result: { by: "b" } });
+    t.same(end.fenced, [id], "the former one has not let go");
+    t.match(await w.row(id), { state: "succeeded", result: { by: "b" } });
+    t.same((await w.store.handoffs(w.scope.workspace, b.replica, 9)).settled, []);
+    t.same((await w.store.handoffs(w.scope.workspace, a.replica, 9)).released, [id], "and again on a new stream");
+    await a.report(
+      id,
+      { type: "command.released" },
+      { type: "command.failed", error: { code: "INTERNAL", message: "" } },
+    );
+    t.same((await w.store.handoffs(w.scope.workspace, a.replica, 9)).released, []);
+    t.same((await w.store.handoffs(w.scope.workspace, b.replica, 9)).settled, [id]);
+    t.match(await w.row(id), { state: "succeeded", result: { by: "b" } }, "an end does not flip");
+    await w.pass(60_000);
+    t.equal(b.offers.length, 1);
+  },
+);
 
-t.test("the engine process, and an engine that the other does not have: unknown, until its journal answers", async (t) => {
-  const { w, a, b, id } = await held(t, "process");
-  a.disconnect();
-  await w.pass(90_000);
-  t.equal((await w.row(id)).replica, a.replica);
-  t.equal(b.offers.length, 0);
-  t.equal((await w.dispatch.view(w.scope, [await w.row(id)]))[0]!.unknown, true);
-  await a.connect();
-  await a.report(id, { type: "command.running" }, { type: "command.succeeded", result: {} });
-  t.equal((await w.row(id)).state, "succeeded");
+t.test(
+  "the engine process, and an engine that the other does not have: unknown, until its journal answers",
+  async (t) => {
+    const { w, a, b, id } = await held(t, "process");
+    a.disconnect();
+    await w.pass(90_000);
+    t.equal((await w.row(id)).replica, a.replica);
+    t.equal(b.offers.length, 0);
+    t.equal((await w.dispatch.view(w.scope, [await w.row(id)]))[0]!.unknown, true);
+    await a.connect();
+    await a.report(id, { type: "command.running" }, { type: "command.succeeded", result: {} });
+    t.equal((await w.row(id)).state, "succeeded");
 
-  const c = await w.far("c", { engineIds: { docker: "two" } });
-  await c.connect();
-  b.disconnect();
-  const other = await w.submit();
-  await w.pass(1000);
-  const holder = (await w.row(other)).replica === c.replica ? c : a;
-  const rest = holder === c ? a : c;
-  holder.disconnect();
-  await w.pass(90_000);
-  t.equal((await w.row(other)).replica, holder.replica);
-  t.equal(rest.offers.filter((one) => one.command === other).length, 0);
-});
+    const c = await w.far("c", { engineIds: { docker: "two" } });
+    await c.connect();
+    b.disconnect();
+    const other = await w.submit();
+    await w.pass(1000);
+    const holder = (await w.row(other)).replica === c.replica ? c : a;
+    const rest = holder === c ? a : c;
+    holder.disconnect();
+    await w.pass(90_000);
+    t.equal((await w.row(other)).replica, holder.replica);
+    t.equal(rest.offers.filter((one) => one.command === other).length, 0);
+  },
+);
 
-t.test("what was not offered goes to whoever is there at once; an unanswered offer binds for 15 s, then to the same Engine only", async (t) => {
-  const w = await world(t);
-  const [a, b, c] = [await w.far("a"), await w.far("b"), await w.far("c", { engineIds: { docker: "two" } })];
-  await a.connect();
-  a.answer = "silence";
-  const id = await w.submit();
-  await w.pass(2000);
-  t.equal(a.offers.length, 1);
-  await c.connect();
-  const beside = await w.submit();
-  t.equal((await w.row(beside)).replica, c.replica, "an offer that hangs keeps no other waiting");
-  a.disconnect();
-  const fresh = await w.submit();
-  await w.pass(1000);
-  t.equal((await w.row(fresh)).replica, c.replica);
-  await w.pass(60_000);
-  t.equal((await w.row(id)).state, "queued");
-  t.equal(c.offers.length, 2, "another Engine tells nothing of it");
-  await b.connect();
-  await w.pass(2000);
-  t.match(await w.row(id), { state: "accepted", replica: b.replica });
-  t.same((await a.report(id, { type: "command.running" })).released, [id]);
-  t.equal((await w.row(id)).replica, b.replica);
-});
+t.test(
+  "what was not offered goes to whoever is there at once; an unanswered offer binds for 15 s, then to the same Engine only",
+  async (t) => {
+    const w = await world(t);
+    const [a, b, c] = [await w.far("a"), await w.far("b"), await w.far("c", { engineIds: { docker: "two" } })];
+    await a.connect();
+    a.answer = "silence";
+    const id = await w.submit();
+    await w.pass(2000);
+    t.equal(a.offers.length, 1);
+    await c.connect();
+    const beside = await w.submit();
+    t.equal((await w.row(beside)).replica, c.replica, "an offer that hangs keeps no other waiting");
+    a.disconnect();
+    const fresh = await w.submit();
+    await w.pass(1000);
+    t.equal((await w.row(fresh)).replica, c.replica);
+    await w.pass(60_000);
+    t.equal((await w.row(id)).state, "queued");
+    t.equal(c.offers.length, 2, "another Engine tells nothing of it");
+    await b.connect();
+    await w.pass(2000);
+    t.match(await w.row(id), { state: "accepted", replica: b.replica });
+    t.same((await a.report(id, { type: "command.running" })).released, [id]);
+    t.equal((await w.row(id)).replica, b.replica);
+  },
+);
 
 t.test("this process's own outages are not the agent's silence", async (t) => {
   const { w, a, b, id } = await held(t);
@@ -438,11 +449,7 @@ t.test("this process's own outages are not the agent's silence", async (t) => {
   await w.pass(REDIAL_MS);
   t.equal((await w.row(id)).replica, a.replica, "restarted");
   t.equal(b.offers.length, 0);
-  t.same(
-    (await w.store.commands(w.scope, { limit: 10, state: "lost" })).items,
-    [],
-    "nothing is lost",
-  );
+  t.same((await w.store.commands(w.scope, { limit: 10, state: "lost" })).items, [], "nothing is lost");
   // Then it is the agent.
   await w.pass(TAKEOVER_MS + 7000);
   t.equal((await w.row(id)).replica, b.replica);
@@ -471,54 +478,60 @@ t.test("who does not take it is passed over; who comes back before it was taken 
   t.equal((await w.row(id)).state, "succeeded");
 });
 
-t.test("a stop that the silent one was told of is asked of the one that takes over; what has begun does not go back", async (t) => {
-  const { w, a, b, id } = await held(t);
-  const run = (await w.row(id)).run!;
-  await a.report(id, { type: "command.running" }, step(run, "running"));
-  a.answer = "silence";
-  await w.dispatch.cancelRun(w.scope, run);
-  await w.pass(2000);
-  t.equal(a.offers.length, 2, "it may have been told");
-  a.disconnect();
-  await w.pass(TAKEOVER_MS + 3000);
-  t.equal((await w.row(id)).replica, b.replica);
-  t.equal(b.offers.length, 2, "the run, and the stop");
-  // It took that and is silent in turn.
-  await a.connect();
-  a.answer = "accept";
-  b.disconnect();
-  await w.pass(TAKEOVER_MS + 3000);
-  t.equal((await w.row(id)).replica, a.replica);
-  t.equal(a.offers.length, 4, "a stop that was taken is asked for anew");
-  await w.store.takeOver(
-    w.scope.workspace,
-    id,
-    { from: a.replica, to: b.replica, reason: "AGENT_OFFLINE", holds: true },
-    w.clock.now(),
-  );
-  await b.report(id, { ...(step(run, "running") as object), state: "pending" } as ReportBody);
-  t.match((await w.store.run(w.scope, run))!.attempts, [{ state: "running" }]);
-});
+t.test(
+  "a stop that the silent one was told of is asked of the one that takes over; what has begun does not go back",
+  async (t) => {
+    const { w, a, b, id } = await held(t);
+    const run = (await w.row(id)).run!;
+    await a.report(id, { type: "command.running" }, step(run, "running"));
+    a.answer = "silence";
+    await w.dispatch.cancelRun(w.scope, run);
+    await w.pass(2000);
+    t.equal(a.offers.length, 2, "it may have been told");
+    a.disconnect();
+    await w.pass(TAKEOVER_MS + 3000);
+    t.equal((await w.row(id)).replica, b.replica);
+    t.equal(b.offers.length, 2, "the run, and the stop");
+    // It took that and is silent in turn.
+    await a.connect();
+    a.answer = "accept";
+    b.disconnect();
+    await w.pass(TAKEOVER_MS + 3000);
+    t.equal((await w.row(id)).replica, a.replica);
+    t.equal(a.offers.length, 4, "a stop that was taken is asked for anew");
+    await w.store.takeOver(
+      w.scope.workspace,
+      id,
+      { from: a.replica, to: b.replica, reason: "AGENT_OFFLINE", holds: true },
+      w.clock.now(),
+    );
+    await b.report(id, { ...(step(run, "running") as object), state: "pending" } as ReportBody);
+    t.match((await w.store.run(w.scope, run))!.attempts, [{ state: "running" }]);
+  },
+);
 
-t.test("labels: offered to those alone that have them all; capacity: who is full is asked after who is not", async (t) => {
-  const w = await world(t);
-  const running = { command: newId("run"), run: null, kind: "pipeline.run" } as never;
-  const full = await w.far("full", { labels: { gpu: "a100", zone: "x" }, running: [running, running] });
-  const free = await w.far("free", { labels: { gpu: "a100" } });
-  const plain = await w.far("plain", { labels: { gpu: "l4" } });
-  await plain.connect();
-  const id = await w.submit("docker", { gpu: "a100" });
-  await w.pass(30_000);
-  t.equal(plain.offers.length, 0);
-  t.equal((await w.dispatch.view(w.scope, [await w.row(id)]))[0]!.waiting?.code, "NO_MATCHING_AGENT");
-  await full.connect();
-  await w.pass(1000);
-  t.equal((await w.row(id)).replica, full.replica, "better than none");
-  await free.connect();
-  t.equal((await w.row(await w.submit("docker", { gpu: "a100" }))).replica, free.replica);
-  free.answer = "AT_CAPACITY";
-  const third = await w.submit("docker", { gpu: "a100" });
-  await w.pass(1000);
-  t.equal((await w.row(third)).replica, full.replica, "the pool is asked further at once");
-  t.equal(plain.offers.length, 0);
-});
+t.test(
+  "labels: offered to those alone that have them all; capacity: who is full is asked after who is not",
+  async (t) => {
+    const w = await world(t);
+    const running = { command: newId("run"), run: null, kind: "pipeline.run" } as never;
+    const full = await w.far("full", { labels: { gpu: "a100", zone: "x" }, running: [running, running] });
+    const free = await w.far("free", { labels: { gpu: "a100" } });
+    const plain = await w.far("plain", { labels: { gpu: "l4" } });
+    await plain.connect();
+    const id = await w.submit("docker", { gpu: "a100" });
+    await w.pass(30_000);
+    t.equal(plain.offers.length, 0);
+    t.equal((await w.dispatch.view(w.scope, [await w.row(id)]))[0]!.waiting?.code, "NO_MATCHING_AGENT");
+    await full.connect();
+    await w.pass(1000);
+    t.equal((await w.row(id)).replica, full.replica, "better than none");
+    await free.connect();
+    t.equal((await w.row(await w.submit("docker", { gpu: "a100" }))).replica, free.replica);
+    free.answer = "AT_CAPACITY";
+    const third = await w.submit("docker", { gpu: "a100" });
+    await w.pass(1000);
+    t.equal((await w.row(third)).replica, full.replica, "the pool is asked further at once");
+    t.equal(plain.offers.length, 0);
+  },
+);

@@ -74,8 +74,7 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
     lastSeen.set(session.replica, session.lastSeenMs());
     const key = `${session.workspace} ${session.pool}`;
     const known = pools.get(key);
-    if (known === undefined)
-      pools.set(key, { workspace: session.workspace, pool: session.pool, lookAtMs });
+    if (known === undefined) pools.set(key, { workspace: session.workspace, pool: session.pool, lookAtMs });
     else known.lookAtMs = Math.min(known.lookAtMs, lookAtMs);
   }
 
@@ -186,8 +185,7 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
   }
 
   return {
-    isMoved: (command) =>
-      moved.has(command.id) || command.state === "accepted" || command.state === "running",
+    isMoved: (command) => moved.has(command.id) || command.state === "accepted" || command.state === "running",
 
     async declined(command, by, code) {
       let not = refused.get(command.id);

@@ -2,7 +2,7 @@
 // own is unknown until it is back; what it had on a Docker Engine that both ask goes over, though the first one works on.
 // Effects are counted where they happen: by a server that the steps ask.
 import { randomUUID } from "node:crypto";
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { dirname, join } from "node:path";
 import t, { type Test } from "tap";
@@ -119,7 +119,10 @@ ${policy("process")}`;
       },
     ],
   });
-  const done = (name: string) => readFileSync(effects, "utf8").split("\n").filter((line) => line === name).length;
+  const done = (name: string) =>
+    readFileSync(effects, "utf8")
+      .split("\n")
+      .filter((line) => line === name).length;
 
   await t.test("killed before it took anything: the other takes it", { timeout: 60_000 }, async (t) => {
     await a.program.killHard();
@@ -132,31 +135,35 @@ ${policy("process")}`;
     t.equal(done("first"), 1);
   });
 
-  await t.test("accepted: unknown, never failed and nobody else's; when it is back it finishes", { timeout: 90_000 }, async (t) => {
-    await b.program.killHard();
-    a.start();
-    await waitFor("one to be back", async () => (await cloud.agents()).some((one) => one.state === "connected"));
-    const gate = `${effects}.second`;
-    const run = await start(cloud, pipeline("second", gate));
-    await waitFor("the step to run", () => done("second") === 1);
-    const holder = (await runOf(cloud, run.id)).agent!.id;
-    b.start();
-    await waitFor("both", async () => (await cloud.agents()).filter((one) => one.state === "connected").length === 2);
-    await a.program.killHard();
-    const until = performance.now() + 22_000;
-    const states = new Set<string>();
-    while (performance.now() < until) {
-      const now = await runOf(cloud, run.id);
-      states.add(now.state);
-      if (now.agent?.id !== holder) t.fail("it went to another");
-      await new Promise((resolve) => setTimeout(resolve, 250));
-    }
-    t.ok(states.has("unknown") && !states.has("failed"), [...states].join());
-    writeFileSync(gate, "");
-    a.start();
-    t.match(await ended(cloud, run.id), { state: "succeeded", agent: { id: holder } });
-    t.equal(done("second"), 1);
-  });
+  await t.test(
+    "accepted: unknown, never failed and nobody else's; when it is back it finishes",
+    { timeout: 90_000 },
+    async (t) => {
+      await b.program.killHard();
+      a.start();
+      await waitFor("one to be back", async () => (await cloud.agents()).some((one) => one.state === "connected"));
+      const gate = `${effects}.second`;
+      const run = await start(cloud, pipeline("second", gate));
+      await waitFor("the step to run", () => done("second") === 1);
+      const holder = (await runOf(cloud, run.id)).agent!.id;
+      b.start();
+      await waitFor("both", async () => (await cloud.agents()).filter((one) => one.state === "connected").length === 2);
+      await a.program.killHard();
+      const until = performance.now() + 22_000;
+      const states = new Set<string>();
+      while (performance.now() < until) {
+        const now = await runOf(cloud, run.id);
+        states.add(now.state);
+        if (now.agent?.id !== holder) t.fail("it went to another");
+        await new Promise((resolve) => setTimeout(resolve, 250));
+      }
+      t.ok(states.has("unknown") && !states.has("failed"), [...states].join());
+      writeFileSync(gate, "");
+      a.start();
+      t.match(await ended(cloud, run.id), { state: "succeeded", agent: { id: holder } });
+      t.equal(done("second"), 1);
+    },
+  );
 });
 
 t.test("a Docker Engine that both ask", { skip: needs("docker"), timeout: 450_000 }, async (t) => {
@@ -201,7 +208,8 @@ ${policy("docker")}`;
       async () => {
         const agents = await cloud.agents();
         return (
-          agents.filter((one) => one.state === "connected" && one.status?.engineIds?.["docker"] !== undefined).length === 2
+          agents.filter((one) => one.state === "connected" && one.status?.engineIds?.["docker"] !== undefined)
+            .length === 2
         );
       },
       { timeoutMs },
@@ -251,43 +259,47 @@ ${policy("docker")}`;
     await containersGone(server, run.command);
   }
 
-  await t.test("partitioned, it goes on working; the other takes over, the run ends once", { timeout: 200_000 }, async (t) => {
-    const run = await start(cloud, twoSteps("one", "two"));
-    await began(run, "one");
-    b = await connectAgent(t.parent as Test, cloud, "lab", { config });
-    await both();
-    const cutAt = performance.now();
-    proxy.setMode("swallow");
-    // It works on: the second step begins before anybody has noticed.
-    counter.open("one");
-    await began(run, "two");
-    t.comment(`the partitioned one began the second step after ${Math.round(performance.now() - cutAt)} ms`);
-    const taken = await waitFor(
-      "the takeover",
-      async () => {
-        const now = await runOf(cloud, run.id);
-        return now.agent !== null && now.agent.id !== idOfA && now;
-      },
-      { timeoutMs: 40_000, everyMs: 50 },
-    );
-    const tookMs = performance.now() - cutAt;
-    t.ok(tookMs < 17_000, `taken over ${Math.round(tookMs)} ms after the cut`);
-    t.match(taken, { state: "running" });
-    await new Promise((resolve) => setTimeout(resolve, 3000));
-    counter.open("two");
-    const end = await ended(cloud, run.id).catch((error) => {
-      t.comment(b!.program.tail(20));
-      throw error;
-    });
-    t.match(end, { state: "succeeded", agent: { id: taken.agent!.id } });
-    await judge(t, run, "one", "two");
-    await new Promise((resolve) => setTimeout(resolve, 2000));
-    await judge(t, run, "one", "two");
-    proxy.setMode("flow");
-    proxy.cut();
-    await afterwards(t, run, end);
-    await judge(t, run, "one", "two");
-  });
+  await t.test(
+    "partitioned, it goes on working; the other takes over, the run ends once",
+    { timeout: 200_000 },
+    async (t) => {
+      const run = await start(cloud, twoSteps("one", "two"));
+      await began(run, "one");
+      b = await connectAgent(t.parent as Test, cloud, "lab", { config });
+      await both();
+      const cutAt = performance.now();
+      proxy.setMode("swallow");
+      // It works on: the second step begins before anybody has noticed.
+      counter.open("one");
+      await began(run, "two");
+      t.comment(`the partitioned one began the second step after ${Math.round(performance.now() - cutAt)} ms`);
+      const taken = await waitFor(
+        "the takeover",
+        async () => {
+          const now = await runOf(cloud, run.id);
+          return now.agent !== null && now.agent.id !== idOfA && now;
+        },
+        { timeoutMs: 40_000, everyMs: 50 },
+      );
+      const tookMs = performance.now() - cutAt;
+      t.ok(tookMs < 17_000, `taken over ${Math.round(tookMs)} ms after the cut`);
+      t.match(taken, { state: "running" });
+      await new Promise((resolve) => setTimeout(resolve, 3000));
+      counter.open("two");
+      const end = await ended(cloud, run.id).catch((error) => {
+        t.comment(b!.program.tail(20));
+        throw error;
+      });
+      t.match(end, { state: "succeeded", agent: { id: taken.agent!.id } });
+      await judge(t, run, "one", "two");
+      await new Promise((resolve) => setTimeout(resolve, 2000));
+      await judge(t, run, "one", "two");
+      proxy.setMode("flow");
+      proxy.cut();
+      await afterwards(t, run, end);
+      await judge(t, run, "one", "two");
+    },
+  );
 
   await t.test("the control plane itself is away: nothing moves", { timeout: 200_000 }, async (t) => {
     await both();
@@ -312,28 +324,32 @@ ${policy("docker")}`;
     await containersGone(server, run.command);
   });
 
-  await t.test("stopped in the middle and woken after the run's end, it begins nothing again", { timeout: 200_000 }, async (t) => {
-    await both();
-    // Only the one that is to be stopped takes runs now.
-    await b!.program.killHard();
-    const run = await start(cloud, twoSteps("three", "four"));
-    await began(run, "three");
-    t.equal((await runOf(cloud, run.id)).agent!.id, idOfA);
-    b!.start();
-    await both();
-    a.program.kill("SIGSTOP");
-    counter.open("three");
-    counter.open("four");
-    const end = await ended(cloud, run.id);
-    t.match(end, { state: "succeeded" });
-    t.not(end.agent!.id, idOfA);
-    await judge(t, run, "three", "four");
-    const kept = await server.docker.listContainers({ all: true, filters: { name: [run.command] } });
-    t.equal(kept.length, 2, "what would stop it from beginning a step again is kept");
-    a.program.kill("SIGCONT");
-    await afterwards(t, run, end);
-    await judge(t, run, "three", "four");
-  });
+  await t.test(
+    "stopped in the middle and woken after the run's end, it begins nothing again",
+    { timeout: 200_000 },
+    async (t) => {
+      await both();
+      // Only the one that is to be stopped takes runs now.
+      await b!.program.killHard();
+      const run = await start(cloud, twoSteps("three", "four"));
+      await began(run, "three");
+      t.equal((await runOf(cloud, run.id)).agent!.id, idOfA);
+      b!.start();
+      await both();
+      a.program.kill("SIGSTOP");
+      counter.open("three");
+      counter.open("four");
+      const end = await ended(cloud, run.id);
+      t.match(end, { state: "succeeded" });
+      t.not(end.agent!.id, idOfA);
+      await judge(t, run, "three", "four");
+      const kept = await server.docker.listContainers({ all: true, filters: { name: [run.command] } });
+      t.equal(kept.length, 2, "what would stop it from beginning a step again is kept");
+      a.program.kill("SIGCONT");
+      await afterwards(t, run, end);
+      await judge(t, run, "three", "four");
+    },
+  );
 });
 
 async function containersGone(server: DockerServer, command: string): Promise<void> {

@@ -5,7 +5,14 @@ import { open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ConnectorError, sha256, wait, type Clock, type CommandId } from "@sallyport/protocol";
 import type { Logger } from "pino";
-import { commandOfWork, type Engine, type WorkAddress, type WorkName, type WorkSpec, type WorkStatus } from "../engine.ts";
+import {
+  commandOfWork,
+  type Engine,
+  type WorkAddress,
+  type WorkName,
+  type WorkSpec,
+  type WorkStatus,
+} from "../engine.ts";
 import { signalOf } from "../process/work-folder.ts";
 import { packFolder, unpackOutputs } from "./archive.ts";
 import { DockerClient, EngineRefusal, refused } from "./client.ts";

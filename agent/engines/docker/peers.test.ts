@@ -117,27 +117,36 @@ await t.test("peers", { skip: needs("docker"), timeout: 120_000 }, async (t) => 
     await removed(command);
   });
 
-  await t.test("made by another and never started: after 15 s it is made anew, and the other's start finds that", async (t) => {
-    const [a, b] = [peer(t, "agent-h", "pool-1"), peer(t, "agent-i", "pool-1")];
-    const command = newCommandId();
-    const spec = a.spec(command, "echo a");
-    // As by an agent that stood still between making and starting it.
-    const body = containerBody(
-      { ...spec, container: spec.container! },
-      { agentId: "agent-h", pool: "pool-1", imageId: image, network: { kind: "none" }, user: { uid: 65532, gid: 65532 } },
-    );
-    const left = await server.docker.createContainer({ ...body, name: `sallyport.${spec.name}` });
-    const since = performance.now();
-    await b.engine.start(b.spec(command, "echo b"));
-    t.ok(performance.now() - since > 14_000, "it was given the time to start it");
-    await b.engine.ended(spec.name);
-    await t.rejects(left.start(), /no such container/i, "it cannot be started any more");
-    // Woken, it asks again: what is there is what it has.
-    t.match(await a.engine.start(spec), { state: "exited", code: 0 });
-    await a.engine.ended(spec.name);
-    t.equal(readFileSync(spec.stdout, "utf8"), "b\n");
-    t.equal((await made(command)).length, 1);
-    await removed(command);
-    await waitFor("nothing", async () => (await made(command)).length === 0);
-  });
+  await t.test(
+    "made by another and never started: after 15 s it is made anew, and the other's start finds that",
+    async (t) => {
+      const [a, b] = [peer(t, "agent-h", "pool-1"), peer(t, "agent-i", "pool-1")];
+      const command = newCommandId();
+      const spec = a.spec(command, "echo a");
+      // As by an agent that stood still between making and starting it.
+      const body = containerBody(
+        { ...spec, container: spec.container! },
+        {
+          agentId: "agent-h",
+          pool: "pool-1",
+          imageId: image,
+          network: { kind: "none" },
+          user: { uid: 65532, gid: 65532 },
+        },
+      );
+      const left = await server.docker.createContainer({ ...body, name: `sallyport.${spec.name}` });
+      const since = performance.now();
+      await b.engine.start(b.spec(command, "echo b"));
+      t.ok(performance.now() - since > 14_000, "it was given the time to start it");
+      await b.engine.ended(spec.name);
+      await t.rejects(left.start(), /no such container/i, "it cannot be started any more");
+      // Woken, it asks again: what is there is what it has.
+      t.match(await a.engine.start(spec), { state: "exited", code: 0 });
+      await a.engine.ended(spec.name);
+      t.equal(readFileSync(spec.stdout, "utf8"), "b\n");
+      t.equal((await made(command)).length, 1);
+      await removed(command);
+      await waitFor("nothing", async () => (await made(command)).length === 0);
+    },
+  );
 });

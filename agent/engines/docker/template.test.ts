@@ -159,7 +159,11 @@ await t.test("the keys of 1,000 generated bodies are the golden ones, and what i
             JSON.stringify(Entrypoint) === JSON.stringify(spec.executable === "" ? null : [spec.executable]),
           ],
           ["image by its id", Image === about.imageId],
-          ["labels", JSON.stringify(Object.values(Labels!)) === JSON.stringify([about.agentId, spec.name, "1", ...(about.pool === null ? [] : [about.pool])])],
+          [
+            "labels",
+            JSON.stringify(Object.values(Labels!)) ===
+              JSON.stringify([about.agentId, spec.name, "1", ...(about.pool === null ? [] : [about.pool])]),
+          ],
           ["no swap", Memory === MemorySwap && Memory === spec.container.resources.memoryBytes],
           ["cpus", Number.isInteger(NanoCpus) && Math.abs(NanoCpus! / 1e9 - spec.container.resources.cpus) <= 0.005],
           ["network", NetworkMode === (about.network.kind === "none" ? "none" : about.network.id)],

@@ -103,60 +103,63 @@ await t.test("steps in containers of a real Docker Engine", { skip: needs("docke
     t.same(await containers(), []);
   });
 
-  await t.test("two agents of a pool run the same command at once: one effect, one manifest, two whole logs", async (t) => {
-    const { options, agent: start, store } = scene(t);
-    const agents = [];
-    for (const agentId of ["first", "second"]) {
-      const stateDir = join(options.stateDir, agentId);
-      mkdirSync(stateDir);
-      agents.push(await start({ docker: server.socket, agentId, stateDir }));
-    }
-    const { command, run } = ids();
-    const uuid = 'read -r it < /proc/sys/kernel/random/uuid; echo $it; echo $it > "$0"';
-    const steps = onDocker([
-      // Fails at first: the second attempt has one name for both.
-      {
-        name: "a",
-        ...sh(`if [ $SALLYPORT_ATTEMPT = 1 ]; then exit 1; fi; ${uuid}`, "${outputs.out}"),
-        outputs: { out: {} },
-        retries: 2,
-      },
-      {
-        name: "b",
-        ...sh('cat "$0"; echo b > "$1"', "${inputs.out}", "${outputs.end}"),
-        inputs: { out: { step: "a", output: "out" } },
-        outputs: { end: {} },
-      },
-    ]);
-    t.same(await Promise.all(agents.map((agent) => agent.run(command, run, steps))), [
-      { run, steps: 2 },
-      { run, steps: 2 },
-    ]);
-    const made = await server.docker.listContainers({ all: true, filters: { name: [command] } });
-    t.same(
-      made.map(({ Names }) => Names[0]!.slice(`/sallyport.${command}.`.length)).sort(),
-      ["a.1", "a.2", "b.1"],
-      "each attempt once",
-    );
-    const its = await Promise.all(agents.map(async (agent) => textOf(await logOf(agent, { run, step: "a" }))));
-    t.same(its[0], its[1]);
-    for (const agent of agents) t.same(textOf(await logOf(agent, { run, step: "b" })), its[0]);
-    t.equal(readFileSync(join(store, "runs", run, "a", "out"), "utf8"), `${its[0]![0]}\n`);
-    const manifest = join(store, "runs", run, "a", "outputs.manifest.json");
-    t.match(JSON.parse(readFileSync(manifest, "utf8")), { attempt: 2, outputs: [{ name: "out" }] });
-    for (const agent of agents) await acknowledged(agent);
-    t.same(await server.docker.listContainers({ all: true, filters: { name: [command] } }), []);
+  await t.test(
+    "two agents of a pool run the same command at once: one effect, one manifest, two whole logs",
+    async (t) => {
+      const { options, agent: start, store } = scene(t);
+      const agents = [];
+      for (const agentId of ["first", "second"]) {
+        const stateDir = join(options.stateDir, agentId);
+        mkdirSync(stateDir);
+        agents.push(await start({ docker: server.socket, agentId, stateDir }));
+      }
+      const { command, run } = ids();
+      const uuid = 'read -r it < /proc/sys/kernel/random/uuid; echo $it; echo $it > "$0"';
+      const steps = onDocker([
+        // Fails at first: the second attempt has one name for both.
+        {
+          name: "a",
+          ...sh(`if [ $SALLYPORT_ATTEMPT = 1 ]; then exit 1; fi; ${uuid}`, "${outputs.out}"),
+          outputs: { out: {} },
+          retries: 2,
+        },
+        {
+          name: "b",
+          ...sh('cat "$0"; echo b > "$1"', "${inputs.out}", "${outputs.end}"),
+          inputs: { out: { step: "a", output: "out" } },
+          outputs: { end: {} },
+        },
+      ]);
+      t.same(await Promise.all(agents.map((agent) => agent.run(command, run, steps))), [
+        { run, steps: 2 },
+        { run, steps: 2 },
+      ]);
+      const made = await server.docker.listContainers({ all: true, filters: { name: [command] } });
+      t.same(
+        made.map(({ Names }) => Names[0]!.slice(`/sallyport.${command}.`.length)).sort(),
+        ["a.1", "a.2", "b.1"],
+        "each attempt once",
+      );
+      const its = await Promise.all(agents.map(async (agent) => textOf(await logOf(agent, { run, step: "a" }))));
+      t.same(its[0], its[1]);
+      for (const agent of agents) t.same(textOf(await logOf(agent, { run, step: "b" })), its[0]);
+      t.equal(readFileSync(join(store, "runs", run, "a", "out"), "utf8"), `${its[0]![0]}\n`);
+      const manifest = join(store, "runs", run, "a", "outputs.manifest.json");
+      t.match(JSON.parse(readFileSync(manifest, "utf8")), { attempt: 2, outputs: [{ name: "out" }] });
+      for (const agent of agents) await acknowledged(agent);
+      t.same(await server.docker.listContainers({ all: true, filters: { name: [command] } }), []);
 
-    // What another wrote meanwhile is not overwritten: the same is done, something else is a conflict.
-    const again = ids();
-    const path = join(store, "runs", again.run, "a");
-    mkdirSync(path, { recursive: true });
-    const other = { ...JSON.parse(readFileSync(manifest, "utf8")), run: again.run, attempt: 7 };
-    writeFileSync(join(path, "outputs.manifest.json"), JSON.stringify(other));
-    await t.rejects(agents[0]!.run(again.command, again.run, steps), { code: "CONFLICT" });
-    t.same(JSON.parse(readFileSync(join(path, "outputs.manifest.json"), "utf8")), other);
-    await acknowledged(agents[0]!);
-  });
+      // What another wrote meanwhile is not overwritten: the same is done, something else is a conflict.
+      const again = ids();
+      const path = join(store, "runs", again.run, "a");
+      mkdirSync(path, { recursive: true });
+      const other = { ...JSON.parse(readFileSync(manifest, "utf8")), run: again.run, attempt: 7 };
+      writeFileSync(join(path, "outputs.manifest.json"), JSON.stringify(other));
+      await t.rejects(agents[0]!.run(again.command, again.run, steps), { code: "CONFLICT" });
+      t.same(JSON.parse(readFileSync(join(path, "outputs.manifest.json"), "utf8")), other);
+      await acknowledged(agents[0]!);
+    },
+  );
 
   const count = 500;
   const steps = onDocker([

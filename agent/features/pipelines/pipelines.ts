@@ -1,15 +1,7 @@
 // The feature's command kinds, and what the agent's own tools may ask of it.
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  ConnectorError,
-  pipelineRun,
-  runCancel,
-  runLogs,
-  wait,
-  type CommandId,
-  type RunId,
-} from "@sallyport/protocol";
+import { ConnectorError, pipelineRun, runCancel, runLogs, wait, type CommandId, type RunId } from "@sallyport/protocol";
 import { defineKind, type AnyCommandKind } from "../../commands/command.ts";
 import { folderSize } from "../../logs/index.ts";
 import { commandOfWork } from "../../engines/engine.ts";
