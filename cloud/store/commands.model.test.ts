@@ -23,7 +23,6 @@ import t from "tap";
 import {
   commandModel,
   EMPTY,
-  perform,
   RUN,
   STOP,
   type Answer,
@@ -33,7 +32,7 @@ import {
   type Wish,
 } from "../../test/support/command-model.ts";
 import { explain, type Call } from "../../test/support/history.ts";
-import { onPostgres, postgres } from "../../test/support/postgres.ts";
+import { onPostgres } from "../../test/support/postgres.ts";
 import { storePlace } from "../../test/support/store.ts";
 import { openStore, TERMINAL_STATES, type ChangeRow, type HistoryRow, type Scope, type Store } from "./index.ts";
 
@@ -812,8 +811,197 @@ t.test("each history of the store is one of the machine's", async (t) => {
   );
   t.comment(
     [...counts]
-      .sort()
       .map(([name, n]) => `${name} ${n}`)
+      .sort()
       .join(", "),
   );
+});
+
+// -- the judge itself
+const wished = (id: string, more: Partial<Wish> = {}): Wish => ({
+  id,
+  kind: "k.k",
+  resource: "r",
+  run: null,
+  pipeline: null,
+  concurrency: null,
+  priority: 0,
+  notBefore: 0,
+  expires: 1000,
+  asks: "this",
+  ...more,
+});
+const asking = (id: string, key: string | null = null): Op => ({
+  name: "create",
+  wish: wished(id),
+  key: key === null ? null : { key, digest: "d", answer: id },
+  now: 1,
+});
+const offering = (id: string, replica = "a"): Op => ({ name: "dispatch", id, replica, floor: 0, now: 1 });
+const taking = (id: string, replica = "a"): Op => ({ name: "accepted", id, replica, now: 1 });
+const reading = (id: string): Op => ({ name: "read", id });
+const saying = (replica: string, ...reports: [number, string, "running" | "succeeded" | "failed"][]): Op => ({
+  name: "reports",
+  replica,
+  journal: "j",
+  reports: reports.map(([sequence, command, type]) => ({ sequence, command, type, mark: `m${sequence}` })),
+  lowestHeld: 1,
+  now: 1,
+});
+const row = (state: string, replica: string | null, offers: number, mark: string | null = null) => ({
+  state,
+  replica,
+  offers,
+  offeredTo: offers > 0 ? "a" : null,
+  mark,
+});
+const through = (n: number) => ({ through: n, released: [], fenced: [] });
+const new_ = (id: string) => ({ id, state: "queued", replayed: null });
+/** One after the other. */
+const inTurn = (...calls: [Op, Answer][]): Event[] =>
+  calls.map(([op, answer], n) => ({ op, answer, called: 2 * n, returned: 2 * n + 1 }));
+
+t.test("the judge: histories made by hand, right ones and wrong ones", async (t) => {
+  const begun: [Op, Answer][] = [
+    [asking("x"), new_("x")],
+    [offering("x"), { sequence: 1, attempt: 1 }],
+    [taking("x"), "accepted"],
+  ];
+  const right: Record<string, Event[]> = {
+    "a life": inTurn(
+      ...begun,
+      [reading("x"), row("accepted", "a", 1)],
+      [saying("a", [1, "x", "running"], [2, "x", "succeeded"]), through(2)],
+      [saying("a", [2, "x", "succeeded"], [3, "x", "failed"]), through(3)],
+      [reading("x"), row("succeeded", "a", 1, "m2")],
+    ),
+    "at the same time, the later call first": [
+      { op: reading("x"), answer: row("queued", null, 0), called: 0, returned: 3 },
+      { op: asking("x"), answer: new_("x"), called: 1, returned: 2 },
+    ],
+    "no answer, and it was done": [
+      ...inTurn(...begun.slice(0, 2)),
+      { op: taking("x"), called: 10, returned: Infinity },
+      { op: reading("x"), answer: row("accepted", "a", 1), called: 11, returned: 12 },
+    ],
+    "no answer, and it was not done": [
+      ...inTurn(...begun.slice(0, 2)),
+      { op: taking("x"), called: 10, returned: Infinity },
+      { op: reading("x"), answer: row("queued", null, 1), called: 11, returned: 12 },
+    ],
+  };
+  const wrong: Record<string, Event[]> = {
+    "an acceptance is lost": inTurn(...begun, [reading("x"), row("queued", null, 1)]),
+    "an end flips": inTurn(
+      ...begun,
+      [saying("a", [1, "x", "succeeded"]), through(1)],
+      [saying("a", [2, "x", "failed"]), through(2)],
+      [reading("x"), row("failed", "a", 1, "m2")],
+    ),
+    "a cancelled one is accepted": inTurn(
+      ...begun.slice(0, 2),
+      [{ name: "cancel", id: "x", now: 1 }, true],
+      [taking("x"), "accepted"],
+    ),
+    "the second of a resource goes first": inTurn(
+      [asking("x"), new_("x")],
+      [asking("y"), new_("y")],
+      [offering("y"), { sequence: 1, attempt: 1 }],
+    ),
+    "two have it": inTurn(...begun, [taking("x", "b"), "accepted"], [reading("x"), row("accepted", "b", 1)]),
+    "a sequence comes twice": inTurn(
+      ...begun.slice(0, 1),
+      [offering("x"), { sequence: 1, attempt: 1 }],
+      [offering("x"), { sequence: 1, attempt: 2 }],
+    ),
+    "committed over a hole": inTurn(...begun, [saying("a", [1, "x", "running"], [3, "x", "succeeded"]), through(3)]),
+    "a repeated report counts again": inTurn(
+      ...begun,
+      [saying("a", [1, "x", "running"]), through(1)],
+      [saying("a", [1, "x", "failed"]), through(1)],
+      [reading("x"), row("failed", "a", 1, "m1")],
+    ),
+    "one key, two commands": inTurn([asking("x", "k"), new_("x")], [asking("y", "k"), new_("y")]),
+    "an old answer after a newer one": [
+      { op: asking("x"), answer: new_("x"), called: 0, returned: 9 },
+      { op: reading("x"), answer: row("queued", null, 0), called: 1, returned: 2 },
+      { op: reading("x"), answer: null, called: 3, returned: 4 },
+    ],
+    "no answer, done and undone": [
+      ...inTurn(...begun.slice(0, 2)),
+      { op: taking("x"), called: 10, returned: Infinity },
+      { op: reading("x"), answer: row("accepted", "a", 1), called: 11, returned: 12 },
+      { op: reading("x"), answer: row("queued", null, 1), called: 13, returned: 14 },
+    ],
+  };
+  for (const [name, history] of Object.entries(right)) t.equal(explain(history, commandModel).ok, true, name);
+  for (const [name, history] of Object.entries(wrong)) t.equal(explain(history, commandModel).ok, false, name);
+});
+
+t.test("the judge: a store that goes wrong now and then is found out", async (t) => {
+  const bench = await opened(t);
+  /** The second time that `which` holds, `instead` is done. */
+  const second = (which: (op: Op) => boolean, instead: (call: () => Promise<Answer>, op: Op) => Promise<Answer>) => {
+    return (): Sabotage => {
+      let seen = 0;
+      return (op, call) => (which(op) && ++seen === 2 ? instead(call, op) : call());
+    };
+  };
+  const saboteurs: Record<string, () => Sabotage> = {
+    "an acceptance that is answered, not done": second(
+      ({ name }) => name === "accepted",
+      async () => "accepted",
+    ),
+    "reports that are acknowledged, not kept": second(
+      ({ name }) => name === "reports",
+      async (_call, op) => through((op as Op & { name: "reports" }).reports.at(-1)?.sequence ?? 0),
+    ),
+    "a dispatch that is done twice": second(
+      ({ name }) => name === "dispatch",
+      async (call) => {
+        await call();
+        return call();
+      },
+    ),
+    "a read of what was": (() => {
+      const before = new Map<string, Answer>();
+      return (): Sabotage => async (op, call) => {
+        if (op.name !== "read") return call();
+        const old = before.get(op.id);
+        if (old === undefined) before.set(op.id, await call());
+        return old ?? before.get(op.id);
+      };
+    })(),
+  };
+  for (const [name, make] of Object.entries(saboteurs)) {
+    const verdict = await fc.check(
+      fc.asyncProperty(story, async (steps) => {
+        const world = await playOut(bench, steps, make());
+        await world.judge();
+      }),
+      { numRuns: 60, seed: 1, endOnFailure: true },
+    );
+    t.ok(verdict.failed, `${name}: after ${verdict.numRuns} runs`);
+  }
+});
+
+t.test("the judge: any answer that is altered is noticed", async (t) => {
+  // Call after call: then there is one right answer to each.
+  const bench = await opened(t);
+  let altered = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 15 }), pick, async (steps, at) => {
+      const alone = steps.map((one) => ({ ...one, together: one.together.slice(0, 1), restart: false }));
+      const { events } = await playOut(bench, alone);
+      // What may be offered under limits has more than one right answer.
+      const fit = events.filter((one) => one.op.name !== "offerable");
+      if (fit.length === 0) return;
+      const one = fit[at % fit.length]!;
+      one.answer = typeof one.answer === "number" ? one.answer + 1 : { other: one.answer };
+      altered++;
+      if (explain(events, commandModel).ok) throw new Error(`not noticed:\n${told(events, [])}`);
+    }),
+    { numRuns: Math.min(runs, 40), seed },
+  );
+  t.ok(altered > 0, `${altered} answers`);
 });
