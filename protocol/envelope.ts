@@ -2,7 +2,7 @@
 //
 // A signature covers a domain tag and the exact bytes sent: verify the bytes first, parse after. What is signed is kept
 // as text (JSON) beside its signature, so a recorded frame can be read by a person.
-import { createHash, sign as edSign, verify as edVerify, type KeyObject } from "node:crypto";
+import { createHash, hash, sign as edSign, verify as edVerify, type KeyObject } from "node:crypto";
 import { z } from "zod";
 import { ConnectorError } from "./errors.ts";
 import {
@@ -64,7 +64,7 @@ export function readJsonBody(body: Body): unknown {
   }
 }
 
-export const sha256 = (bytes: string | Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+export const sha256 = (bytes: string | Uint8Array): string => hash("sha256", bytes, "hex");
 
 export const signatureSchema = z.strictObject({
   kid: z.string().min(1).max(128),

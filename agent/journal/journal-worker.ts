@@ -30,7 +30,7 @@ export type WorkerReply =
   | { type: "done"; lastSequence: number; answers: WorkerAnswer[] };
 export type WorkerAnswer = { n: number; value: unknown } | { n: number; error: ErrorBody; detail: string };
 
-/** One commit holds at most this many: a bound on how long the first of them waits for the others. */
+/** One commit holds about this many at most: a bound on how long the first of them waits for the others. */
 const MAX_BATCH = 256;
 
 const port = parentPort!;
@@ -101,12 +101,12 @@ try {
     acknowledgedThrough: journal.acknowledgedThrough(),
     dispatchSequences: journal.dispatchSequences(),
   } satisfies WorkerReply);
-  port.on("message", (first: WorkerRequest) => {
-    const batch = [first];
+  port.on("message", (first: WorkerRequest[]) => {
+    const batch = first;
     while (batch.length < MAX_BATCH) {
-      const next = receiveMessageOnPort(port) as { message: WorkerRequest } | undefined;
+      const next = receiveMessageOnPort(port) as { message: WorkerRequest[] } | undefined;
       if (next === undefined) break;
-      batch.push(next.message);
+      batch.push(...next.message);
     }
     const close = batch.find((request) => request.operation === "close");
     const work = batch.filter((request) => request.operation !== "close");

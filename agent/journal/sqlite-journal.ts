@@ -58,6 +58,7 @@ export class SqliteJournal implements Journal {
   #starting: Promise<void> | null = null;
   #closed = false;
   #counted = false;
+  #unsent: WorkerRequest[] = [];
   #next = 1;
   readonly #waiting = new Map<number, Waiting>();
   readonly #watchers = new Set<{ sequence: number; wake(): void }>();
@@ -172,8 +173,16 @@ export class SqliteJournal implements Journal {
     const n = this.#next++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(n, { resolve, reject });
-      this.#worker!.postMessage({ n, operation, args } satisfies WorkerRequest);
+      if (this.#unsent.push({ n, operation, args }) === 1) setImmediate(() => this.#send());
     });
+  }
+
+  /** What was asked for in one turn of the event loop goes in one message: each message wakes both threads. */
+  #send(): void {
+    const requests = this.#unsent;
+    this.#unsent = [];
+    // Those that were waiting when it died were told so.
+    this.#worker?.postMessage(requests satisfies WorkerRequest[]);
   }
 
   dispatchSequence(incarnation: string): Promise<number> {

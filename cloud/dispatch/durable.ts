@@ -184,6 +184,12 @@ interface Waiter {
   saidLater: Map<ReplicaId, number>;
 }
 
+interface Sweep {
+  again: boolean;
+  fresh: CommandRow[] | null;
+  done: Promise<void>;
+}
+
 const NOBODY: PoolQueue = { maxRuns: null, held: 0, heldOf: {}, holders: [], items: [] };
 const poolKey = (workspace: WorkspaceId, pool: PoolId): string => `${workspace} ${pool}`;
 /** What of a status can end a wait. */
@@ -194,11 +200,12 @@ export function makeDurable(deps: DurableDeps): Durable {
   const { store, sessions, sequences, clock, log } = deps;
   const waiters = new Map<CommandId, Waiter>();
   const inFlight = new Map<CommandId, { done: Promise<void>; sinceMs: number; to: ReplicaId | null }>();
-  const sweeps = new Map<string, { again: boolean; done: Promise<void> }>();
+  /** `fresh`: committed while the sweep reads the queue, which may have been too early to see them; null = it does not read. */
+  const sweeps = new Map<string, Sweep>();
   const lastOpenings = new WeakMap<CloudSession, string>();
   /** Pools without a takeover that waits for acceptance, since the last tick. */
   const noneMoved = new Set<string>();
-  /** Pools in which nothing is queued but what is in flight: a new command need not look who comes before it. */
+  /** Pools in which whatever is queued and due is in flight, or waits after a "later": a new command need not look who comes before it. */
   const calm = new Set<string>();
   let timer: Timer | null = null;
   let stopped = false;
@@ -211,13 +218,13 @@ export function makeDurable(deps: DurableDeps): Durable {
       running.again = true;
       return;
     }
-    const entry = { again: false, done: Promise.resolve() };
+    const entry: Sweep = { again: false, fresh: null, done: Promise.resolve() };
     sweeps.set(key, entry);
     entry.done = (async () => {
       do {
         entry.again = false;
         try {
-          await sweepOnce(workspace, pool);
+          await sweepOnce(workspace, pool, entry);
         } catch (error) {
           log.error({ err: error, workspace, pool }, "offering queued commands failed; the next sweep tries again");
         }
@@ -226,37 +233,52 @@ export function makeDurable(deps: DurableDeps): Durable {
     })();
   }
 
-  async function sweepOnce(workspace: WorkspaceId, pool: PoolId): Promise<void> {
+  async function sweepOnce(workspace: WorkspaceId, pool: PoolId, entry: Sweep): Promise<void> {
+    const key = poolKey(workspace, pool);
+    calm.delete(key);
     if (sessions.ofPool(workspace, pool).length === 0) return;
-    const rows = await store.offerable(workspace, pool, clock.now(), SWEEP_ROWS);
-    if (!noneMoved.has(poolKey(workspace, pool))) {
-      const moved = await store.unacceptedTakeovers(workspace, pool, SWEEP_ROWS);
-      if (moved.length === 0) noneMoved.add(poolKey(workspace, pool));
-      rows.push(...moved);
+    const committed: CommandRow[] = (entry.fresh = []);
+    let due: { rows: CommandRow[]; others: number };
+    try {
+      due = await store.offersDue(workspace, pool, clock.now(), SWEEP_ROWS);
+      if (!noneMoved.has(key)) {
+        const moved = await store.unacceptedTakeovers(workspace, pool, SWEEP_ROWS);
+        if (moved.length === 0) noneMoved.add(key);
+        due.rows.push(...moved);
+      }
+    } finally {
+      entry.fresh = null;
     }
+    const { rows } = due;
+    const seen = new Set(rows.map((row) => row.id));
+    const fresh = new Set(committed.filter((row) => !seen.has(row.id)));
+    if (due.others === 0 && rows.length + fresh.size <= PARALLEL) {
+      // All of them go now, so none has to be weighed against another; whether one may is asked again at its offer.
+      rows.push(...fresh);
+      calm.add(key);
+    } else if (fresh.size > 0) entry.again = true;
     let took = false;
     const queue = rows[Symbol.iterator]();
     const worker = async (): Promise<void> => {
       for (const row of queue) {
         if (stopped) return;
         if (inFlight.has(row.id) || (waiters.get(row.id)?.retryAtMs ?? 0) > clock.monotonic()) continue;
-        if (inFlight.size >= MOST_IN_FLIGHT) return;
+        if (inFlight.size >= MOST_IN_FLIGHT) return void calm.delete(key);
         const answered = offerOnce(row);
         // One that does not answer, because it is not there any more, must not keep the others of the pool from theirs.
         const inTime = await withinMs(answered, SLOW_OFFER_MS);
-        if (inTime !== null) took = inTime || took;
-        else void answered.then(() => sweep(workspace, pool));
+        if (inTime === null) void answered.then(() => sweep(workspace, pool));
+        else if (inTime) took = true;
+        else {
+          calm.delete(key);
+          if (fresh.has(row)) entry.again = true;
+        }
       }
     };
     await Promise.all(Array.from({ length: Math.min(PARALLEL, rows.length) }, worker));
     // What was taken may have been the older sibling of one that waits.
-    const entry = sweeps.get(poolKey(workspace, pool));
-    if (took && entry !== undefined) entry.again = true;
-    if (rows.length === 0 && (await emptyQueue(workspace, pool))) calm.add(poolKey(workspace, pool));
+    if (took && !calm.has(key)) entry.again = true;
   }
-
-  const emptyQueue = async (workspace: WorkspaceId, pool: PoolId): Promise<boolean> =>
-    (await store.commands(systemScope(workspace), { limit: 1, pool, state: "queued" })).items.length === 0;
 
   /** Never rejects. True when the agent took it or refused it for good. */
   function offerOnce(row: CommandRow): Promise<boolean> {
@@ -276,9 +298,14 @@ export function makeDurable(deps: DurableDeps): Durable {
   /** A command that was committed just now. Where nothing else waits it goes at once, without a look at the queue. */
   function begin(row: CommandRow): void {
     const key = poolKey(row.workspace, row.pool);
-    if (stopped || !calm.has(key) || row.notBefore > clock.now() || inFlight.size >= MOST_IN_FLIGHT) {
+    if (stopped || row.notBefore > clock.now() || inFlight.size >= MOST_IN_FLIGHT) {
       calm.delete(key);
       return sweep(row.workspace, row.pool);
+    }
+    if (!calm.has(key)) {
+      const fresh = sweeps.get(key)?.fresh ?? null;
+      if (fresh === null || fresh.length >= MOST_IN_FLIGHT) return sweep(row.workspace, row.pool);
+      return void fresh.push(row);
     }
     void offerOnce(row).then((taken) => {
       if (taken && calm.has(key)) return;
@@ -498,9 +525,13 @@ export function makeDurable(deps: DurableDeps): Durable {
 
   /** Lets commands of a pool go again at once; those that nobody is likely to take now come back with the same word. */
   function poke(workspace: WorkspaceId, pool: PoolId): void {
-    for (const waiting of waiters.values())
-      if (waiting.workspace === workspace && waiting.pool === pool) waiting.retryAtMs = 0;
-    sweep(workspace, pool);
+    let waits = !calm.has(poolKey(workspace, pool));
+    for (const waiting of waiters.values()) {
+      if (waiting.workspace !== workspace || waiting.pool !== pool) continue;
+      waits ||= waiting.retryAtMs > 0;
+      waiting.retryAtMs = 0;
+    }
+    if (waits) sweep(workspace, pool);
   }
 
   function tick(): void {
@@ -736,7 +767,10 @@ export function makeDurable(deps: DurableDeps): Durable {
     poke,
 
     start() {
-      sessions.onOnline((session) => poke(session.workspace, session.pool));
+      sessions.onOnline((session) => {
+        calm.delete(poolKey(session.workspace, session.pool));
+        poke(session.workspace, session.pool);
+      });
       sessions.onStatus((session, status) => {
         const now = openings(status);
         if (lastOpenings.get(session) === now) return;

@@ -7,7 +7,7 @@ import { ConnectorError, entryUrl, type WorkspaceId } from "@sallyport/protocol"
 import type { READS, WRITES } from "./operations/index.ts";
 import { storeOf, type Operations } from "./store-of.ts";
 import type { ChangeRow, Store } from "./store.ts";
-import type { FromWorker, ToWorker, WorkerInput } from "./store-worker.ts";
+import type { Call, FromWorker, ToWorker, WorkerInput } from "./store-worker.ts";
 
 const WRITE_NAMES = [
   "incarnation",
@@ -68,6 +68,7 @@ const READ_NAMES = [
   "command",
   "commands",
   "offerable",
+  "offersDue",
   "queue",
   "history",
   "run",
@@ -90,6 +91,7 @@ class WorkerCalls {
   readonly #waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
   readonly #closed: Promise<void>;
   readonly ready: Promise<void>;
+  #unsent: Call[] = [];
   #next = 1;
   #ended: ConnectorError | null = null;
 
@@ -158,12 +160,33 @@ class WorkerCalls {
       const id = this.#next++;
       this.#waiting.set(id, { resolve, reject });
       this.#worker.ref();
-      this.#post({ type: "call", call: { id, operation, args } });
+      if (this.#unsent.push({ id, operation, args }) === 1) setImmediate(() => this.#send());
     });
+  }
+
+  /** What was asked for in one turn of the event loop goes in one message: each message costs both threads a wake-up. */
+  #send(): void {
+    const calls = this.#unsent;
+    this.#unsent = [];
+    if (calls.length === 0 || this.#waiting.size === 0) return;
+    try {
+      this.#post({ type: "calls", calls });
+    } catch {
+      // One of them holds what cannot be sent: the others are not to suffer for it.
+      for (const call of calls) {
+        try {
+          this.#post({ type: "calls", calls: [call] });
+        } catch (error) {
+          this.#waiting.get(call.id)?.reject(error as Error);
+          this.#waiting.delete(call.id);
+        }
+      }
+    }
   }
 
   close(): Promise<void> {
     if (this.#ended === null) {
+      this.#send();
       this.#post({ type: "close" });
       this.#ended = new ConnectorError("GOING_AWAY", "The store is closed: the control plane is stopping.");
       this.#worker.ref();

@@ -26,7 +26,7 @@ export type FromWorker =
   | { type: "failed"; error: ErrorBody; trace: string }
   | { type: "answers"; answers: Answer[]; changes: { workspace: string; changes: ChangeRow[] }[] }
   | { type: "closed" };
-export type ToWorker = { type: "call"; call: Call } | { type: "close" };
+export type ToWorker = { type: "calls"; calls: Call[] } | { type: "close" };
 
 type Operation = (tx: Tx, ...args: unknown[]) => Promise<unknown>;
 const { role, path } = workerData as WorkerInput;
@@ -236,7 +236,7 @@ function start(database: DatabaseSync): void {
 
   port.on("message", (message: ToWorker) => {
     if (message.type === "close") closing = true;
-    else queue.push(message.call);
+    else queue.push(...message.calls);
     schedule();
   });
 }

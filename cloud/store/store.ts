@@ -73,6 +73,8 @@ export interface CredentialRow {
   credential: { id: string; label: string } | null;
   /** Last use that was written down, at most a minute behind; 0 = none. */
   usedAt: number;
+  /** Of an API token. */
+  expiresAt?: number;
 }
 export interface TokenRow {
   id: string;
@@ -512,6 +514,13 @@ export interface Store {
    * pipeline. Of one resource only the first to be committed; between resources by priority, then by order of commit.
    */
   offerable(workspace: WorkspaceId, pool: PoolId, now: number, limit: number): Promise<CommandRow[]>;
+  /** As `offerable`, and how many queued ones whose time has come there are `others` than these. */
+  offersDue(
+    workspace: WorkspaceId,
+    pool: PoolId,
+    now: number,
+    limit: number,
+  ): Promise<{ rows: CommandRow[]; others: number }>;
   /** Where those queued commands stand, and who has the pool's slots. */
   queue(workspace: WorkspaceId, pool: PoolId, ids: CommandId[], now: number): Promise<PoolQueue>;
   /** What happened to it, oldest first. */

@@ -40,7 +40,7 @@ export async function startRun(
   wanted: NewRun,
   key: Omit<SubmitKey, "answer"> | null,
   answer: (run: RunRow, command: CommandRow) => IdempotentAnswer,
-): Promise<{ id: RunId; command: CommandRow; replayed: IdempotentAnswer | null }> {
+): Promise<{ id: RunId; run: RunRow; command: CommandRow; replayed: IdempotentAnswer | null }> {
   planPipeline(wanted.pipeline, wanted.params);
   if (wanted.notBefore !== undefined && wanted.notBefore > dispatch.clock.now() + MOST_AHEAD_MS) {
     throw new ConnectorError("INPUT_INVALID", "A run can be put off by 6 days at most.", {
@@ -61,6 +61,12 @@ export async function startRun(
     params: effectiveParams(wanted.pipeline, wanted.params),
     rerunOf: wanted.rerunOf ?? null,
   };
+  const rowOf = (command: CommandRow): RunRow => ({
+    workspace: scope.workspace,
+    command: command.id,
+    createdAt: command.createdAt,
+    ...run,
+  });
   const submitted = await dispatch.submit(
     scope,
     {
@@ -79,9 +85,8 @@ export async function startRun(
       ? undefined
       : {
           ...key,
-          answer: (command) =>
-            answer({ workspace: scope.workspace, command: command.id, createdAt: command.createdAt, ...run }, command),
+          answer: (command) => answer(rowOf(command), command),
         },
   );
-  return { id: submitted.command.run ?? id, ...submitted };
+  return { id: submitted.command.run ?? id, run: rowOf(submitted.command), ...submitted };
 }

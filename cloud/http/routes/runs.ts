@@ -95,8 +95,8 @@ export const runRoutes =
       },
       async (request, reply) => {
         const scope = app.scope(request);
-        const { key, earlier } = await app.idempotent(request);
-        if (earlier !== null) return reply.code(earlier.status as 201).send(earlier.body as RunDetail);
+        // Whether it was answered before is looked up where it is stored.
+        const key = app.idempotencyKey(request);
         const { pool: poolName, ...wanted } = request.body;
         const pool = await store.poolByName(scope, poolName);
         if (pool === null) throw notFound(`pool named ${poolName}`);
@@ -139,16 +139,19 @@ export const runRoutes =
       key: Parameters<typeof startRun>[3],
       reply: FastifyReply,
     ): Promise<RunDetail> => {
+      const atBirth = (run: RunRow, command: CommandRow): RunDetail =>
+        runDetail({ run, command, attempts: [] }, { row: command, unknown: false, waiting: atFirst(command) });
       const started = await startRun(dispatch, scope, wanted, key, (run, command) => ({
         status: 201,
-        body: runDetail({ run, command, attempts: [] }, { row: command, unknown: false, waiting: atFirst(command) }),
+        body: atBirth(run, command),
       }));
       if (started.replayed !== null) {
         void reply.code(started.replayed.status);
         return started.replayed.body as RunDetail;
       }
       void reply.code(201).header("location", `/v1/runs/${started.id}`);
-      return detail(scope, started.id);
+      // As it was stored a moment ago. With an id of the client's own it may have been stored long before.
+      return wanted.command === undefined ? atBirth(started.run, started.command) : detail(scope, started.id);
     };
 
     /** What can be said before it is stored. It is kept as the answer to the same request sent again. */

@@ -68,6 +68,7 @@ export const READS = {
   command: commands.command,
   commands: commands.commands,
   offerable: queue.offerable,
+  offersDue: queue.offersDue,
   queue: queue.queue,
   history: commands.history,
   run: commands.run,

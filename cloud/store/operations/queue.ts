@@ -149,6 +149,26 @@ export async function offerable(
   now: number,
   limit: number,
 ): Promise<CommandRow[]> {
+  return (await offersDue(tx, workspace, pool, now, limit)).rows;
+}
+
+const due = prepared((db, later: { workspace: string; pool: string; now: number }) =>
+  db
+    .selectFrom("commands")
+    .select((eb) => eb.fn.countAll<number>().as("n"))
+    .where("workspace_id", "=", later.workspace)
+    .where("pool_id", "=", later.pool)
+    .where("state", "=", "queued")
+    .where("not_before", "<=", later.now),
+);
+/** `others`: queued ones whose time has come beside these, which may not go yet. */
+export async function offersDue(
+  tx: Tx,
+  workspace: WorkspaceId,
+  pool: PoolId,
+  now: number,
+  limit: number,
+): Promise<{ rows: CommandRow[]; others: number }> {
   const first = (await open(tx, workspace, pool, now)).orderBy(inOrder).limit(limit).as("f");
   const rows = await commandRows(tx, workspace)
     .innerJoin(first, "f.command_id", "c.command_id")
@@ -157,7 +177,8 @@ export async function offerable(
     .orderBy("c.created_at")
     .orderBy("c.command_id")
     .execute();
-  return rows.map(toCommand);
+  const queued = Number((await due.first(tx, { workspace, pool, now }))?.n ?? 0);
+  return { rows: rows.map(toCommand), others: Math.max(0, queued - rows.length) };
 }
 
 const older = prepared((db, later: { workspace: string; pool: string; resource: string; commitNo: number }) =>

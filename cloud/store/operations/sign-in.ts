@@ -287,14 +287,19 @@ export async function peekToken(tx: Tx, hash: string, now: number): Promise<Cred
     .innerJoin("api_tokens as t", (join) =>
       join.onRef("t.workspace_id", "=", "u.workspace_id").onRef("t.user_id", "=", "u.user_id"),
     )
-    .select(["t.token_id", "t.label", "t.last_used_at"])
+    .select(["t.token_id", "t.label", "t.last_used_at", "t.expires_at"])
     .where("t.token_hash", "=", hash)
     .where("t.revoked_at", "is", null)
     .where("t.expires_at", ">", now)
     .executeTakeFirst();
   return row === undefined
     ? null
-    : { user: toUser(row), credential: { id: row.token_id, label: row.label }, usedAt: row.last_used_at ?? 0 };
+    : {
+        user: toUser(row),
+        credential: { id: row.token_id, label: row.label },
+        usedAt: row.last_used_at ?? 0,
+        expiresAt: row.expires_at,
+      };
 }
 
 export async function touchToken(tx: Tx, hash: string, now: number): Promise<void> {
