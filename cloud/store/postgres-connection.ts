@@ -42,13 +42,15 @@ export function makePool(address: string, max: number, onIdleFailure: (error: Er
     query_timeout: ANSWER_MS,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     idleTimeoutMillis: 60_000,
+    // A plan that was kept from when a table was small reads all of it when it has grown, until the next ANALYZE.
+    onConnect: (client) => client.query("set plan_cache_mode = force_custom_plan") as unknown as void,
   });
   // A connection that breaks while nobody uses it is replaced by the pool; without a listener it would end the process.
   pool.on("error", onIdleFailure);
   return pool;
 }
 
-/** Texts that came again are worth a plan that is kept; lists of changing length make ever new texts, which are not. */
+/** Texts that came again are worth to be kept; lists of changing length make ever new texts, which are not. */
 const MAX_PREPARED = 300;
 const names = new Map<string, string>();
 let seenOnce = new Set<string>();
@@ -109,7 +111,7 @@ export async function connect(pool: pg.Pool): Promise<pg.PoolClient> {
     throw marked(error);
   }
 }
-/** `name`: prepared under it once a connection, planned once instead of each time. */
+/** `name`: prepared under it once a connection, understood once instead of each time. */
 export async function query(
   client: pg.PoolClient,
   text: string,

@@ -2,7 +2,7 @@
 // lock is the server's and goes with its connection; when that breaks it is taken again, unless somebody else has it by then.
 import { ConnectorError } from "@sallyport/protocol";
 import pg from "pg";
-import { databaseError, marked } from "./postgres-connection.ts";
+import { databaseError, isOutage, marked } from "./postgres-connection.ts";
 import { lockNumber } from "./postgres-schema.ts";
 import { postgresClientConfig, shownDatabase } from "./postgres-url.ts";
 
@@ -21,7 +21,7 @@ export interface DatabaseLock {
   release(): Promise<void>;
 }
 
-/** `patient`: waits for one that is just stopping. `onLost`: another control plane took the database while it was away. */
+/** `patient`: waits for one that is just stopping, and for a database that is just starting. `onLost`: another control plane took the database while it was away. */
 export async function lockDatabase(
   address: string,
   { patient, onLost }: { patient: boolean; onLost(error: ConnectorError): void },
@@ -75,13 +75,18 @@ export async function lockDatabase(
   };
 
   const until = performance.now() + (patient ? GONE_MS : 0);
-  try {
-    while (!(await take())) {
-      if (performance.now() >= until) throw taken(where);
-      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+  for (;;) {
+    let failure: unknown;
+    try {
+      if (await take()) break;
+      failure = taken(where);
+    } catch (error) {
+      // A database that starts beside us may still be coming up.
+      if (!isOutage(error)) throw databaseError(error, where);
+      failure = error;
     }
-  } catch (error) {
-    throw databaseError(error, where);
+    if (performance.now() >= until) throw databaseError(failure, where);
+    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
   }
   return {
     async release() {
