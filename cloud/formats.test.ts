@@ -12,7 +12,7 @@ import { loadContext, saveContext } from "./cli/context.ts";
 import { describedApi } from "./fixtures/api.ts";
 import { AT, ids } from "./fixtures/names.ts";
 import { loadKeyRing } from "./keys/index.ts";
-import { DATABASE_FILE, openSqliteStore, type Scope } from "./store/index.ts";
+import { DATABASE_FILE, openSqliteStore, restoreStore, type Scope } from "./store/index.ts";
 
 const folder = fileURLToPath(new URL("./fixtures/v1/", import.meta.url));
 const text = (name: string): string => readFileSync(join(folder, name), "utf8");
@@ -43,6 +43,18 @@ t.test("sign-in link and the command line's context", async (t) => {
   t.same(context, { url: "https://cloud.example:8443", token: `spt_${"A".repeat(43)}`, ca: null });
   saveContext(context);
   t.equal(readFileSync(join(home, "sallyport/context.json"), "utf8"), text("context.json"));
+});
+
+t.test("backup: restored, brought to the schema of today", async (t) => {
+  const dir = tempDir(t, "store");
+  const restored = await restoreStore({ dir, database: null }, join(folder, "backup.gz"), AT + 1, { replace: false });
+  t.equal(restored.madeAt, AT);
+  const store = await openSqliteStore({ dir });
+  t.teardown(() => store.close());
+  const user = (await store.userByName("admin"))!;
+  const scope: Scope = { workspace: user.workspace, actor: { id: user.id, name: user.name, via: "session" } };
+  t.match(await store.useToken("token-hash", AT + 1), { credential: { id: "tok_1", label: "ci" } });
+  t.match(await store.run(scope, ids.run), { run: { pipeline: "digits" }, attempts: [{ step: "train", logSeq: 7 }] });
 });
 
 t.test("database: opened, brought to the schema of today, and worked with", async (t) => {
