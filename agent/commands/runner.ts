@@ -194,6 +194,20 @@ export class CommandRunner {
     return this.#options.journal.advance(id, "cancelled", [{ type: "command.cancelled", stopped: [] }]);
   }
 
+  /**
+   * Ends a command of that resource that was accepted and waits for its turn: it would else hold on to its end for as long as
+   * those before it run. False = it has begun, or is not known here.
+   */
+  async withdraw(id: CommandId, resource: string): Promise<boolean> {
+    const waits = this.#queue.waiting.some((one) => one.id === id && one.resource === resource && !one.adopted);
+    if (!waits || !this.#queue.remove(id)) return false;
+    this.#options.changed?.();
+    const end = () =>
+      this.#options.journal.advance(id, "cancelled", [{ type: "command.cancelled" as const, stopped: [] }]);
+    await this.#insist(end, this.#options.log.child({ command: id }));
+    return true;
+  }
+
   /** The limits may have changed. */
   policyChanged(): void {
     this.#queue.pump();

@@ -7,7 +7,7 @@ import { PauseFile } from "../control/index.ts";
 import { openEngines, type OpenEngines } from "../engines/open-engines.ts";
 import { artifactKinds } from "../features/artifacts/index.ts";
 import type { Deployments } from "../features/deployments/index.ts";
-import { createPipelines, type Pipelines } from "../features/pipelines/index.ts";
+import { createPipelines, type Pipelines, type PipelinesDeps } from "../features/pipelines/index.ts";
 import { HostFacts } from "../host/index.ts";
 import { IdentityStore } from "../link/index.ts";
 import { LogStore } from "../logs/index.ts";
@@ -74,7 +74,8 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     capBytesPerAttempt: config.limits.logBytesPerAttempt,
     capBytes: config.limits.logBytes,
   });
-  const pipelines = makePipelines(context, state, { policy, engines, connections }, logs);
+  const withdraw: NonNullable<PipelinesDeps["withdraw"]> = (command, run) => runner.withdraw(command, `run:${run}`);
+  const pipelines = makePipelines(context, state, { policy, engines, connections }, logs, withdraw);
   const { router, deployments } = makeServing(context, state, { policy, engines, connections }, logs);
   const registry = makeRegistry(connections, pipelines, deployments);
   const runner = new CommandRunner({
@@ -125,6 +126,7 @@ function makePipelines(
   { journal }: OpenState,
   { policy, engines, connections }: Pick<Parts, "policy" | "engines" | "connections">,
   logs: LogStore,
+  withdraw: NonNullable<PipelinesDeps["withdraw"]>,
 ): Pipelines {
   const { clock, log, redactor } = context;
   const { state: stateDir, limits } = context.compiled.config;
@@ -142,6 +144,7 @@ function makePipelines(
     clock,
     log,
     workBytes: limits.workBytes,
+    withdraw,
     maxSteps: () => context.compiled.config.limits.concurrentSteps,
   });
 }

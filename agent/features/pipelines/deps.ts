@@ -1,5 +1,5 @@
 // What the feature is made from.
-import type { Clock } from "@sallyport/protocol";
+import type { Clock, CommandId, RunId } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { Engines } from "../../engines/engine.ts";
 import type { Journal } from "../../journal/journal.ts";
@@ -39,6 +39,8 @@ export interface PipelinesDeps {
   maxSteps?: () => number;
   /** limits.workBytes: inputs of one step, its outputs in an engine with an own file system, work folders kept after failures. */
   workBytes: number;
+  /** Ends an accepted run that has not begun; false = it has, or is not known. Absent = each waits for its turn to end. */
+  withdraw?: (command: CommandId, run: RunId) => Promise<boolean>;
   /** Between TERM and KILL. Default 10 s. */
   graceMs?: number;
 }

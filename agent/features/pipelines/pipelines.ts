@@ -153,6 +153,8 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       const reason = `Run ${input.run} was cancelled.`;
       // First the record: a run that begins, or begins again, looks at it after it has made itself known here.
       await deps.journal.put(CANCELS, input.run, { at: deps.clock.now(), reason } satisfies CancelRecord);
+      if ((await deps.withdraw?.(input.command, input.run)) === true)
+        return { result: { run: input.run, stopped: [] } };
       const until = deps.clock.monotonic() + TAKEN_UP_MS;
       for (;;) {
         const one = active.get(input.run);
