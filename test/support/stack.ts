@@ -234,11 +234,15 @@ export async function connectAgent(
   const agent = new TestAgent(t, cloud, options);
   const enrollment = await cloud.enroll(pool);
   agent.start(enrollment.secret);
-  await waitFor("the agent to connect", async () => {
-    if (agent.program.exit) return true;
-    const { agent: id } = await cloud.api.json<{ agent: string | null }>(`/v1/enrollments/${enrollment.id}`);
-    return (await cloud.agents()).some((row) => row.id === id && row.state === "connected" && row.status !== null);
-  });
+  await waitFor(
+    "the agent to connect",
+    async () => {
+      if (agent.program.exit) return true;
+      const { agent: id } = await cloud.api.json<{ agent: string | null }>(`/v1/enrollments/${enrollment.id}`);
+      return (await cloud.agents()).some((row) => row.id === id && row.state === "connected" && row.status !== null);
+    },
+    { timeoutMs: 60_000 },
+  );
   if (agent.program.exit) throw new Error(`the agent ended:\n${agent.program.tail()}`);
   return agent;
 }
