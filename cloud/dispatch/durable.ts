@@ -560,10 +560,13 @@ export function makeDurable(deps: DurableDeps): Durable {
   }
 
   /** Nothing else says why it waits. */
-  const justOffered = (id: CommandId): boolean => inFlight.has(id) && (waiters.get(id)?.refusal ?? null) === null;
+  const justOffered = (id: CommandId): boolean =>
+    (inFlight.get(id)?.to ?? null) !== null && (waiters.get(id)?.refusal ?? null) === null;
 
   async function viewed(scope: Scope, rows: CommandRow[]): Promise<CommandView[]> {
-    const queued = rows.filter((row) => row.state === "queued" && !justOffered(row.id));
+    // As of now: what is answered while this reads on is told by the next look.
+    const offered = new Map(rows.filter((row) => justOffered(row.id)).map((row) => [row.id, inFlight.get(row.id)!]));
+    const queued = rows.filter((row) => row.state === "queued" && !offered.has(row.id));
     const replicas = queued.length > 0 ? await store.replicas(scope) : [];
     const queues = new Map<PoolId, PoolQueue>();
     for (const pool of new Set(queued.map((row) => row.pool))) {
@@ -576,7 +579,8 @@ export function makeDurable(deps: DurableDeps): Durable {
       rows.map(async (row): Promise<CommandView> => {
         if (row.state !== "queued") return { row, waiting: null, unknown: unknownOf(row, sessions) };
         const only = await bound(row);
-        const asked = inFlight.get(row.id);
+        const flight = offered.get(row.id) ?? inFlight.get(row.id);
+        const asked = (flight?.to ?? null) === null ? undefined : flight;
         const known = waiters.get(row.id);
         const waiting = waitingOf(row, {
           now: clock.now(),
