@@ -470,8 +470,8 @@ export class JournalFile {
 
     entries: (namespace, prefix) => {
       const rows = this.#one(
-        "SELECT key, value FROM record WHERE namespace = ?1 AND substr(key, 1, length(?2)) = ?2 ORDER BY key",
-      ).all(namespace, prefix) as {
+        "SELECT key, value FROM record WHERE namespace = ?1 AND key >= ?2 AND key < ?3 ORDER BY key",
+      ).all(namespace, prefix, `${prefix}\u{10ffff}`) as {
         key: string;
         value: string;
       }[];

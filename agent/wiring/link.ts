@@ -1,9 +1,10 @@
 // The link, with what listens to it: the runner takes its streams, the outbox sends reports, the log says what became
-// of it, and the journal is compacted by the cloud's clock.
+// of it, and the journal is compacted by the time that both clocks allow.
 import { randomInt } from "node:crypto";
 import { hostname } from "node:os";
 import { ConnectorError, type Clock, type LinkStream } from "@sallyport/protocol";
 import type { CommandRunner } from "../commands/runner.ts";
+import { compactionTime } from "../journal/compaction-time.ts";
 import { WsLink, type AgentSession, type LinkEvent } from "../link/index.ts";
 import type { AgentContext } from "./context.ts";
 import type { Membership } from "./membership.ts";
@@ -94,11 +95,15 @@ function takeStream(runner: CommandRunner, stream: LinkStream, session: AgentSes
     );
 }
 
-function goOnline({ log }: AgentContext, session: AgentSession, { journal }: OpenState, { outbox }: Parts): void {
+function goOnline(
+  { log, clock }: AgentContext,
+  session: AgentSession,
+  { journal }: OpenState,
+  { outbox }: Parts,
+): void {
   log.info({ session: session.id, replica: session.replica, pool: session.pool }, "online");
   void outbox.serve(session);
-  // By the cloud's clock, the only one that says when an intent can no longer be offered.
-  const compact = () => void journal.compact(session.cloudNow()).catch(() => undefined);
+  const compact = () => void journal.compact(compactionTime(session.cloudNow(), clock.now())).catch(() => undefined);
   compact();
   const timer = setInterval(compact, COMPACT_MS).unref();
   void session.closed.then(() => clearInterval(timer));
