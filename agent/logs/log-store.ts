@@ -117,18 +117,22 @@ export class LogStore {
     await rm(this.#folder(address), { recursive: true, force: true });
   }
 
-  /** Removes the logs of the longest finished runs until the rest is under the cap. `keep`: runs that are not over. */
-  async collect(keep: ReadonlySet<string>): Promise<{ removed: string[]; bytes: number }> {
+  /**
+   * Removes the logs of the longest finished runs until the rest is under the cap. `unfinished` is asked which runs are
+   * not over, after what there is was listed.
+   */
+  async collect(unfinished: () => Promise<(run: string) => boolean>): Promise<{ removed: string[]; bytes: number }> {
     const runs: { run: string; bytes: number; at: number }[] = [];
     for (const run of await readdir(this.#root).catch(() => [])) {
       const { bytes, at } = await folderSize(join(this.#root, run));
       runs.push({ run, bytes, at });
     }
+    const kept = await unfinished();
     let bytes = runs.reduce((sum, r) => sum + r.bytes, 0);
     const removed: string[] = [];
     for (const r of runs.toSorted((a, b) => a.at - b.at)) {
       if (bytes <= this.#options.capBytes) break;
-      if (keep.has(r.run) || this.#held.has(r.run)) continue;
+      if (kept(r.run) || this.#held.has(r.run)) continue;
       await rm(join(this.#root, r.run), { recursive: true, force: true });
       bytes -= r.bytes;
       removed.push(r.run);

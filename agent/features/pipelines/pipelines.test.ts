@@ -99,6 +99,33 @@ await t.test(
   },
 );
 
+await t.test("a run that begins while old ones are collected keeps its folder", async (t) => {
+  const { agent: start, lines, effects } = scene(t);
+  const agent = await start();
+  const { engine, logs } = agent;
+  const prepared = Promise.withResolvers<void>();
+  const collected = Promise.withResolvers<void>();
+  const begin = engine.start.bind(engine);
+  engine.start = async (spec) => {
+    prepared.resolve();
+    await collected.promise;
+    return begin(spec);
+  };
+  const { command, run } = ids();
+  let running: Promise<unknown> | undefined;
+  const collect = logs.collect.bind(logs);
+  logs.collect = async (unfinished) => {
+    const answer = await collect(unfinished);
+    running ??= agent.run(command, run, pipeline([{ name: "a", program: "sh", args: [`echo a >> ${effects}`] }]));
+    await prepared.promise;
+    return answer;
+  };
+  await agent.pipelines.collect();
+  collected.resolve();
+  t.same(await running, { run, steps: 1 });
+  t.same(lines(), ["a"]);
+});
+
 await t.test("order, and how many at a time", async (t) => {
   const { agent: start, effects, lines } = scene(t);
   const agent = await start({ concurrentSteps: 2 });

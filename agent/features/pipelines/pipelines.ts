@@ -64,11 +64,7 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       await collectOf(name).catch((error: unknown) =>
         deps.log.warn({ err: error, engine: name }, "what an engine keeps of ended steps could not be collected"),
       );
-    const keep = new Set<string>(active.keys());
-    // Those that a restart has not taken up yet.
-    for (const { resource } of await deps.journal.open())
-      if (resource.startsWith("run:")) keep.add(resource.slice("run:".length));
-    const { removed } = await deps.logs.collect(keep);
+    const { removed } = await deps.logs.collect(unfinished);
     for (const run of removed) {
       const head = (await deps.journal.get(RUNS, runKey(run as RunId))) as RunRecord | null | undefined;
       if (head == null || head.state === "running") continue;
@@ -80,7 +76,15 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
         ],
       });
     }
-    await collectWork(join(deps.stateDir, "work"), deps.workBytes, keep);
+    await collectWork(join(deps.stateDir, "work"), deps.workBytes, unfinished);
+  }
+  /**
+   * Which runs are not over, those too that a restart has not taken up yet. To be asked after what there is was listed: a
+   * command is open before its first step begins, so nothing that came later is in the list.
+   */
+  async function unfinished(): Promise<(run: string) => boolean> {
+    const open = new Set((await deps.journal.open()).map(({ resource }) => resource));
+    return (run) => open.has(`run:${run}`) || active.has(run as RunId);
   }
   /** Replicas of deployments are not ours; nor is anything of a command that the journal still has open. */
   async function collectOf(engineName: string): Promise<void> {
@@ -270,14 +274,19 @@ function aborted(signal: AbortSignal): Promise<never> {
 }
 
 /** Work folders of failed attempts: whole runs go, the oldest first. */
-async function collectWork(root: string, capBytes: number, keep: ReadonlySet<string>): Promise<void> {
+async function collectWork(
+  root: string,
+  capBytes: number,
+  unfinished: () => Promise<(run: string) => boolean>,
+): Promise<void> {
   const runs = await Promise.all(
     (await readdir(root).catch(() => [])).map(async (run) => ({ run, ...(await folderSize(join(root, run))) })),
   );
+  const kept = await unfinished();
   let bytes = runs.reduce((sum, r) => sum + r.bytes, 0);
   for (const r of runs.toSorted((a, b) => a.at - b.at)) {
     // A run without any file left is an empty shell.
-    if ((bytes <= capBytes && r.bytes > 0) || keep.has(r.run)) continue;
+    if ((bytes <= capBytes && r.bytes > 0) || kept(r.run)) continue;
     await rm(join(root, r.run), { recursive: true, force: true });
     bytes -= r.bytes;
   }
