@@ -202,6 +202,7 @@ export function makeDurable(deps: DurableDeps): Durable {
   const inFlight = new Map<CommandId, { done: Promise<void>; sinceMs: number; to: ReplicaId | null }>();
   /** `fresh`: committed while the sweep reads the queue, which may have been too early to see them; null = it does not read. */
   const sweeps = new Map<string, Sweep>();
+  const stops = new Map<string, Promise<{ done: boolean; command: CommandRow } | null>>();
   const lastOpenings = new WeakMap<CloudSession, string>();
   /** Pools without a takeover that waits for acceptance, since the last tick. */
   const noneMoved = new Set<string>();
@@ -617,6 +618,24 @@ export function makeDurable(deps: DurableDeps): Durable {
       expiresInMs: CANCEL_LIFETIME_MS,
     });
 
+  async function cancelOnce(scope: Scope, id: RunId): Promise<{ done: boolean; command: CommandRow } | null> {
+    const found = await store.run(scope, id);
+    if (found === null) return null;
+    await inFlight.get(found.command.id)?.done;
+    const command = (await store.command(scope, found.command.id)) ?? found.command;
+    if (isOver(command)) return { done: true, command };
+    // Only what no agent can have journaled may be ended here. Otherwise the agent is told, after it took the run.
+    const known = waiters.get(command.id);
+    const untouched = (known === undefined ? offeredBefore(command) : known.maybeWith) === null;
+    if (command.state === "queued" && untouched && (await store.cancelQueued(scope, command.id, clock.now()))) {
+      waiters.delete(command.id);
+      return { done: true, command: (await store.command(scope, command.id)) ?? command };
+    }
+    const pending = await store.commands(scope, { limit: 1, kind: runCancel.kind, state: "queued", run: id });
+    if (pending.items.length === 0) await submitCancel(scope, command);
+    return { done: false, command };
+  }
+
   const durable: Durable = {
     async submit(scope, submission, key) {
       const parsed = parseInput(submission.spec, submission.input);
@@ -697,22 +716,12 @@ export function makeDurable(deps: DurableDeps): Durable {
       return answered;
     },
 
-    async cancelRun(scope, id) {
-      const found = await store.run(scope, id);
-      if (found === null) return null;
-      await inFlight.get(found.command.id)?.done;
-      const command = (await store.command(scope, found.command.id)) ?? found.command;
-      if (isOver(command)) return { done: true, command };
-      // Only what no agent can have journaled may be ended here. Otherwise the agent is told, after it took the run.
-      const known = waiters.get(command.id);
-      const untouched = (known === undefined ? offeredBefore(command) : known.maybeWith) === null;
-      if (command.state === "queued" && untouched && (await store.cancelQueued(scope, command.id, clock.now()))) {
-        waiters.delete(command.id);
-        return { done: true, command: (await store.command(scope, command.id)) ?? command };
-      }
-      const pending = await store.commands(scope, { limit: 1, kind: runCancel.kind, state: "queued", run: id });
-      if (pending.items.length === 0) await submitCancel(scope, command);
-      return { done: false, command };
+    cancelRun(scope, id) {
+      // Who asks while another's word is being passed on asks for the same: one command to the agent.
+      const key = `${scope.workspace} ${id}`;
+      const asked = stops.get(key) ?? cancelOnce(scope, id).finally(() => stops.delete(key));
+      stops.set(key, asked);
+      return asked;
     },
 
     view: viewed,
