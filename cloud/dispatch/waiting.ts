@@ -1,12 +1,6 @@
 // Why a command waits, and whether what became of it is known: derived when read, from the sessions that live now.
 // Pure but for `agentOffline`, which looks up who was last seen.
-import {
-  ConnectorError,
-  pipelineRun,
-  type AgentStatus,
-  type PoolId,
-  type ReplicaId,
-} from "@sallyport/protocol";
+import { ConnectorError, pipelineRun, type AgentStatus, type PoolId, type ReplicaId } from "@sallyport/protocol";
 import type { CloudSession, Sessions } from "../link/sessions.ts";
 import type { CommandRow, PoolQueue, ReplicaRow, RunHolder, Scope, Store } from "../store/store.ts";
 import { limitReached } from "./limits.ts";

@@ -694,7 +694,10 @@ t.test("bodies that wait hold no more memory than those that arrive", async (t) 
   }
   waiting.push(ask("POST", INFER, { body: large }));
   const replies = await Promise.all(waiting);
-  t.same(replies.map(({ status }) => status).toSorted((a, b) => a - b), [200, 200, 200, 200, 503]);
+  t.same(
+    replies.map(({ status }) => status).toSorted((a, b) => a - b),
+    [200, 200, 200, 200, 503],
+  );
   t.match(errorOf(replies.find(({ status }) => status === 503)!), /large requests/);
   t.equal((await busy).status, 200);
   t.equal((await ask("POST", INFER, { body: large })).status, 200, "what was held is free again");

@@ -583,7 +583,14 @@ policy:
   await t.test("no room: waits, and goes on when there is", { timeout: TIMEOUT }, async (t) => {
     const two = await made(world, "edge", "two", specOf(world));
     const { row } = await untilCondition(world, two, "available", "AT_CAPACITY");
-    proper(t, "no room", row, "AT_CAPACITY", /limits\.replicas is 1/, /Scale this or another deployment down.*by itself/);
+    proper(
+      t,
+      "no room",
+      row,
+      "AT_CAPACITY",
+      /limits\.replicas is 1/,
+      /Scale this or another deployment down.*by itself/,
+    );
     t.match((await detail(world, two)).observed!.replicas, [{ state: "waiting", code: "AT_CAPACITY" }]);
 
     const third = await refused(world, "edge", specOf(world));

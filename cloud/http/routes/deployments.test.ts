@@ -308,7 +308,11 @@ t.test("removed: at once when no agent can have it, else when its agent says so"
   const asked = await w.send("DELETE", made.id, undefined, '"1"');
   t.match([asked.status, asked.json()], [202, { state: "removing", removedAt: null }]);
   const late = await w.send("POST", `${made.id}/scale`, { replicas: 3 }, "*");
-  t.match([late.status, late.json()], [409, { code: "CONFLICT", detail: /is being removed/ }], "a change does not bring it back");
+  t.match(
+    [late.status, late.json()],
+    [409, { code: "CONFLICT", detail: /is being removed/ }],
+    "a change does not bring it back",
+  );
   await waitFor("the removal is taken", () => w.taken.length === 2);
   await w.ended(w.agent, asked.json<Deployment>().command);
   t.match(await w.get(made.id), { removedAt: Number, stateReason: /^Removed/ });

@@ -526,9 +526,7 @@ export async function releaseSessions(tx: Tx, process: string, now: number, work
     .where("disconnected_at", "is", null)
     .where("process", "!=", process);
   if (workspace !== undefined) held = held.where("workspace_id", "=", workspace);
-  const released = await held
-    .returning(["workspace_id", "replica_id", "pool_id"])
-    .execute();
+  const released = await held.returning(["workspace_id", "replica_id", "pool_id"]).execute();
   for (const row of released) {
     tx.touch(row.workspace_id, "agent", row.replica_id);
     tx.touch(row.workspace_id, "pool", row.pool_id);

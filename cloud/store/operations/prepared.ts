@@ -23,9 +23,7 @@ export interface Prepared<P extends object, R> {
  * `build` is called once a dialect. Whatever it reads of `later` stands for the value of that name: it may be put where a
  * query takes a value, not where its text would depend on it (null tests, lists, `limit` by case).
  */
-export function prepared<P extends object, R>(
-  build: (db: Kysely<Tables>, later: P) => Compilable<R>,
-): Prepared<P, R> {
+export function prepared<P extends object, R>(build: (db: Kysely<Tables>, later: P) => Compilable<R>): Prepared<P, R> {
   /** By the dialect's adapter: the texts differ, whatever connection they go over. */
   const made = new Map<unknown, CompiledQuery<R>>();
   const later = new Proxy({} as P, { get: (_target, name) => new Later(String(name)) });

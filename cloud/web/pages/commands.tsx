@@ -359,7 +359,6 @@ function Detail({ id, onClose }: { id: string; onClose: () => void }) {
               <ol style={{ listStyle: "none", margin: 0, padding: "8px 14px" }}>
                 {command.history.map((event, n) => (
                   <li
-                    // oxlint-disable-next-line react/no-array-index-key -- a list that only grows at its end
                     key={n}
                     className={event.applied ? undefined : "faint"}
                     style={{ display: "flex", gap: 12, padding: "2px 0" }}
