@@ -32,6 +32,8 @@ export interface ChaosResult {
   messages: Record<string, number>;
   drainedMs: number;
   violations: string[];
+  /** What the programs printed. */
+  said: { agent: string; cloud: string };
 }
 
 const CUT_EVERY_MS = [1000, 4000] as const;
@@ -125,8 +127,12 @@ export async function chaosRun(t: Teardown, plan: ChaosPlan): Promise<ChaosResul
       continue;
     }
     const { state } = run;
-    if (!TERMINAL.has(state)) violations.push(`stuck: run ${name} (${run.id}) is ${state} ${run.waiting?.code ?? ""}`);
-    else if (state !== "succeeded" && !(state === "cancelled" && cancelled.has(name)))
+    if (!TERMINAL.has(state)) {
+      const { attempts } = await world.run(run.id);
+      const steps = attempts.map((one) => `${one.step} ${one.attempt} ${one.state}`).join(", ");
+      violations.push(`stuck: run ${name} (${run.id}) is ${state} ${run.waiting?.code ?? ""}: ${steps}`);
+    }
+    if (TERMINAL.has(state) && state !== "succeeded" && !(state === "cancelled" && cancelled.has(name)))
       violations.push(`lost: run ${name} (${run.id}) ended ${state}: ${run.error?.code} ${run.error?.message}`);
     for (const key of wanted) {
       const counts = [server.get(key) ?? 0, ...(world.engine.sharesFiles ? [file.get(key) ?? 0] : [])];
@@ -162,5 +168,6 @@ export async function chaosRun(t: Teardown, plan: ChaosPlan): Promise<ChaosResul
     messages,
     drainedMs,
     violations,
+    said: { agent: world.agent.program.output.toString(), cloud: world.cloud.program.output.toString() },
   };
 }

@@ -17,6 +17,8 @@ const { values: given } = parseArgs({
     width: { type: "string", default: "6" },
     /** Seconds for everything to end when it is calm again. */
     within: { type: "string", default: "60" },
+    /** What the programs said, when something did not hold. */
+    verbose: { type: "boolean", default: false },
   },
 });
 if (!ENGINES.includes(given.engine as EngineName)) {
@@ -44,5 +46,7 @@ await onStage(async (t) => {
   console.log(`all ended ${(result.drainedMs / 1000).toFixed(1)} s after it was calm`);
   for (const violation of result.violations) console.log(`FAIL ${violation}`);
   console.log(`${result.violations.length} violations (lost, double, stuck or out of order), seed ${given.seed}`);
+  if (given.verbose && result.violations.length > 0)
+    for (const [name, text] of Object.entries(result.said)) console.log(`--- ${name}\n${text}`);
   process.exitCode = result.violations.length > 0 ? 1 : 0;
 });
