@@ -9,6 +9,7 @@ import { checkPipeline } from "./check.ts";
 import { DEFAULT_GRACE_MS, knownBy, type PipelinesDeps } from "./deps.ts";
 import { Fences } from "./fences.ts";
 import { PipelineRun } from "./pipeline-run.ts";
+import { collectRecords } from "./records.ts";
 import {
   CANCELS,
   isOver,
@@ -47,6 +48,8 @@ export interface Pipelines {
 /** A run that the journal holds as running is taken up within this after a start. */
 const TAKEN_UP_MS = 10_000;
 const LOOK_MS = 50;
+/** Records of all runs are read for it. */
+const RECORDS_EVERY_MS = 3600_000;
 
 export const pipelineKinds = (deps: PipelinesDeps): AnyCommandKind[] => createPipelines(deps).kinds;
 
@@ -57,6 +60,8 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
   const active = new Map<RunId, PipelineRun>();
   const fences = new Fences(deps, (command) => [...active.values()].some((one) => one.command === command));
   let collecting: Promise<void> | null = null;
+  /** When records were last looked through, monotonic. */
+  let recordsAtMs: number | null = null;
 
   async function collect(): Promise<void> {
     await fences.collect();
@@ -77,6 +82,9 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       });
     }
     await collectWork(join(deps.stateDir, "work"), deps.workBytes, unfinished);
+    if (recordsAtMs !== null && deps.clock.monotonic() - recordsAtMs < RECORDS_EVERY_MS) return;
+    recordsAtMs = deps.clock.monotonic();
+    await collectRecords(deps, unfinished);
   }
   /**
    * Which runs are not over, those too that a restart has not taken up yet. To be asked after what there is was listed: a
