@@ -201,6 +201,6 @@ for (const byMs of [DAY, -DAY])
       const ranMs = performance.now() - began;
       t.equal(ended.state, "failed");
       t.equal(ended.error?.code, "STEP_TIMED_OUT", ended.error?.message ?? "");
-      t.ok(ranMs >= 19_500 && ranMs < 45_000, `stopped after ${Math.round(ranMs)} ms`);
+      t.ok(ranMs >= 12_000 && ranMs < 60_000, `stopped after ${Math.round(ranMs)} ms`);
     },
   );
