@@ -311,10 +311,10 @@ export class JournalFile {
 
   /** One transaction around `work`; rolls back when it throws. Returns after the fsync. */
   transaction<T>(work: () => T): T {
-    this.#db.exec("BEGIN IMMEDIATE");
+    this.#one("BEGIN IMMEDIATE").run();
     try {
       const result = work();
-      this.#db.exec("COMMIT");
+      this.#one("COMMIT").run();
       return result;
     } catch (error) {
       // A full disk makes SQLite roll back by itself.
@@ -325,10 +325,10 @@ export class JournalFile {
 
   /** Within a transaction: undoes only its own work when it throws. */
   savepoint<T>(work: () => T): T {
-    this.#db.exec("SAVEPOINT operation");
+    this.#one("SAVEPOINT operation").run();
     try {
       const result = work();
-      this.#db.exec("RELEASE operation");
+      this.#one("RELEASE operation").run();
       return result;
     } catch (error) {
       if (this.#db.isTransaction) this.#db.exec("ROLLBACK TO operation; RELEASE operation");

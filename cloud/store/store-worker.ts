@@ -152,7 +152,11 @@ function start(database: DatabaseSync): void {
     return { id: call.id, error: error.toBody(), trace: traceOf(error) };
   };
 
-  const write = async (calls: Call[]): Promise<void> => {
+  /**
+   * Savepoints cost a copy of each page that an operation changes, and hardly any operation fails. So the first try goes
+   * without: when one fails, all is rolled back and done again, each `apart` in its savepoint.
+   */
+  const write = async (calls: Call[], apart = false): Promise<void> => {
     const answers: Answer[] = [];
     const changed: { workspace: string; changes: ChangeRow[] }[] = [];
     /** By workspace, of those operations that succeeded; one change of a thing however many touched it. */
@@ -166,19 +170,23 @@ function start(database: DatabaseSync): void {
           execute,
           touch: (workspace, entity, id) => addTouched(own, workspace, `${entity} ${id}`, { entity, id }),
         };
-        savepoint();
+        if (apart) savepoint();
         try {
           const value = await (WRITES as Record<string, unknown> as Record<string, Operation>)[call.operation]!(
             tx,
             ...call.args,
           );
-          release();
+          if (apart) release();
           answers.push({ id: call.id, value });
           for (const [workspace, things] of own)
             for (const [key, thing] of things) addTouched(touched, workspace, key, thing);
         } catch (error) {
           // A full disk may have rolled the whole transaction back by itself: then nothing of the batch holds.
           if (!database.isTransaction) throw error;
+          if (!apart) {
+            database.exec("rollback");
+            return await write(calls, true);
+          }
           database.exec("rollback to operation");
           release();
           answers.push(failedAnswer(call, error));

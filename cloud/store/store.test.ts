@@ -437,6 +437,34 @@ t.test(
   },
 );
 
+t.test("what is asked for at once is written together, and what fails fails alone", async (t) => {
+  const { store, scope, pool } = await opened(t);
+  const key = { method: "POST", route: "/v1/runs", requestDigest: "d", answer: { status: 201, body: {} } };
+  await store.createCommand(scope, wish(pool), { ...key, key: "used" });
+  const inputs = Array.from({ length: 30 }, () => wish(pool));
+  const done = await Promise.allSettled(
+    inputs.map((input, n) =>
+      n % 10 === 5
+        ? store.createCommand(scope, input, { ...key, key: "used", requestDigest: "other" })
+        : store.createCommand(scope, input, { ...key, key: `k${n}` }),
+    ),
+  );
+  const failed = done.flatMap((one, n) => (one.status === "rejected" ? [n] : []));
+  t.same(failed, [5, 15, 25]);
+  const stored = await Promise.all(inputs.map((input) => store.command(scope, input.id)));
+  t.same(
+    stored.flatMap((row, n) => (row === null ? [n] : [])),
+    failed,
+  );
+  const { items } = await store.changesAfter(scope.workspace, 0, 1000);
+  for (const [n, input] of inputs.entries())
+    t.equal(
+      items.some((change) => change.id === input.id),
+      !failed.includes(n),
+      `change of ${n}`,
+    );
+});
+
 t.test("lists: pages meet without overlap or hole, oldest offer of a resource first", async (t) => {
   const { store, scope, pool } = await opened(t);
   const made: string[] = [];
@@ -852,8 +880,11 @@ t.test("credentials: a sign-in link works once, tokens and sessions end", async 
   t.ok(await store.useToken("th", 70_000));
   t.equal((await store.tokens(scope))[0]?.lastUsedAt, 70_000);
   t.equal(await store.useToken("th", 10 ** 6), null);
+  t.ok(await store.useToken("th", 80_000), "and is kept for a moment");
+  const beside = store.useToken("th", 80_500);
   await store.revokeToken(scope, "tok_x", 80_000);
-  t.equal(await store.useToken("th", 80_001), null);
+  await beside;
+  t.equal(await store.useToken("th", 80_001), null, "revoked: nothing that was kept lets it in again");
   await store.setPassword(scope, user.id, "p");
   t.equal(await store.useWebSession("w", 50, 100), null, "a new password ends sessions");
 });
