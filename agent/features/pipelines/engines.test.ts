@@ -174,6 +174,35 @@ await t.test("an image that comes late, that does not come, that is refused", as
   await t.rejects(going, { code: "CANCELLED" }, "a pull is not waited for by who gave up");
 });
 
+await t.test("on an engine that others ask too, an attempt that never began there uses up no name", async (t) => {
+  const { agent: start, boxed } = scene(t);
+  const docker = boxed();
+  const shared = { id: () => "one", ofCommand: async () => docker.specs.map(({ name }) => name) };
+  const begin = docker.start.bind(docker);
+  let fails = 1;
+  Object.assign(docker, {
+    shared,
+    start: async (spec: Parameters<typeof begin>[0]) => {
+      if (fails-- > 0) throw new ConnectorError("ENGINE_FAILED", "Not now.");
+      return begin(spec);
+    },
+  });
+  const agent = await start({ moreEngines: [docker] });
+  const { command, run } = ids();
+  const script = 'if [ "$SALLYPORT_ATTEMPT" = 2 ]; then exit 1; fi; echo done';
+  t.same(await agent.run(command, run, onDocker([{ name: "a", ...sh(script), retries: 2 }])), { run, steps: 1 });
+  t.same(
+    docker.specs.map(({ name }) => name),
+    [workName(command, "a", 1), workName(command, "a", 2)],
+    "whoever counts, from wherever: the first that began is the first",
+  );
+  t.same(
+    statesOf(await stepReports(agent), "a").filter((state) => !state.endsWith("running") && !state.endsWith("pending")),
+    ["1 failed", "2 failed", "3 succeeded"],
+  );
+  t.same(textOf(await logOf(agent, { run, step: "a", attempt: 3 })), ["done"]);
+});
+
 await t.test("an engine that is away before, during and after: waited for, said so, gone on", async (t) => {
   const { agent: start, boxed, effects, lines } = scene(t);
   const docker = boxed();
@@ -260,7 +289,9 @@ await t.test(
 
     const lost = await leaveIn("ended");
     const docker = boxed();
-    await docker.forget(workName(lost.command, "a", 1));
+    const name = workName(lost.command, "a", 1);
+    await until("the engine knows that it ended", async () => (await docker.status(name)).state === "exited");
+    await docker.forget(name);
     const third = await start({ moreEngines: [docker] });
     await t.rejects(third.run(lost.command, lost.run, steps), { code: "STEP_FAILED", message: /nobody could see how/ });
     t.same(lines(), ["a", "end", "a", "end"], "its effect happened once");
