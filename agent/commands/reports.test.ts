@@ -12,6 +12,7 @@ import {
 } from "@sallyport/protocol";
 import { pino } from "pino";
 import t from "tap";
+import { ManualClock } from "../../test/support/clock.ts";
 import { openJournal } from "../journal/sqlite-journal.ts";
 import { createRedactor } from "../redaction/index.ts";
 import { ReportOutbox } from "./reports.ts";
@@ -151,6 +152,39 @@ t.test("an acknowledgement of what was never sent drops nothing", async (t) => {
   const serving = outbox.serve(link.session);
   t.match(await reset.promise, { code: "PROTOCOL_ERROR" });
   t.equal((await journal.reportsAfter(0, 10)).length, 1);
+  await link.close();
+  await serving;
+  await journal.close();
+});
+
+t.test("a report of which nothing is heard is sent again", async (t) => {
+  const time = new ManualClock();
+  const journal = await openJournal({ file: join(t.testdir(), "journal.db"), clock });
+  const outbox = new ReportOutbox({ journal, redactor: createRedactor(), clock: time, log });
+  await journal.report(newCommandId(), [{ type: "command.running" }]);
+  const came: number[] = [];
+  let streams = 0;
+  const take = async (stream: LinkStream): Promise<void> => {
+    const loses = ++streams === 1;
+    stream.respond({ type: "reports" });
+    for await (const line of readNdjson(stream.bytes)) {
+      const { sequence } = reportSchema.parse(line);
+      came.push(sequence);
+      if (!loses) await stream.write(ndjsonLine({ committedThrough: sequence }));
+    }
+  };
+  const link = await testLink({ onCloudStream: (stream) => void take(stream).catch(() => undefined) });
+  const serving = outbox.serve(link.session);
+  while (came.length < 2) {
+    await wait(clock, 5);
+    if (came.length === 1) await time.advance(1000);
+  }
+  t.same(came, [1, 1]);
+  const beginning = new ManualClock().now();
+  t.ok(time.now() - beginning >= 15_000 && time.now() - beginning < 30_000, `after ${time.now() - beginning} ms`);
+  t.equal(await outbox.flush(5000), true);
+  await time.advance(60_000);
+  t.same(came, [1, 1], "what was acknowledged is not sent again");
   await link.close();
   await serving;
   await journal.close();

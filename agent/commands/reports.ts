@@ -39,6 +39,8 @@ const WINDOW = 512;
 const CHUNK_BYTES = 64 * 1024;
 const RETRY_FIRST_MS = 250;
 const RETRY_MOST_MS = 15_000;
+/** Reports that were sent are not heard of for so long: they are sent again, on a new stream. */
+const SILENCE_MS = 15_000;
 
 /** Crash points for tests, and events for whoever observes. */
 const boundary = {
@@ -120,9 +122,29 @@ export class ReportOutbox {
     };
     const reading = this.#read(stream, sent).catch(failed);
     const writing = this.#write(stream, sent, signal).catch(failed);
+    const silence = this.#onSilence(sent, () =>
+      failed(new ConnectorError("TIMED_OUT", `Reports up to ${sent.through} were not acknowledged in time.`)),
+    );
     await Promise.all([reading, writing]);
+    silence.cancel();
     if (stop.signal.aborted) throw stop.signal.reason;
     if (stream.signal.aborted) throw stream.signal.reason;
+  }
+
+  /** Calls `silent`, once, when something is under way and no acknowledgement has come for too long. */
+  #onSilence(sent: { through: number }, silent: () => void): { cancel(): void } {
+    const { clock } = this.#options;
+    let before = this.#acknowledged;
+    let heardMs = clock.monotonic();
+    const look = (): void => {
+      const now = clock.monotonic();
+      if (sent.through <= this.#acknowledged || this.#acknowledged > before) heardMs = now;
+      before = this.#acknowledged;
+      if (now - heardMs >= SILENCE_MS) return silent();
+      timer = clock.after(SILENCE_MS / 5, look);
+    };
+    let timer = clock.after(SILENCE_MS / 5, look);
+    return { cancel: () => timer.cancel() };
   }
 
   async #read(stream: LinkStream, sent: { through: number }): Promise<never> {
