@@ -32,7 +32,8 @@ import {
   type Wish,
 } from "../../test/support/command-model.ts";
 import { explain, type Call } from "../../test/support/history.ts";
-import { onPostgres } from "../../test/support/postgres.ts";
+import { onPostgres, postgres } from "../../test/support/postgres.ts";
+import { waitFor } from "../../test/support/launcher.ts";
 import { storePlace } from "../../test/support/store.ts";
 import { openStore, TERMINAL_STATES, type ChangeRow, type HistoryRow, type Scope, type Store } from "./index.ts";
 
@@ -86,6 +87,8 @@ const step = fc.record({
   ),
   /** Closed under the calls that are under way, and opened again. */
   restart: fc.oneof({ weight: 249, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.constant(true) }),
+  /** On PostgreSQL: its connections are cut under the calls that are under way. */
+  cut: fc.oneof({ weight: 59, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.constant(onPostgres) }),
 });
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 /** In runs it is spread over long and short ones alike, about forty calls in the middle. */
@@ -101,8 +104,10 @@ class Bench {
   /** PostgreSQL is shared by two, which know nothing of each other; SQLite has one. */
   stores: Store[] = [];
   #heard: Heard | null = null;
-  constructor(openOne: () => Promise<Store>) {
+  readonly #database: string | null;
+  constructor(openOne: () => Promise<Store>, database: string | null) {
     this.#openOne = openOne;
+    this.#database = database;
   }
   async open(): Promise<void> {
     this.stores = await Promise.all(Array.from({ length: onPostgres ? 2 : 1 }, () => this.#openOne()));
@@ -111,6 +116,21 @@ class Bench {
   }
   async close(): Promise<void> {
     await Promise.all(this.stores.map((store) => store.close()));
+  }
+  /** All connections of the stores, from the side of the server. */
+  async cut(): Promise<void> {
+    const statement =
+      "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    await (await postgres()).sql(this.#database!, statement);
+  }
+  /** Resolves when every store answers again. */
+  async back(scope: Scope): Promise<void> {
+    const answers = (store: Store) =>
+      store.ensurePool(scope, "lab", START).then(
+        () => true,
+        () => false,
+      );
+    for (const store of this.stores) await waitFor("an answer", () => answers(store), { timeoutMs: 60_000 });
   }
   listen(heard: Heard): void {
     this.#heard = heard;
@@ -203,6 +223,16 @@ class World {
     this.now += one.passMs;
     const ops = one.together.map((each) => this.#meant(each));
     const done = ops.map((op, n) => this.#call(op, one.together[n]!.c));
+    if (one.cut) {
+      let cutting = true;
+      const cut = this.#bench.cut().finally(() => (cutting = false));
+      // It comes when it comes: meanwhile they call again.
+      for (let n = 0; n < 8 && cutting; n++)
+        await Promise.all(one.together.map((each) => this.#call(this.#meant(each), each.c + n)));
+      await cut;
+      await Promise.all(done);
+      await this.#bench.back(this.scope);
+    }
     if (one.restart) {
       const closed = this.#bench.close();
       await Promise.all(done);
@@ -225,8 +255,11 @@ class World {
       if (!(error instanceof ConnectorError)) throw error;
       // Refused at the door: it was not begun.
       if (error.code === "GOING_AWAY") return;
-      event.returned = ++this.#tick;
-      event.answer = { code: error.code };
+      // Done or not: nobody can tell.
+      if (error.code !== "DATABASE_UNAVAILABLE") {
+        event.returned = ++this.#tick;
+        event.answer = { code: error.code };
+      }
     }
     this.events.push(event);
   }
@@ -583,6 +616,7 @@ class World {
       together: [...this.wishes.keys()].map((_, n) => ({ what: "read", a: n, b: 0, c: n })),
       passMs: 0,
       restart: false,
+      cut: false,
     });
     const verdict = explain(this.events, commandModel);
     if (!verdict.ok) throw new Error(told(verdict.explained, verdict.stuck));
@@ -599,15 +633,19 @@ class World {
     const numbers = stored.map((change) => change.n);
     must(rises(numbers), "changes rise");
     for (const heard of this.told) must(rises(heard), "listeners are told of changes in order");
+    // A commit of which nobody can tell whether it was done is told by nobody.
+    const certain = this.events.every((one) => one.returned !== Infinity);
     must(
-      this.changes
-        .map((one) => one.n)
-        .toSorted((a, b) => a - b)
-        .join() === numbers.join(),
+      !certain ||
+        this.changes
+          .map((one) => one.n)
+          .toSorted((a, b) => a - b)
+          .join() === numbers.join(),
       "each change is told once, to those who asked the store that made it",
     );
     // Whoever has an answer finds that listeners were told. Of calls at the same time one may have done it for the other.
     for (const { id, by } of moved) {
+      if (by.returned === Infinity) continue;
       const beside = this.events.filter((one) => one.called < by.returned && by.called < one.returned);
       const until = Math.max(...beside.map((one) => one.returned));
       must(
@@ -615,9 +653,10 @@ class World {
         `${id}: a change tells that it moved at ${by.called}-${by.returned}`,
       );
     }
-    const created = this.events.filter((one) => one.op.name === "create" && "id" in (one.answer as object));
+    const answered = this.events.filter((one) => one.returned !== Infinity);
+    const created = answered.filter((one) => one.op.name === "create" && "id" in (one.answer as object));
     const offered = new Map<string, { sequence: number; called: number; returned: number }[]>();
-    for (const { op, answer, called, returned } of this.events)
+    for (const { op, answer, called, returned } of answered)
       if (op.name === "dispatch" && answer !== null) {
         const of = offered.get(op.replica) ?? [];
         of.push({ sequence: (answer as { sequence: number }).sequence, called, returned });
@@ -682,6 +721,7 @@ class World {
   #committed(must: (holds: boolean, what: string) => void): void {
     const sent = this.events.filter((one) => one.op.name === "reports");
     for (const one of sent) {
+      if (one.returned === Infinity) continue;
       const { replica, journal } = one.op as Op & { name: "reports" };
       const { through } = one.answer as { through: number };
       const there = new Set<number>();
@@ -771,7 +811,7 @@ async function opened(test: Parameters<typeof storePlace>[0]): Promise<Bench> {
   // In memory where that can be had: what a disk does is not the question here.
   const dir = existsSync(MEMORY) ? mkdtempSync(join(MEMORY, "sallyport-model-")) : place.dir;
   test.teardown(() => rmSync(dir, { recursive: true, force: true }));
-  const bench = new Bench(() => openStore({ dir, database: place.database }));
+  const bench = new Bench(() => openStore({ dir, database: place.database }), place.database);
   await bench.open();
   test.teardown(() => bench.close());
   return bench;
@@ -782,6 +822,7 @@ t.test("each history of the store is one of the machine's", async (t) => {
   let calls = 0;
   let tried = 0;
   let concurrent = 0;
+  let unknown = 0;
   const counts = new Map<string, number>();
   const started = performance.now();
   const verdict = await fc.check(
@@ -789,6 +830,7 @@ t.test("each history of the store is one of the machine's", async (t) => {
       const world = await playOut(bench, steps);
       await world.judge();
       calls += world.events.length;
+      unknown += world.events.filter((one) => one.returned === Infinity).length;
       tried++;
       const ordered = world.events.toSorted((a, b) => a.called - b.called);
       for (const [n, { op, answer, returned }] of ordered.entries()) {
@@ -807,7 +849,7 @@ t.test("each history of the store is one of the machine's", async (t) => {
   }
   const seconds = (performance.now() - started) / 1000;
   t.comment(
-    `${tried} runs, ${calls} calls (${concurrent} overlapping) in ${seconds.toFixed(1)} s, seed ${seed}, ${onPostgres ? "PostgreSQL" : "SQLite"}`,
+    `${tried} runs, ${calls} calls (${concurrent} overlapping, ${unknown} unanswered) in ${seconds.toFixed(1)} s, seed ${seed}, ${onPostgres ? "PostgreSQL" : "SQLite"}`,
   );
   t.comment(
     [...counts]
@@ -991,7 +1033,7 @@ t.test("the judge: any answer that is altered is noticed", async (t) => {
   let altered = 0;
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 15 }), pick, async (steps, at) => {
-      const alone = steps.map((one) => ({ ...one, together: one.together.slice(0, 1), restart: false }));
+      const alone = steps.map((one) => ({ ...one, together: one.together.slice(0, 1), restart: false, cut: false }));
       const { events } = await playOut(bench, alone);
       // What may be offered under limits has more than one right answer.
       const fit = events.filter((one) => one.op.name !== "offerable");
