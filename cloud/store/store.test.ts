@@ -235,6 +235,30 @@ t.test("what a write resolved, a read sees", async (t) => {
   }
 });
 
+t.test(
+  "closed while it writes: each write is settled, and closing comes to its end in a program that waits for nothing else",
+  async (t) => {
+    const { store, place, scope } = await opened(t);
+    await store.close();
+    const program = join(place.dir, "closer.ts");
+    writeFileSync(
+      program,
+      `import { openStore } from ${JSON.stringify(fileURLToPath(new URL("./index.ts", import.meta.url)))};
+     const store = await openStore(${JSON.stringify({ dir: place.dir, database: place.database })});
+     const writes = Array.from({ length: 20 }, (_, n) => store.ensurePool(${JSON.stringify(scope)}, "p" + n, 1));
+     await store.close();
+     const settled = await Promise.allSettled(writes);
+     console.log("closed after " + settled.filter((one) => one.status === "fulfilled").length);`,
+    );
+    const child = spawn(process.execPath, [program], { stdio: ["ignore", "pipe", "inherit"] });
+    let out = "";
+    child.stdout.setEncoding("utf8").on("data", (text: string) => (out += text));
+    const code = await new Promise((resolve) => child.on("close", resolve));
+    t.equal(out, "closed after 20\n");
+    t.equal(code, 0);
+  },
+);
+
 t.test("acknowledged is durable: kill -9 in the middle of writing", async (t) => {
   const { store, place, scope, pool } = await opened(t);
   await store.close();
