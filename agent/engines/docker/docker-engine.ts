@@ -399,7 +399,9 @@ export class DockerEngine implements Engine {
     for (;;) {
       if ((await this.#find(name)) !== null) return true;
       const there = await this.#client.find<ContainerInfo>(`/containers/${containerName(name)}/json`);
-      if (there !== null || this.#clock.monotonic() >= until) return false;
+      // It may have come into sight between the two looks.
+      if (there !== null) return (await this.#find(name)) !== null;
+      if (this.#clock.monotonic() >= until) return false;
       await wait(this.#clock, RETRY_MS, this.#client.closed);
     }
   }
