@@ -103,6 +103,8 @@ export class CommandRunner {
   readonly #stop = new AbortController();
   /** Let go of, and not taken up again since. */
   readonly #released = new Set<CommandId>();
+  /** While it is put into the queue: one that begins in that very moment need not be read from the journal again. */
+  #justJournaled: JournaledCommand | null = null;
   #interactive = 0;
 
   constructor(options: RunnerOptions) {
@@ -333,23 +335,28 @@ export class CommandRunner {
     const { intent, dispatch } = offer;
     await this.#options.audit.commit({ event: "command.accepted", ...entry });
     boundary.audited.publish({ command: intent.command });
-    const { known } = await this.#options.journal.accept(
-      {
-        id: intent.command,
-        kind: intent.kind,
-        resource: intent.resource,
-        intent: offer.intentText,
-        body: offer.body,
-        acceptedAt: this.#options.clock.now(),
-        expires: intent.expires,
-      },
-      { incarnation: dispatch.incarnation, sequence: dispatch.sequence },
-    );
+    const command = {
+      id: intent.command,
+      kind: intent.kind,
+      resource: intent.resource,
+      intent: offer.intentText,
+      body: offer.body,
+      acceptedAt: this.#options.clock.now(),
+      expires: intent.expires,
+    };
+    const { known } = await this.#options.journal.accept(command, {
+      incarnation: dispatch.incarnation,
+      sequence: dispatch.sequence,
+    });
     boundary.journaled.publish({ command: intent.command });
     // One that was let go of may not have been left yet.
     if (!known && this.#released.has(intent.command)) await this.#left(intent.command);
     // Whatever becomes of the stream, from here on the command is ours.
-    if (!known) this.#enqueue(intent.command, intent.kind, intent.resource, false);
+    if (!known) {
+      this.#justJournaled = { ...command, state: "accepted" };
+      this.#enqueue(intent.command, intent.kind, intent.resource, false);
+      this.#justJournaled = null;
+    }
     if (!stream.signal.aborted && session.incarnation === dispatch.incarnation)
       stream.respond({ type: "accepted", known }, { end: true });
     boundary.accepted.publish({ command: intent.command });
@@ -510,7 +517,10 @@ export class CommandRunner {
     const { id } = queued;
     const log = this.#options.log.child({ command: id, kind: queued.kind });
     try {
-      const held = await this.#insist(() => this.#options.journal.command(id), log);
+      const held =
+        this.#justJournaled?.id === id
+          ? this.#justJournaled
+          : await this.#insist(() => this.#options.journal.command(id), log);
       if (held === null || (held.state !== "accepted" && held.state !== "running")) return;
       const end = await this.#durableEnd(held, log);
       if (end === null)

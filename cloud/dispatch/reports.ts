@@ -48,7 +48,8 @@ export function serveReports(deps: ReportsDeps): void {
           { err: caught, agent: session.replica },
           "committing reports failed; the agent sends them again",
         );
-      else if (!stream.signal.aborted)
+      // Not when the agent or its link ended it: that is said elsewhere.
+      else if (!stream.signal.aborted || stream.signal.reason === error)
         deps.log.warn(
           { code: error.code, agent: session.replica },
           `the reports' stream was refused: ${error.message}`,
