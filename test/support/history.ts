@@ -24,6 +24,13 @@ export type Explained<State, Op, Answer> =
   /** `explained`: the longest order that was found; `stuck`: calls of which none can come next. */
   | { ok: false; explained: Call<Op, Answer>[]; stuck: Call<Op, Answer>[]; tried: number };
 
+/** Too many calls that were never answered: each may have been done, at any time since, or not. */
+export class Undecided extends Error {
+  constructor(calls: number, steps: number) {
+    super(`The history of ${calls} calls could not be judged in ${steps} steps.`);
+  }
+}
+
 /** Throws when it had to try more than `most` steps: then nothing is known. */
 export function explain<State, Op, Answer>(
   history: readonly Call<Op, Answer>[],
@@ -58,7 +65,7 @@ export function explain<State, Op, Answer>(
     const key = `${start}/${done.slice(start).join("")}/${model.key(state)}`;
     if (dead.has(key)) return null;
     for (const at of next) {
-      if (++tried > most) throw new Error(`The history of ${calls.length} calls could not be judged in ${most} steps.`);
+      if (++tried > most) throw new Undecided(calls.length, most);
       const after = model.step(state, calls[at]!.op, calls[at]!.answer);
       if (after === null) continue;
       done[at] = 1;
