@@ -5,8 +5,11 @@ import type { ReplicaTarget } from "./router.ts";
 
 // Loaded with the first replica, at once and not later: 27 MiB that an agent which serves nothing does without.
 const require = createRequire(import.meta.url);
-const newPool = (origin: string, options: Pool.Options): Pool =>
-  new (require("undici") as typeof import("undici")).Pool(origin, options);
+const newPool = (origin: string, options: Pool.Options): Pool => {
+  // In two steps: the compiler takes the brackets of `new (require(...) as ...).Pool()` away.
+  const undici = require("undici") as typeof import("undici");
+  return new undici.Pool(origin, options);
+};
 
 export interface UpstreamLimits {
   /** Requests at a time, and so connections, to one replica. */
