@@ -186,6 +186,21 @@ export class Exchange implements Waiter {
     this.#sends += 1;
   }
 
+  /**
+   * The replica is there and says that it does not serve yet: one that was ended and began anew under the same address,
+   * before its route was told. It has done nothing of the request, so that counts like a connection that was not made.
+   * False: it has to be answered with that.
+   */
+  turnedAway(attempt: Attempt): boolean {
+    if (this.#over || this.#request.body instanceof StreamedBody) return false;
+    this.#attempt = null;
+    this.#sends -= 1;
+    this.avoid = attempt.upstream;
+    this.#balancer.refused(attempt.upstream);
+    this.#place();
+    return true;
+  }
+
   answering(upstream: Upstream, status: number, raw: readonly (Buffer | string)[]): void {
     this.#begun = true;
     this.#moved();
@@ -267,6 +282,13 @@ const unready = (name: string, why: string): ConnectorError =>
     fix: "Try again in a moment; when it lasts, look at the deployment's conditions.",
   });
 
+/** As `packaging/serving` says it. */
+function saysNotReady(raw: readonly (Buffer | string)[]): boolean {
+  for (let i = 0; i < raw.length; i += 2)
+    if (String(raw[i]).toLowerCase() === "sallyport-serving") return String(raw[i + 1]) === "not-ready";
+  return false;
+}
+
 /** One sending of it to one replica. */
 class Attempt implements Dispatcher.DispatchHandler {
   readonly upstream: Upstream;
@@ -299,7 +321,10 @@ class Attempt implements Dispatcher.DispatchHandler {
   }
   onResponseStart(controller: Dispatcher.DispatchController, status: number): void {
     if (status < 200 || !this.#exchange.isCurrent(this)) return;
-    this.#exchange.answering(this.upstream, status, (controller.rawHeaders ?? []) as (Buffer | string)[]);
+    const headers = (controller.rawHeaders ?? []) as (Buffer | string)[];
+    if (status === 503 && saysNotReady(headers) && this.#exchange.turnedAway(this))
+      return controller.abort(new Error("turned away"));
+    this.#exchange.answering(this.upstream, status, headers);
   }
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     if (this.#exchange.isCurrent(this) && !this.#exchange.piece(chunk)) controller.pause();

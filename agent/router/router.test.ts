@@ -276,6 +276,27 @@ t.test("replicas come and go under load, and one that left ends what it has", as
   await world.router.drained(ID, "never-there", 60_000);
 });
 
+t.test("a replica that does not serve yet, under an address of one that did, costs no request", async (t) => {
+  const world = new World(t);
+  await world.router.start();
+  let ready = false;
+  let turned = 0;
+  const beginning = await world.replica("r1.0", (request, response) => {
+    request.resume();
+    if (!ready) turned += 1;
+    response.writeHead(ready ? 200 : 503, ready ? {} : { "sallyport-serving": "not-ready" });
+    response.end(ready ? "served" : '{"error":"The model is not loaded yet."}');
+  });
+  const body = [Buffer.alloc(500, "a")];
+  world.route([beginning, await world.replica("r1.1")]);
+  for (let i = 0; i < 6; i++) t.equal(echoed(await ask(world.base, { body })).replica, "r1.1");
+  t.ok(turned >= 1, `${turned} were given to the other`);
+  world.route([beginning]);
+  const waits = ask(world.base, { body });
+  ready = true;
+  t.equal((await waits).status, 200, "the only one is waited for");
+});
+
 t.test("it is sent twice at most, and never after the first byte of an answer", async (t) => {
   const world = new World(t);
   await world.router.start();

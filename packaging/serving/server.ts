@@ -55,6 +55,8 @@ const failure = (error: RequestError, route: Route): Answer => {
   if (error.status === 405) headers["allow"] = route === "infer" ? "POST" : "GET, HEAD";
   if (error.status === 401) headers["www-authenticate"] = "Bearer";
   if (error.reason === "overloaded") headers["retry-after"] = "1";
+  // Whoever spreads requests over replicas may give it to another: nothing of it was done.
+  if (error.reason === "not_ready") headers["sallyport-serving"] = "not-ready";
   return json(error.status, { error: error.message }, headers);
 };
 
