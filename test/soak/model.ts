@@ -27,7 +27,7 @@ for (const database of databases) {
     env: {
       ...process.env,
       SALLYPORT_MODEL_RUNS: given.runs,
-      ...(given.seed === undefined ? {} : { SALLYPORT_MODEL_SEED: given.seed }),
+      SALLYPORT_MODEL_SEED: given.seed ?? String(Math.floor(Math.random() * 2 ** 31)),
     },
   });
   const [code] = (await once(child, "exit")) as [number | null];

@@ -382,8 +382,15 @@ function rightOffers(state: State, now: number, told: readonly string[]): boolea
   if (may.some((id) => !limited(id) && !told.includes(id))) return false;
   const held = all(state).filter(holdsSlot).length;
   if (state.maxRuns !== null && told.filter(fresh).length > Math.max(0, state.maxRuns - held)) return false;
+  // Runs of one pipeline begin in their order, also where they do not agree about its limit.
+  const due = queued(state).filter((one) => isFirst(state, one) && one.notBefore <= now && one.expires > now);
+  const order = inOrder(due).map((one) => one.id);
+  const keptBack = (id: string): boolean =>
+    order
+      .slice(0, Math.max(0, order.indexOf(id)))
+      .some((other) => state.commands[other]!.pipeline === state.commands[id]!.pipeline && !may.includes(other));
   // Nobody starves: where one may begin, one is told.
-  return !may.some(fresh) || told.some(fresh);
+  return !may.some((id) => fresh(id) && !keptBack(id)) || told.some(fresh);
 }
 
 export const commandModel: Model<State, Op, Answer> = {
