@@ -53,7 +53,7 @@ export class WaitTimeout extends Error {}
 export async function waitFor<T>(
   what: string,
   condition: () => T | Promise<T>,
-  { timeoutMs = 20_000, everyMs = 50 }: { timeoutMs?: number; everyMs?: number } = {},
+  { timeoutMs = 60_000, everyMs = 50 }: { timeoutMs?: number; everyMs?: number } = {},
 ): Promise<Exclude<T, undefined | null | false>> {
   const until = performance.now() + timeoutMs;
   let cause: unknown;
@@ -153,7 +153,7 @@ export class Program {
   }
 
   /** The first match in its output, waiting for it. Fails at once when the program ends without it. */
-  waitForOutput(pattern: RegExp, { timeoutMs = 20_000 }: { timeoutMs?: number } = {}): Promise<RegExpMatchArray> {
+  waitForOutput(pattern: RegExp, { timeoutMs = 60_000 }: { timeoutMs?: number } = {}): Promise<RegExpMatchArray> {
     return new Promise((resolve, reject) => {
       const look = () => {
         const match = this.output.toString().match(pattern);
