@@ -7,7 +7,7 @@ import { join } from "node:path";
 import type { Test } from "tap";
 import type { DeploymentDetail, DeploymentDiff, RunDetail } from "../../cloud/http/api.ts";
 import type { PipelineInput, ProducedArtifact } from "@sallyport/protocol";
-import { binFile, repository, runProgram, tempDir, tree, waitFor } from "./launcher.ts";
+import { binFile, repository, runProgram, tempDir, waitFor } from "./launcher.ts";
 import { underLoad } from "./load.ts";
 import { startS3, startVault, type S3Server, type VaultServer } from "./servers.ts";
 import { CEILINGS, connectAgent, freePort, type CloudClient, type TestAgent } from "./stack.ts";
@@ -52,7 +52,8 @@ export async function openStory(
   await vault.writeSecret("ml/s3", { access: s3.accessKeyId, secret: s3.secretAccessKey });
   await vault.writeSecret("ml/serving", { token: "canary-of-the-serving-secret" });
   const lake = join(s3.dataDir, bucket);
-  const sample = join(repository, tree === "dist" ? "dist/packaging/demo/sample" : "packaging/demo/sample");
+  // The customer's own files, whichever tree the programs are of.
+  const sample = join(repository, "packaging/demo/sample");
   for (const part of ["code/digits", "data"]) {
     mkdirSync(join(lake, part), { recursive: true });
     cpSync(join(sample, part), join(lake, part), { recursive: true });
