@@ -27,6 +27,7 @@ import type { CloudSession } from "../link/sessions.ts";
 import type { CommandRow, Scope, Store } from "../store/index.ts";
 import { makeDispatch, type Dispatch } from "./index.ts";
 import { REDIAL_MS, TAKEOVER_MS } from "./takeover.ts";
+import { agentStatus } from "../../test/support/agent-status.ts";
 
 t.setTimeout(240_000);
 
@@ -99,35 +100,13 @@ class Far {
   }
 
   status(): AgentStatus {
-    return {
-      at: 0,
-      version: "0",
-      labels: {},
-      paused: null,
-      draining: false,
-      stores: [],
-      programs: [],
+    return agentStatus({
       engines: ["process", "docker"],
       engineIds: { docker: "one" },
-      policyDigest: "",
       commands: ["pipeline.run", "run.cancel"],
       limits: { runs: 2, steps: 2 },
-      ceilings: { deployments: 0, replicas: 0, cpus: 0, memoryBytes: 0 },
-      serving: [],
-      deployments: [],
-      running: [],
-      host: {
-        hostname: "h",
-        platform: "linux",
-        cpus: 1,
-        cpuLoad: null,
-        memoryTotalBytes: 1,
-        memoryFreeBytes: 1,
-        diskTotalBytes: null,
-        diskFreeBytes: null,
-      },
       ...this.#status,
-    };
+    });
   }
 
   report(command: string, ...bodies: ReportBody[]) {

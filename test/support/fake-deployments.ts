@@ -4,6 +4,7 @@ import type { Deployment } from "../../cloud/http/api.ts";
 import type { CloudSession } from "../../cloud/link/sessions.ts";
 import type { Store } from "../../cloud/store/index.ts";
 import type { FakeAgent } from "./fake-agent.ts";
+import { agentStatus } from "./agent-status.ts";
 
 export const CEILINGS = { deployments: 5, replicas: 3, cpus: 2, memoryBytes: 1024 ** 3 };
 
@@ -25,33 +26,13 @@ export const observedOf = (of: Deployment, more: Partial<DeploymentStatus> = {})
   ...more,
 });
 
-const statusWith = (deployments: DeploymentStatus[]): AgentStatus => ({
-  at: 1,
-  version: "1",
-  labels: {},
-  paused: null,
-  draining: false,
-  stores: [],
-  programs: [],
-  engines: ["process"],
-  policyDigest: "",
-  commands: ["deployment.apply", "deployment.remove"],
-  limits: { runs: 1, steps: 1 },
-  ceilings: CEILINGS,
-  serving: [{ engine: "process", isolated: false }],
-  deployments,
-  running: [],
-  host: {
-    hostname: "h",
-    platform: "linux",
-    cpus: 1,
-    cpuLoad: null,
-    memoryTotalBytes: 1,
-    memoryFreeBytes: 1,
-    diskTotalBytes: null,
-    diskFreeBytes: null,
-  },
-});
+const statusWith = (deployments: DeploymentStatus[]): AgentStatus =>
+  agentStatus({
+    commands: ["deployment.apply", "deployment.remove"],
+    ceilings: CEILINGS,
+    serving: [{ engine: "process", isolated: false }],
+    deployments,
+  });
 
 /** Connects, and writes the session down as the gateway does. `generations`: what its hello says that it holds. */
 export async function connectKnown(

@@ -8,6 +8,7 @@ import { accept, type FakeAgent } from "../../../test/support/fake-agent.ts";
 import { waitFor } from "../../../test/support/launcher.ts";
 import { WAITING_CODES, type Command, type CommandDetail, type Run, type RunDetail } from "../api.ts";
 import { agentRoutes } from "./agents.ts";
+import { agentStatus } from "../../../test/support/agent-status.ts";
 
 const clock = new ManualClock();
 let world: ApiWorld;
@@ -26,35 +27,8 @@ t.before(async () => {
   );
 });
 
-const statusOf = (more: Partial<AgentStatus> = {}): AgentStatus => ({
-  at: 1,
-  version: "1",
-  labels: {},
-  paused: null,
-  draining: false,
-  stores: [],
-  programs: ["node"],
-  engines: ["process"],
-  engineIds: {},
-  policyDigest: "",
-  commands: ["pipeline.run", "run.cancel"],
-  limits: { runs: 1, steps: 1 },
-  ceilings: { deployments: 0, replicas: 0, cpus: 0, memoryBytes: 0 },
-  serving: [],
-  deployments: [],
-  running: [],
-  host: {
-    hostname: "h",
-    platform: "linux",
-    cpus: 1,
-    cpuLoad: null,
-    memoryTotalBytes: 1,
-    memoryFreeBytes: 1,
-    diskTotalBytes: null,
-    diskFreeBytes: null,
-  },
-  ...more,
-});
+const statusOf = (more: Partial<AgentStatus> = {}): AgentStatus =>
+  agentStatus({ programs: ["node"], engineIds: {}, commands: ["pipeline.run", "run.cancel"], ...more });
 
 /** An agent of a pool of its own, connected; what it answers to a run is `refusal`, or it takes it. */
 async function agentOf(

@@ -4,6 +4,7 @@
 import { sql, type SqlBool } from "kysely";
 import type { CollectLimits, Collected } from "../store.ts";
 import { KEPT_CHANGES, KEPT_KEYS_MS } from "./changes.ts";
+import type { Tables } from "../tables.ts";
 import type { Tx } from "./tx.ts";
 
 const HOUR_MS = 3_600_000;
@@ -38,13 +39,29 @@ async function collectOf(tx: Tx, workspace: string, now: number, limits: Require
   const old = now - limits.keepMs;
   let rows = 0;
   let more = false;
-  const count = (found: { numDeletedRows: bigint }[]): number => {
-    const n = found.reduce((sum, one) => sum + Number(one.numDeletedRows), 0);
-    rows += n;
-    return n;
+  const count = (found: { numDeletedRows: bigint }[]): void => {
+    for (const one of found) rows += Number(one.numDeletedRows);
   };
   const full = (n: number): void => {
     more ||= n >= limits.batch;
+  };
+  /** All that hangs on these ids, in the order of the tables. */
+  const drop = async (tables: readonly (keyof Tables)[], column: string, of: readonly string[]): Promise<void> => {
+    if (of.length === 0) return;
+    for (const table of tables) {
+      const { numAffectedRows } = await sql`delete from ${sql.table(table)}
+        where workspace_id = ${workspace} and ${sql.ref(column)} in (${sql.join(of)})`.execute(tx.db);
+      rows += Number(numAffectedRows ?? 0);
+    }
+  };
+  /** Rows at or below `limit`, the oldest of them first. */
+  const dropOldest = async (...[table, column, limit]: [...Aged, number]): Promise<void> => {
+    const upTo = await mark(tx, table, column, workspace, limit, limits.batch);
+    if (upTo === null) return;
+    const { numAffectedRows } = await sql`delete from ${sql.table(table)}
+      where workspace_id = ${workspace} and ${sql.ref(column)} <= ${upTo}`.execute(tx.db);
+    rows += Number(numAffectedRows ?? 0);
+    full(Number(numAffectedRows ?? 0));
   };
 
   // -- deployments that were removed, so that their commands may go after them
@@ -57,17 +74,8 @@ async function collectOf(tx: Tx, workspace: string, now: number, limits: Require
       .limit(limits.batch)
       .execute()
   ).map((row) => row.deployment_id);
-  if (gone.length > 0) {
-    for (const table of ["deployment_rollups", "deployment_revisions", "deployments"] as const)
-      count(
-        await tx.db
-          .deleteFrom(table)
-          .where("workspace_id", "=", workspace)
-          .where("deployment_id", "in", gone)
-          .execute(),
-      );
-    full(gone.length);
-  }
+  await drop(["deployment_rollups", "deployment_revisions", "deployments"], "deployment_id", gone);
+  full(gone.length);
 
   // -- commands, with their offers, events, runs and takeovers
   const commands = (
@@ -103,57 +111,20 @@ async function collectOf(tx: Tx, workspace: string, now: number, limits: Require
         .where("command_id", "in", commands)
         .execute()
     ).map((row) => row.run_id);
-    if (runs.length > 0)
-      for (const table of ["attempts", "runs"] as const)
-        count(
-          await tx.db.deleteFrom(table).where("workspace_id", "=", workspace).where("run_id", "in", runs).execute(),
-        );
-    for (const table of ["offers", "command_events", "takeovers", "idempotency_keys", "commands"] as const)
-      count(
-        await tx.db
-          .deleteFrom(table)
-          .where("workspace_id", "=", workspace)
-          .where("command_id", "in", commands)
-          .execute(),
-      );
+    await drop(["attempts", "runs"], "run_id", runs);
+    await drop(["offers", "command_events", "takeovers", "idempotency_keys", "commands"], "command_id", commands);
     full(commands.length);
   }
 
   // -- answers to keys, numbers of changes, minutes: up to a mark that bounds how many go at once
-  const keys = await mark(tx, "idempotency_keys", "created_at", workspace, now - KEPT_KEYS_MS, limits.batch);
-  if (keys !== null)
-    full(
-      count(
-        await tx.db
-          .deleteFrom("idempotency_keys")
-          .where("workspace_id", "=", workspace)
-          .where("created_at", "<=", keys)
-          .execute(),
-      ),
-    );
+  await dropOldest("idempotency_keys", "created_at", now - KEPT_KEYS_MS);
   const counter = await tx.db
     .selectFrom("change_counters")
     .select("n")
     .where("workspace_id", "=", workspace)
     .executeTakeFirst();
-  const changes = await mark(tx, "changes", "n", workspace, (counter?.n ?? 0) - KEPT_CHANGES, limits.batch);
-  if (changes !== null)
-    full(
-      count(
-        await tx.db.deleteFrom("changes").where("workspace_id", "=", workspace).where("n", "<=", changes).execute(),
-      ),
-    );
-  const minutes = await mark(tx, "deployment_rollups", "at", workspace, now - limits.keepRollupsMs, limits.batch);
-  if (minutes !== null)
-    full(
-      count(
-        await tx.db
-          .deleteFrom("deployment_rollups")
-          .where("workspace_id", "=", workspace)
-          .where("at", "<=", minutes)
-          .execute(),
-      ),
-    );
+  await dropOldest("changes", "n", (counter?.n ?? 0) - KEPT_CHANGES);
+  await dropOldest("deployment_rollups", "at", now - limits.keepRollupsMs);
   count(
     await tx.db
       .deleteFrom("deployment_revisions")
@@ -207,17 +178,8 @@ async function collectOf(tx: Tx, workspace: string, now: number, limits: Require
       .limit(limits.batch)
       .execute()
   ).map((row) => row.enrollment_id);
-  if (enrollments.length > 0) {
-    for (const table of ["enrollment_refusals", "enrollments"] as const)
-      count(
-        await tx.db
-          .deleteFrom(table)
-          .where("workspace_id", "=", workspace)
-          .where("enrollment_id", "in", enrollments)
-          .execute(),
-      );
-    full(enrollments.length);
-  }
+  await drop(["enrollment_refusals", "enrollments"], "enrollment_id", enrollments);
+  full(enrollments.length);
   const replicas = (
     await tx.db
       .selectFrom("replicas as r")
@@ -234,25 +196,19 @@ async function collectOf(tx: Tx, workspace: string, now: number, limits: Require
       .limit(limits.batch)
       .execute()
   ).map((row) => row.replica_id);
-  if (replicas.length > 0) {
-    for (const table of ["alarms", "journals", "dispatch_counters", "replicas"] as const)
-      count(
-        await tx.db
-          .deleteFrom(table)
-          .where("workspace_id", "=", workspace)
-          .where("replica_id", "in", replicas)
-          .execute(),
-      );
-    full(replicas.length);
-  }
+  await drop(["alarms", "journals", "dispatch_counters", "replicas"], "replica_id", replicas);
+  full(replicas.length);
   return { commands: commands.length, rows, more };
 }
+
+/** A table and the column by which its rows are old. */
+type Aged = ["idempotency_keys", "created_at"] | ["changes", "n"] | ["deployment_rollups", "at"];
 
 /** The value up to which about `batch` of the rows at or below `limit` lie; null when there are none. */
 async function mark(
   tx: Tx,
-  table: "idempotency_keys" | "changes" | "deployment_rollups",
-  column: "created_at" | "n" | "at",
+  table: Aged[0],
+  column: Aged[1],
   workspace: string,
   limit: number,
   batch: number,

@@ -19,34 +19,10 @@ import {
   type LinkEvent,
   type LinkStateKind,
 } from "../../../agent/link/index.ts";
+import { agentStatus } from "../../support/agent-status.ts";
 
-export const sampleStatus = (labels: Record<string, string> = {}): AgentStatus => ({
-  at: Date.now(),
-  version: "0.1.0",
-  labels,
-  paused: null,
-  draining: false,
-  stores: [],
-  programs: [],
-  engines: ["process"],
-  policyDigest: "0".repeat(64),
-  commands: [],
-  limits: { runs: 1, steps: 1 },
-  ceilings: { deployments: 0, replicas: 0, cpus: 0, memoryBytes: 0 },
-  serving: [],
-  deployments: [],
-  running: [],
-  host: {
-    hostname: "test",
-    platform: "linux",
-    cpus: 2,
-    cpuLoad: null,
-    memoryTotalBytes: 1,
-    memoryFreeBytes: 1,
-    diskTotalBytes: null,
-    diskFreeBytes: null,
-  },
-});
+export const sampleStatus = (labels: Record<string, string> = {}): AgentStatus =>
+  agentStatus({ at: Date.now(), labels, policyDigest: "0".repeat(64) });
 
 export interface AgentEnd {
   readonly link: WsLink;
