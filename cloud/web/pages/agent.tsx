@@ -1,5 +1,5 @@
 // One agent: what it says of itself, how it is connected, what it may do, and what can be done to it.
-import { Button, Menu, Modal, Skeleton, TextInput, ActionIcon } from "@mantine/core";
+import { Button, Menu, Modal, TextInput, ActionIcon } from "@mantine/core";
 import {
   IconAlertTriangle,
   IconBan,
@@ -15,6 +15,7 @@ import { Fragment, useState, type ReactNode } from "react";
 import { api } from "../api/client.ts";
 import { agentQuery } from "../api/queries.ts";
 import type { Agent } from "../api/types.ts";
+import { Awaited } from "../parts/awaited.tsx";
 import { Confirm } from "../parts/confirm.tsx";
 import { Id } from "../parts/copy.tsx";
 import { formatBytes, formatDuration, formatRate, formatTime, plural } from "../parts/format.ts";
@@ -39,22 +40,7 @@ export function AgentDetail() {
       Agents
     </Link>
   );
-  if (!agent) {
-    return (
-      <>
-        <PageHead title={query.error ? "Agent" : "…"} crumbs={crumbs} />
-        <div className="body">
-          {query.error ? (
-            <div className="narrow">
-              <ProblemNote error={query.error} onRetry={() => void query.refetch()} />
-            </div>
-          ) : (
-            <Skeleton height={200} />
-          )}
-        </div>
-      </>
-    );
-  }
+  if (!agent) return <Awaited thing="Agent" crumbs={crumbs} query={query} heights={[200]} />;
   const changed = () => client.invalidateQueries({ queryKey: ["agents"] });
   const tab = search.tab ?? "overview";
   const gone = agent.state === "revoked";

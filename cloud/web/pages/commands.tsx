@@ -10,8 +10,9 @@ import type { Command } from "../api/types.ts";
 import { Confirm } from "../parts/confirm.tsx";
 import { Copy, Id } from "../parts/copy.tsx";
 import { formatDuration, formatTime, plural } from "../parts/format.ts";
+import { ListBar } from "../parts/list-bar.tsx";
 import { Empty, ErrorNote, Note, ProblemNote, RowSkeletons, WaitingNote } from "../parts/notes.tsx";
-import { Chips, Filter, PageHead, Split } from "../parts/page.tsx";
+import { PageHead, Split } from "../parts/page.tsx";
 import { COMMAND_LOOKS, Status, commandLook } from "../parts/status.tsx";
 import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago, Took } from "../parts/time.tsx";
@@ -105,9 +106,6 @@ export function Commands() {
       ),
     [commands.items, search.state, q],
   );
-  const states = (Object.keys(COMMAND_LOOKS) as Command["state"][]).filter((each) =>
-    all.some((command) => command.state === each),
-  );
   const set = (change: Record<string, string | undefined>, replace = true) =>
     void navigate({ search: (old) => ({ ...old, ...change }) as never, replace });
   const columns = search.id
@@ -125,32 +123,16 @@ export function Commands() {
       />
       <div className="body flush">
         {all.length > 0 && (
-          <div className="toolbar">
-            <Filter
-              label="Filter by kind, resource, person, code"
-              value={search.q ?? ""}
-              onChange={(text) => set({ q: text || undefined })}
-            />
-            <Chips
-              label="State"
-              value={search.state ?? ""}
-              onChange={(next) => set({ state: next || undefined })}
-              choices={[
-                { value: "", word: "All" },
-                ...states.map((each) => ({
-                  value: each,
-                  word: COMMAND_LOOKS[each].word,
-                  n: all.filter((command) => command.state === each).length,
-                })),
-              ]}
-            />
-            <span className="total">
-              {rows.length === all.length
-                ? plural(all.length, "command")
-                : `${rows.length} of ${plural(all.length, "command")}`}
-              {commands.hasNextPage && " loaded"}
-            </span>
-          </div>
+          <ListBar
+            items={all}
+            shown={rows.length}
+            thing="command"
+            filter="Filter by kind, resource, person, code"
+            search={search}
+            looks={COMMAND_LOOKS}
+            onChange={set}
+            after={commands.hasNextPage && " loaded"}
+          />
         )}
         {commands.error && (
           <div style={{ padding: "12px var(--pad)" }}>

@@ -1,5 +1,5 @@
 // One deployment: what is wanted, what the agent has made of it and how old that knowledge is, and what can be done.
-import { ActionIcon, Button, Menu, Modal, Select, Skeleton, TextInput } from "@mantine/core";
+import { ActionIcon, Button, Menu, Modal, Select, TextInput } from "@mantine/core";
 import {
   IconBan,
   IconDots,
@@ -20,6 +20,7 @@ import { Revisions, SpecFacts } from "../deployments/revisions.tsx";
 import { Scale } from "../deployments/scale.tsx";
 import { Traffic } from "../deployments/traffic-charts.tsx";
 import { TryIt } from "../deployments/try-it.tsx";
+import { Awaited } from "../parts/awaited.tsx";
 import { CopyLine, Id } from "../parts/copy.tsx";
 import { formatAge, formatClock, formatTime } from "../parts/format.ts";
 import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
@@ -60,25 +61,7 @@ export function DeploymentPage() {
       Deployments
     </Link>
   );
-  if (!deployment) {
-    return (
-      <>
-        <PageHead title={query.error ? "Deployment" : "…"} crumbs={crumbs} />
-        <div className="body">
-          {query.error ? (
-            <div className="narrow">
-              <ProblemNote error={query.error} onRetry={() => void query.refetch()} />
-            </div>
-          ) : (
-            <div className="stack">
-              <Skeleton height={36} />
-              <Skeleton height={160} />
-            </div>
-          )}
-        </div>
-      </>
-    );
-  }
+  if (!deployment) return <Awaited thing="Deployment" crumbs={crumbs} query={query} />;
   if (deployment.removedAt !== null)
     return <Removed deployment={deployment} at={deployment.removedAt} crumbs={crumbs} />;
   const silent = deployment.state === "unknown";

@@ -8,9 +8,10 @@ import { deploymentsQuery, poolsQuery } from "../api/queries.ts";
 import type { Deployment } from "../api/types.ts";
 import { isFresh } from "../deployments/traffic-charts.tsx";
 import { CopyLine } from "../parts/copy.tsx";
-import { formatLatency, formatRate, plural } from "../parts/format.ts";
+import { formatLatency, formatRate } from "../parts/format.ts";
+import { ListBar } from "../parts/list-bar.tsx";
 import { Empty, ProblemNote, RowSkeletons } from "../parts/notes.tsx";
-import { Chips, Filter, PageHead } from "../parts/page.tsx";
+import { PageHead } from "../parts/page.tsx";
 import { DEPLOYMENT_LOOKS, DeploymentStatus } from "../parts/status.tsx";
 import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago, useNow } from "../parts/time.tsx";
@@ -154,9 +155,6 @@ export function Deployments() {
       ),
     [query.data, search.state, q],
   );
-  const states = (Object.keys(DEPLOYMENT_LOOKS) as Deployment["state"][]).filter((state) =>
-    all.some((each) => each.state === state),
-  );
   const set = (change: Record<string, string | undefined>) =>
     void navigate({ search: (old) => ({ ...old, ...change }) as never, replace: true });
   const pool = pools.data?.find((each) => each.serving.length > 0);
@@ -165,31 +163,15 @@ export function Deployments() {
       <PageHead title="Deployments" actions={<NewButton />} />
       <div className="body flush">
         {all.length > 0 && (
-          <div className="toolbar">
-            <Filter
-              label="Filter by name, model, pool, agent"
-              value={search.q ?? ""}
-              onChange={(text) => set({ q: text || undefined })}
-            />
-            <Chips
-              label="State"
-              value={search.state ?? ""}
-              onChange={(state) => set({ state: state || undefined })}
-              choices={[
-                { value: "", word: "All" },
-                ...states.map((state) => ({
-                  value: state,
-                  word: DEPLOYMENT_LOOKS[state].word,
-                  n: all.filter((each) => each.state === state).length,
-                })),
-              ]}
-            />
-            <span className="total">
-              {rows.length === all.length
-                ? plural(all.length, "deployment")
-                : `${rows.length} of ${plural(all.length, "deployment")}`}
-            </span>
-          </div>
+          <ListBar
+            items={all}
+            shown={rows.length}
+            thing="deployment"
+            filter="Filter by name, model, pool, agent"
+            search={search}
+            looks={DEPLOYMENT_LOOKS}
+            onChange={set}
+          />
         )}
         {query.error && (
           <div style={{ padding: "12px var(--pad)" }}>

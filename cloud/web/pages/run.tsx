@@ -19,10 +19,11 @@ import { useState } from "react";
 import { api, artifactUrls } from "../api/client.ts";
 import { previewQuery, runQuery } from "../api/queries.ts";
 import type { Attempt, ParamValue, PipelineStep, ProducedArtifact, RunDetail } from "../api/types.ts";
+import { Awaited } from "../parts/awaited.tsx";
 import { Confirm } from "../parts/confirm.tsx";
 import { Copy, Id } from "../parts/copy.tsx";
 import { formatBytes, formatDuration, formatTime, plural } from "../parts/format.ts";
-import { Empty, ErrorNote, Note, ProblemNote, WaitingNote, Words } from "../parts/notes.tsx";
+import { Empty, ErrorNote, Note, WaitingNote, Words } from "../parts/notes.tsx";
 import { Fact, PageHead, Tabs } from "../parts/page.tsx";
 import { RunStatus, STEP_LOOKS, Status, UNKNOWN_LOOK, lookOf } from "../parts/status.tsx";
 import { Ago, Took, useNow } from "../parts/time.tsx";
@@ -60,25 +61,7 @@ export function RunDetailPage() {
       Runs
     </Link>
   );
-  if (!run) {
-    return (
-      <>
-        <PageHead title={query.error ? "Run" : "…"} crumbs={crumbs} />
-        <div className="body">
-          {query.error ? (
-            <div className="narrow">
-              <ProblemNote error={query.error} onRetry={() => void query.refetch()} />
-            </div>
-          ) : (
-            <div className="stack">
-              <Skeleton height={36} />
-              <Skeleton height={160} />
-            </div>
-          )}
-        </div>
-      </>
-    );
-  }
+  if (!run) return <Awaited thing="Run" crumbs={crumbs} query={query} />;
   const selected = run.spec.steps.some((step) => step.name === search.step) ? search.step! : stepToShow(run);
   const step = run.spec.steps.find((each) => each.name === selected);
   const over = run.endedAt !== null;

@@ -5,9 +5,10 @@ import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { useMemo } from "react";
 import { useRuns } from "../api/queries.ts";
 import type { Run } from "../api/types.ts";
-import { plural, shortId } from "../parts/format.ts";
+import { shortId } from "../parts/format.ts";
+import { ListBar } from "../parts/list-bar.tsx";
 import { Empty, ProblemNote, RowSkeletons } from "../parts/notes.tsx";
-import { Chips, Filter, PageHead } from "../parts/page.tsx";
+import { PageHead } from "../parts/page.tsx";
 import { RUN_LOOKS, RunStatus, lookOf } from "../parts/status.tsx";
 import { DataTable, type Column } from "../parts/table.tsx";
 import { Ago, Took } from "../parts/time.tsx";
@@ -109,7 +110,6 @@ export function Runs() {
       ),
     [runs.items, search.state, q],
   );
-  const states = (Object.keys(RUN_LOOKS) as Run["state"][]).filter((state) => all.some((run) => run.state === state));
   const set = (change: Record<string, string | undefined>) =>
     void navigate({ search: (old) => ({ ...old, ...change }) as never, replace: true });
   return (
@@ -124,32 +124,16 @@ export function Runs() {
       />
       <div className="body flush">
         {all.length > 0 && (
-          <div className="toolbar">
-            <Filter
-              label="Filter by pipeline, id, agent, person"
-              value={search.q ?? ""}
-              onChange={(text) => set({ q: text || undefined })}
-            />
-            <Chips
-              label="State"
-              value={search.state ?? ""}
-              onChange={(state) => set({ state: state || undefined })}
-              choices={[
-                { value: "", word: "All" },
-                ...states.map((state) => ({
-                  value: state,
-                  word: RUN_LOOKS[state].word,
-                  n: all.filter((run) => run.state === state).length,
-                })),
-              ]}
-            />
-            <span className="total">
-              {rows.length === all.length
-                ? plural(all.length, "run")
-                : `${rows.length} of ${plural(all.length, "run")}`}
-              {runs.hasNextPage && " loaded"}
-            </span>
-          </div>
+          <ListBar
+            items={all}
+            shown={rows.length}
+            thing="run"
+            filter="Filter by pipeline, id, agent, person"
+            search={search}
+            looks={RUN_LOOKS}
+            onChange={set}
+            after={runs.hasNextPage && " loaded"}
+          />
         )}
         {runs.error && (
           <div style={{ padding: "12px var(--pad)" }}>
