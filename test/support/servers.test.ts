@@ -4,6 +4,8 @@ import { GetObjectCommand, PutObjectCommand, S3Client } from "@aws-sdk/client-s3
 import pg from "pg";
 import t from "tap";
 import { repository } from "./launcher.ts";
+import { connect } from "@nats-io/transport-node";
+import { startNats } from "./nats.ts";
 import { startPostgres, startS3, startVault } from "./servers.ts";
 import { needs } from "./skip.ts";
 
@@ -52,7 +54,52 @@ t.test("PostgreSQL: a database each, TLS, its state over a restart", { skip: nee
   await t.rejects(server.sql(one.replace("app-secret", "wrong"), "select 1"), { code: "28P01" });
 });
 
+t.test(
+  "NATS: verifies passwords, TLS, a leaf node reaches it, comes back where it was",
+  { skip: needs("nats") },
+  async (t) => {
+    const server = await startNats(t, { leaf: true });
+    const { user, password: pass } = server;
+    const far = () => connect({ servers: server.leafUrl!, user, pass, reconnect: false });
+    const asked = async () => {
+      const [hub, leaf] = [await connect({ servers: server.url, user, pass, reconnect: false }), await far()];
+      try {
+        hub.subscribe("asked", { callback: (_error, message) => void message.respond("answered") });
+        await hub.flush();
+        // Interest crosses the leaf a moment after it was said at the hub.
+        for (let tries = 0; ; tries++) {
+          try {
+            return (await leaf.request("asked", "", { timeout: 1_000 })).string();
+          } catch (error) {
+            if (tries === 50) throw error;
+            await new Promise((resolve) => setTimeout(resolve, 100));
+          }
+        }
+      } finally {
+        await Promise.all([hub.close(), leaf.close()]);
+      }
+    };
+    t.equal(await asked(), "answered");
+    await t.rejects(connect({ servers: server.url, user, pass: "wrong", reconnect: false }), {
+      name: "AuthorizationError",
+    });
+    await server.restart();
+    t.equal(await asked(), "answered");
+    const secure = await startNats(t, { tls: true, webSocket: true });
+    await t.rejects(connect({ servers: secure.url, user, pass, reconnect: false }), "without the CA");
+    const client = await connect({
+      servers: secure.url,
+      user,
+      pass,
+      reconnect: false,
+      tls: { caFile: secure.caFile! },
+    });
+    await client.close();
+    t.match(secure.webSocketUrl, /^wss\+nats:/);
+  },
+);
+
 t.test("every server that a test can ask for has its recipe", async (t) => {
-  for (const name of ["s3", "vault", "docker", "chromium", "postgres"])
+  for (const name of ["s3", "vault", "docker", "chromium", "postgres", "nats"])
     t.ok(existsSync(join(repository, "test/support/servers", name)), name);
 });

@@ -11,6 +11,7 @@ const binaries = {
   docker: ["dockerd"],
   chromium: ["chromium", "chromium-browser", "google-chrome"],
   postgres: ["initdb"],
+  nats: ["nats-server"],
 } as const;
 
 export type ServerName = keyof typeof binaries;
