@@ -5,6 +5,7 @@ import { isIP } from "node:net";
 import { resolve } from "node:path";
 import { ConnectorError } from "@sallyport/protocol";
 import { parse as parseYaml } from "yaml";
+import { natsAccess, type NatsAccess } from "../nats/index.ts";
 import { postgresClientConfig } from "../store/index.ts";
 import { OPTIONS, type OptionName, type Options } from "./options.ts";
 
@@ -20,6 +21,8 @@ export interface CloudConfig {
   data: string;
   /** PostgreSQL's address, password and all: never shown. Null: SQLite in the data directory. */
   database: string | null;
+  /** Null: no NATS. Its password is never shown. */
+  nats: NatsAccess | null;
   listen: { host: string; port: number };
   /** Null: made from the port that is really bound. */
   url: string | null;
@@ -151,6 +154,7 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
   return {
     data: resolve(options.data),
     database: options.database ?? null,
+    nats: natsOf(options),
     listen: { host, port },
     url,
     hosts: [...new Set(hosts.map((name) => name.toLowerCase()))],
@@ -163,6 +167,17 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
     drainMs: options.drainMs,
     origins,
   };
+}
+
+function natsOf({ natsUrl, natsCa, natsCreds }: Options): NatsAccess | null {
+  if (natsUrl !== undefined)
+    return natsAccess(natsUrl, {
+      ca: natsCa === undefined ? null : resolve(natsCa),
+      creds: natsCreds === undefined ? null : resolve(natsCreds),
+    });
+  if (natsCa !== undefined || natsCreds !== undefined)
+    throw invalid("There are settings for NATS, but no natsUrl.", "Give natsUrl, or leave natsCa and natsCreds out.");
+  return null;
 }
 
 /** What browsers and agents dial, once the port is known. */

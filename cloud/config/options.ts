@@ -1,9 +1,10 @@
 // Every option of the control plane, once: where it may come from, its default, and what it means. Flags win over the
-// environment, that over the file, that over defaults. Secrets are in files, never in options; the one that may be in an
-// option all the same, the database's password, is shown nowhere.
+// environment, that over the file, that over defaults. Secrets are in files, never in options; those that may be in an
+// option all the same, in the addresses of database and NATS, are shown nowhere.
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
+import { withoutNatsSecret } from "../nats/index.ts";
 import { withoutPassword } from "../store/index.ts";
 
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal"] as const;
@@ -53,6 +54,32 @@ export const OPTIONS = {
     fallback: (): undefined => undefined,
     text: "PostgreSQL's address, postgres://…; without it SQLite in the data folder",
     shown: (value: unknown): unknown => (typeof value === "string" ? withoutPassword(value) : value),
+  },
+  /** NATS servers, by which agents may be linked and further processes of this control plane reached. Absent: none. */
+  natsUrl: {
+    schema: z.string().min(1),
+    flag: "nats-url",
+    argument: "<url>",
+    variable: "SALLYPORT_NATS_URL",
+    fallback: (): undefined => undefined,
+    text: "NATS server, tls://… or on loopback nats://…; several with commas between",
+    shown: (value: unknown): unknown => (typeof value === "string" ? withoutNatsSecret(value) : value),
+  },
+  natsCa: {
+    schema: z.string().min(1),
+    flag: "nats-ca",
+    argument: "<file>",
+    variable: "SALLYPORT_NATS_CA",
+    fallback: (): undefined => undefined,
+    text: "PEM file of the CA that signed the NATS server's certificate",
+  },
+  natsCreds: {
+    schema: z.string().min(1),
+    flag: "nats-creds",
+    argument: "<file>",
+    variable: "SALLYPORT_NATS_CREDS",
+    fallback: (): undefined => undefined,
+    text: "NATS credentials file (.creds), in place of user and password in the address",
   },
   /** Loopback needs no TLS; anything else gets it. */
   listen: {
