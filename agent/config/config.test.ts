@@ -9,6 +9,10 @@ import { configJsonSchema, loadConfig, reload, showConfig } from "./index.ts";
 
 const FULL = `
 cloud: { url: https://cp.example, ca: /etc/cp.pem }
+link:
+  addresses: ["https://cp-2.example"]
+  proxy: { url: "http://proxy.example:3128", user: app, password: "proxy-password-in-file" }
+  clientCertificate: { cert: /etc/c.pem, key: /etc/c-key.pem }
 state: /srv/agent
 labels: { env: prod }
 log: { level: debug }
@@ -85,10 +89,18 @@ t.test("a full file", (t) => {
   });
   t.equal(compiled.policy.previewRows, 5);
   t.equal(compiled.originOf(["cloud", "url"]), "environment SALLYPORT_URL");
-  t.equal(compiled.originOf(["state"]), "agent.yaml:3");
+  t.equal(compiled.originOf(["state"]), "agent.yaml:7");
+  t.match(compiled.config.link, { proxy: { user: "app", ca: null }, noProxy: null });
+  t.ok(compiled.warnings.some((w) => w.startsWith("link.proxy.url is http")));
   t.equal(compiled.originOf(["limits", "concurrentSteps"]), "default");
   const shown = showConfig(compiled, { origin: true });
-  for (const hidden of ["plain-secret-in-file", "AKIALITERAL", "do-not-show-me", "do-not-show-me-either"])
+  for (const hidden of [
+    "plain-secret-in-file",
+    "proxy-password-in-file",
+    "AKIALITERAL",
+    "do-not-show-me",
+    "do-not-show-me-either",
+  ])
     t.notMatch(shown, hidden);
   t.match(shown, /\$\{env:S3_SECRET\}/);
   t.match(shown, /url: https:\/\/other.example # environment SALLYPORT_URL/);
@@ -109,12 +121,12 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
     [
       "an unknown field",
       "state: /x\nstorez: []\n",
-      /^agent\.yaml, line 2: storez is not a known field; known here: cloud, state/,
+      /^agent\.yaml, line 2: storez is not a known field; known here: cloud, link, state/,
     ],
     [
       "deep unknown field",
       FULL.replace("read: [", "raed: ["),
-      /line 2\d: policy\.stores\[0\]\.raed is not a known field; known here: store, read, write, delete/,
+      /line [23]\d: policy\.stores\[0\]\.raed is not a known field; known here: store, read, write, delete/,
     ],
     [
       "unknown field of a store",
@@ -132,7 +144,7 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
       /stores\[0\]\.kind: expected one of the known kinds: fs, s3/,
     ],
     ["a missing field", FULL.replace(", root: /data", ""), /stores\[0\]\.root: expected text, got nothing/],
-    ["a relative path", FULL.replace("/srv/agent", "srv"), /line 3: state: expected an absolute path, got "srv"/],
+    ["a relative path", FULL.replace("/srv/agent", "srv"), /line 7: state: expected an absolute path, got "srv"/],
     ["a bad name", FULL.replace("id: sample", "id: Sample!"), /stores\[0\]\.id: expected 1 to 63/],
     [
       "a password in an address",
@@ -265,7 +277,11 @@ t.test("what nothing can start, and what crosses the network in the clear, is sa
     warned(`policy: { commands: ["*"] }\nprograms: { a: { path: /x, image: ${image} } }\nserving: { image: ${image} }`),
     ["programs.a.image", "serving.image"],
   );
-  t.strictSame(warned(FULL.replace(/ {2}named: .*\n/, "").replace(/ {2}secrets: .*\n/, "")), ["stores[1].accessKeyId"]);
+  t.strictSame(warned(FULL.replace(/ {2}named: .*\n/, "").replace(/ {2}secrets: .*\n/, "")), [
+    "link.proxy.url",
+    "link.proxy.password",
+    "stores[1].accessKeyId",
+  ]);
   t.strictSame(warned(serving(`listen: "0.0.0.0:1"`)), ["serving.listen"]);
   for (const safe of [`listen: "[::1]:1"`, `listen: "127.0.0.1:1"`, `listen: "0.0.0.0:1", tls: { cert: /c, key: /k }`])
     t.strictSame(warned(serving(safe)), [], safe);

@@ -67,6 +67,16 @@ export interface ServingConfig {
   process: { path: string; args: string[]; env: Record<string, string> } | null;
   image: string | null;
 }
+export interface LinkConfig {
+  /** Tried in turn after cloud.url. */
+  addresses: string[];
+  /** Null: HTTPS_PROXY. `password`: text with references, resolved at each dial. */
+  proxy: { url: string; user: string | null; password: string | null; ca: string | null } | null;
+  /** Null: NO_PROXY. */
+  noProxy: string[] | null;
+  /** Paths of PEM files. */
+  clientCertificate: { cert: string; key: string } | null;
+}
 export interface LimitsConfig {
   replicas: number;
   servingCpus: number;
@@ -85,6 +95,7 @@ export type LogLevel = "trace" | "debug" | "info" | "warn" | "error" | "fatal";
 export interface Config {
   /** `url` null: what the enrolment secret says. */
   cloud: { url: string | null; ca: string | null };
+  link: LinkConfig;
   state: string;
   labels: Record<string, string>;
   log: { level: LogLevel };
@@ -197,6 +208,20 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
     environment[variable] || undefined;
   return {
     cloud: { url: set("SALLYPORT_URL") ?? raw.cloud?.url ?? null, ca: raw.cloud?.ca ?? null },
+    link: {
+      addresses: raw.link?.addresses ?? [],
+      proxy:
+        raw.link?.proxy === undefined
+          ? null
+          : {
+              url: raw.link.proxy.url,
+              user: raw.link.proxy.user ?? null,
+              password: raw.link.proxy.password ?? null,
+              ca: raw.link.proxy.ca ?? null,
+            },
+      noProxy: raw.link?.noProxy ?? null,
+      clientCertificate: raw.link?.clientCertificate ?? null,
+    },
     state: set("SALLYPORT_STATE") ?? raw.state ?? DEFAULT_STATE,
     labels: raw.labels ?? {},
     log: { level: (set("SALLYPORT_LOG_LEVEL") as LogLevel | undefined) ?? raw.log?.level ?? "info" },
@@ -318,6 +343,7 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
       ["secrets", "named", name],
       text,
     ]),
+    [["link", "proxy", "password"], config.link.proxy?.password ?? null],
     ...config.stores.flatMap((s, i): [FieldPath, string | null][] =>
       s.kind === "s3"
         ? (["accessKeyId", "secretAccessKey", "sessionToken"] as const).map((field) => [["stores", i, field], s[field]])
@@ -338,6 +364,8 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
       expected: "a reference to env or file; Vault's token cannot come from Vault",
     });
   }
+  if (config.link.proxy !== null && config.link.proxy.user === null && config.link.proxy.password !== null)
+    problems.push({ path: ["link", "proxy", "user"], expected: "the user whose password link.proxy.password is" });
   if (problems.length > 0) throw configInvalid(parsed.source, problems, parsed.lineOf);
 
   const warnings: string[] = [];
@@ -347,6 +375,9 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
   };
   if (config.secrets.vault !== null && inClear(config.secrets.vault.address))
     warnings.push("secrets.vault.address is http: the token and every secret cross the network in the clear.");
+  const { proxy } = config.link;
+  if (proxy !== null && proxy.password !== null && inClear(proxy.url))
+    warnings.push("link.proxy.url is http: the proxy's password crosses the network in the clear, as Basic does.");
   for (const [i, s] of config.stores.entries()) {
     if (s.kind === "s3" && inClear(s.endpoint))
       warnings.push(`stores[${i}].endpoint (${s.id}) is http: artifacts cross the network in the clear.`);
@@ -422,7 +453,7 @@ export function reload(
   return {
     current,
     problem: null,
-    needRestart: (["cloud", "state", "log", "engines", "serving", "limits"] as const).filter(changed),
+    needRestart: (["cloud", "link", "state", "log", "engines", "serving", "limits"] as const).filter(changed),
   };
 }
 

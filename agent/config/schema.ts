@@ -97,6 +97,41 @@ export const configSchema = z.strictObject({
         ),
     })
     .optional(),
+  link: z
+    .strictObject({
+      addresses: z
+        .array(httpUrl)
+        .optional()
+        .describe("More addresses of the same control plane, tried in turn when cloud.url does not answer."),
+      proxy: z
+        .strictObject({
+          url: httpUrl.describe("http://host:port or https://host:port of a proxy that does CONNECT."),
+          user: plainText
+            .refine((user) => !user.includes(":"), "a user's name without a colon")
+            .optional()
+            .describe("For Basic authentication. Absent = without."),
+          password: secretText.optional().describe("By ${file:...} or ${env:...}."),
+          ca: absolutePath
+            .optional()
+            .describe(
+              "PEM file of the CA that signed an https:// proxy's certificate. Default: this machine's own list.",
+            ),
+        })
+        .optional()
+        .describe("The way out. Takes the place of HTTPS_PROXY. Default: HTTPS_PROXY, else straight."),
+      noProxy: z
+        .array(plainText)
+        .optional()
+        .describe(
+          "Reached without a proxy: *, names (with all below them), addresses, networks such as 10.0.0.0/8, each with or without :port. Takes the place of NO_PROXY.",
+        ),
+      clientCertificate: z
+        .strictObject({ cert: absolutePath, key: absolutePath })
+        .optional()
+        .describe("PEM files, shown to a gateway in front of the control plane that asks for one. Read at each dial."),
+    })
+    .optional()
+    .describe("The network between the agent and its control plane."),
   state: absolutePath
     .optional()
     .describe(

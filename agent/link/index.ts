@@ -4,3 +4,4 @@ export * from "./link.ts";
 export { WsLink, type WsLinkOptions } from "./ws-link.ts";
 export { IdentityStore, type Identity } from "./identity.ts";
 export { retryClass, type RetryClass } from "./retry-table.ts";
+export { makeNetwork, readPem, type LinkNetwork, type NetworkOptions } from "./network.ts";

@@ -1,8 +1,8 @@
-// Dials the control plane: one WebSocket, with every cap set, over TLS unless the other end is on loopback.
+// Dials the control plane: one WebSocket, with every cap set, at the end of the way that way.ts opens.
 import { createHash } from "node:crypto";
 import type { IncomingMessage } from "node:http";
-import { isIP } from "node:net";
-import { connect as tlsConnect, type DetailedPeerCertificate } from "node:tls";
+import type { Duplex } from "node:stream";
+import { TLSSocket, type DetailedPeerCertificate } from "node:tls";
 import { WebSocket, type ClientOptions } from "ws";
 import {
   ConnectorError,
@@ -12,68 +12,83 @@ import {
   type SocketLike,
   type Transport,
 } from "@sallyport/protocol";
+import { linkUrl } from "./address.ts";
+import { hopFailure, type Finding, type Hop } from "./hops.ts";
 import { LinkFailure } from "./link-failure.ts";
+import { proxyName } from "./proxy.ts";
+import { explainTls, isTlsFailure, openWay, type HopFacts, type Way } from "./way.ts";
 
 /** From the first packet to the answer of the upgrade. */
 export const DIAL_MS = 4_000;
 /** Longest retry-after that is believed. */
 const MAX_RETRY_AFTER_MS = 15 * 60_000;
 
-export interface DialTarget {
-  /** The control plane's base URL: https, or http on loopback. */
-  readonly cloudUrl: string;
-  /** PEM of the only CA to trust; null = the machine's own list. */
-  readonly ca: string | null;
+export interface DialTarget extends Way {
   readonly clock: Clock;
   readonly signal: AbortSignal;
-}
-
-const isLoopbackHost = (host: string): boolean =>
-  host === "localhost" || host === "::1" || host === "[::1]" || (isIP(host) === 4 && host.startsWith("127."));
-
-/** `…/link` of a base URL. Throws CONFIG_INVALID, and CLOUD_UNTRUSTED for plain HTTP to another machine. */
-export function linkUrl(cloudUrl: string): { url: URL; secure: boolean; loopback: boolean } {
-  let url: URL;
-  try {
-    url = new URL(cloudUrl);
-  } catch (cause) {
-    throw new ConnectorError("CONFIG_INVALID", "The control plane's address is not a URL.", {
-      fix: "Give it as https://host[:port].",
-      cause,
-    });
-  }
-  const secure = url.protocol === "https:" || url.protocol === "wss:";
-  if (!secure && url.protocol !== "http:" && url.protocol !== "ws:") {
-    throw new ConnectorError(
-      "CONFIG_INVALID",
-      `The control plane's address begins with ${url.protocol}, which is not a way to reach one.`,
-      {
-        fix: "Give it as https://host[:port].",
-      },
-    );
-  }
-  const loopback = isLoopbackHost(url.hostname);
-  if (!secure && !loopback) {
-    throw new ConnectorError(
-      "CLOUD_UNTRUSTED",
-      `The control plane's address ${url.host} is not on this machine and has no TLS.`,
-      {
-        fix: "Use https://; plain http:// is for loopback only.",
-      },
-    );
-  }
-  url.protocol = secure ? "wss:" : "ws:";
-  url.pathname = `${url.pathname.replace(/\/+$/, "")}/link`;
-  url.search = "";
-  url.hash = "";
-  url.username = "";
-  url.password = "";
-  return { url, secure, loopback };
+  /** Told of each hop that is passed. */
+  readonly passed?: (hop: Hop, facts: HopFacts) => void;
 }
 
 /** Opens the WebSocket. Rejects with a LinkFailure. */
 export function dial(target: DialTarget): Promise<Transport> {
   const { url } = linkUrl(target.cloudUrl);
+  return withDeadline(target, async (signal, entered) => {
+    const passed = target.passed ?? (() => {});
+    const socket = await openWay(target, { signal, entered, passed });
+    entered("upgrade");
+    const transport = await upgrade(url, socket, signal);
+    passed("upgrade", {});
+    return transport;
+  });
+}
+
+/** Runs one dial under its deadline and the caller's signal; a deadline says at which hop it was silent. */
+export async function withDeadline<T>(
+  target: DialTarget,
+  run: (signal: AbortSignal, entered: (hop: Hop) => void) => Promise<T>,
+): Promise<T> {
+  const ended = new AbortController();
+  let hop: Hop = "dns";
+  const timer = target.clock.after(DIAL_MS, () => ended.abort(silence(target, hop)), { keepAlive: true });
+  const onAbort = () => ended.abort(new LinkFailure(new ConnectorError("CANCELLED", "The dial was given up.")));
+  target.signal.addEventListener("abort", onAbort, { once: true });
+  if (target.signal.aborted) onAbort();
+  try {
+    return await run(ended.signal, (next) => (hop = next));
+  } finally {
+    timer.cancel();
+    target.signal.removeEventListener("abort", onAbort);
+  }
+}
+
+function silence({ cloudUrl, proxy = null }: DialTarget, hop: Hop): LinkFailure {
+  const { url } = linkUrl(cloudUrl);
+  const toProxy = proxy !== null && ["dns", "tcp", "proxy"].includes(hop);
+  const who = toProxy ? `the proxy ${proxyName(proxy)}` : url.host;
+  const at: Partial<Record<Hop, string>> = {
+    dns: "the name service is silent",
+    tcp: "no connection came about",
+    proxy: "it does not answer the CONNECT",
+    tls: "the TLS handshake got no answer",
+    upgrade: "the WebSocket's request got no answer",
+  };
+  return hopFailure(
+    toProxy ? "PROXY_UNREACHABLE" : "CLOUD_UNREACHABLE",
+    hop,
+    hop === "dns" ? "name-service-silent" : "silent",
+    `No answer from ${who} within ${DIAL_MS / 1000} s: ${at[hop] ?? "it is silent"}.`,
+    {
+      fix:
+        hop === "dns"
+          ? "Check the name servers of this machine (/etc/resolv.conf), and that it may ask them."
+          : "Check the address and that this host may open connections to it: a firewall on the way may drop them without a word.",
+    },
+  );
+}
+
+/** The WebSocket on a socket that nobody has spoken on yet. */
+function upgrade(url: URL, socket: Duplex, signal: AbortSignal): Promise<Transport> {
   return new Promise((resolve, reject) => {
     const options: ClientOptions & { maxFragments: number; maxBufferedChunks: number; closeTimeout: number } = {
       perMessageDeflate: false,
@@ -83,38 +98,24 @@ export function dial(target: DialTarget): Promise<Transport> {
       maxBufferedChunks: 16 * 1024,
       skipUTF8Validation: true,
       closeTimeout: 2_000,
-      ...(target.ca === null ? {} : { ca: [target.ca] }),
+      createConnection: () => socket as never,
       // Ours alone: nobody else may lengthen the wait or add headers.
       headers: { "user-agent": "sallyport-agent" },
     };
     const webSocket = new WebSocket(url, options);
     let transport: Transport | null = null;
-    const fail = (failure: LinkFailure) => {
+    const fail = (failure: unknown) => {
       settle();
       reject(failure);
       webSocket.terminate();
+      socket.destroy();
     };
-    const timer = target.clock.after(
-      DIAL_MS,
-      () =>
-        fail(
-          new LinkFailure(
-            new ConnectorError("CLOUD_UNREACHABLE", `No answer from ${url.host} within ${DIAL_MS / 1000} s.`, {
-              fix: "Check the address and that this host may open connections to it.",
-            }),
-          ),
-        ),
-      { keepAlive: true },
-    );
-    const onAbort = () => fail(new LinkFailure(new ConnectorError("CANCELLED", "The dial was given up.")));
-    const settle = () => {
-      timer.cancel();
-      target.signal.removeEventListener("abort", onAbort);
-    };
-    target.signal.addEventListener("abort", onAbort, { once: true });
+    const onAbort = () => fail(signal.reason);
+    const settle = () => signal.removeEventListener("abort", onAbort);
+    signal.addEventListener("abort", onAbort, { once: true });
     // Stays for good: an error after the dial must not be without a listener.
     webSocket.on("error", (error) => {
-      if (transport === null) fail(new LinkFailure(dialError(error, url)));
+      if (transport === null) fail(upgradeError(error, url));
     });
     webSocket.on("unexpected-response", (request, response) => {
       request.destroy();
@@ -123,45 +124,58 @@ export function dial(target: DialTarget): Promise<Transport> {
     webSocket.on("upgrade", (response: IncomingMessage) => {
       // Listeners are set before the first message can come.
       transport = webSocketTransport(webSocket, response.socket as unknown as SocketLike);
-      response.socket.setNoDelay(true);
     });
     webSocket.on("open", () => {
       settle();
       resolve(transport!);
     });
+    if (signal.aborted) onAbort();
   });
 }
 
 /** An answer that is not a WebSocket's. */
 function httpFailure(response: IncomingMessage, url: URL): LinkFailure {
   const status = response.statusCode ?? 0;
-  const details = { status };
-  const retryAfterMs = retryAfter(response.headers["retry-after"]);
-  const refuse = (message: string, fix: string) =>
-    new LinkFailure(new ConnectorError("CLOUD_UNREACHABLE", message, { fix, details }), retryAfterMs);
-  if (status >= 300 && status < 400) {
+  const refuse = (finding: Finding, message: string, fix: string) =>
+    hopFailure("CLOUD_UNREACHABLE", "upgrade", finding, message, {
+      fix,
+      retryAfterMs: retryAfter(response.headers["retry-after"]),
+      more: { status },
+    });
+  if (status >= 300 && status < 400)
     return refuse(
+      "redirect",
       `${url.host} answered with a redirect (${status}), which the link does not follow.`,
       "Give the control plane's final address; a captive page may be in between.",
     );
-  }
-  if (status === 401 || status === 403 || status === 407) {
+  if (status === 426)
     return refuse(
+      "upgrade-stripped",
+      `${url.host} is a control plane, but the request that reached it had no Upgrade header (426).`,
+      "Something on the way removes it: let it pass WebSockets (a TLS-inspecting proxy: exempt this host; nginx: proxy_http_version 1.1 and the Upgrade and Connection headers).",
+    );
+  if (status === 401 || status === 403 || status === 407)
+    return refuse(
+      "credentials",
       `${url.host} refused the connection (${status}).`,
       "A gateway in front of the control plane asks for credentials: let /link pass.",
     );
-  }
   if (status === 404)
-    return refuse(`${url.host} has no /link (404).`, "Check that the address is the control plane's.");
+    return refuse("not-found", `${url.host} has no /link (404).`, "Check that the address is the control plane's.");
   if (status === 429 || status === 503)
-    return refuse(`${url.host} is busy or starting (${status}).`, "Nothing to do: the agent tries again by itself.");
-  if (status >= 200 && status < 300) {
     return refuse(
+      "busy",
+      `${url.host} is busy or starting (${status}).`,
+      "Nothing to do: the agent tries again by itself.",
+    );
+  if (status >= 200 && status < 300)
+    return refuse(
+      "page",
       `${url.host} answered with a page (${status}) where a WebSocket was asked for.`,
       "A captive page or a proxy without WebSocket support is in between.",
     );
-  }
   return refuse(
+    "status",
     `${url.host} answered ${status}.`,
     "Look at the control plane's log, or at the gateway in front of it.",
   );
@@ -174,49 +188,20 @@ function retryAfter(header: string | undefined): number | null {
   return Number.isFinite(ms) && ms > 0 ? Math.min(ms, MAX_RETRY_AFTER_MS) : null;
 }
 
-/** Certificate failures by their codes: OpenSSL's names as Node gives them. */
-const TLS_CODES = new Set([
-  "DEPTH_ZERO_SELF_SIGNED_CERT",
-  "SELF_SIGNED_CERT_IN_CHAIN",
-  "UNABLE_TO_GET_ISSUER_CERT",
-  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
-  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
-  "CERT_HAS_EXPIRED",
-  "CERT_NOT_YET_VALID",
-  "CERT_UNTRUSTED",
-  "CERT_REVOKED",
-  "CERT_SIGNATURE_FAILURE",
-  "INVALID_CA",
-  "ERR_TLS_CERT_ALTNAME_INVALID",
-  "HOSTNAME_MISMATCH",
-]);
-
-function dialError(error: Error, url: URL): ConnectorError {
+function upgradeError(error: Error, url: URL): LinkFailure {
+  if (isTlsFailure(error)) return explainTls(error, url.host);
   const code = (error as NodeJS.ErrnoException).code ?? "";
-  if (TLS_CODES.has(code)) {
-    return new ConnectorError(
-      "CLOUD_UNTRUSTED",
-      `The certificate of ${url.host} is not trusted by this agent (${code}).`,
-      {
-        fix: "Set cloud.ca in the agent's configuration to the CA that signed it, or enrol with a secret of this control plane, which names its CA.",
-        cause: error,
-      },
-    );
-  }
-  const words: Record<string, string> = {
-    ECONNREFUSED: "nothing listens there",
-    ENOTFOUND: "the name does not resolve",
-    EAI_AGAIN: "the name service does not answer",
-    ETIMEDOUT: "the connection timed out",
-    EHOSTUNREACH: "there is no route",
-    ENETUNREACH: "there is no network",
-    ECONNRESET: "the connection was reset",
-  };
-  return new ConnectorError(
+  const cut = code === "ECONNRESET" || code === "EPIPE" || code === "";
+  const notHttp = code.startsWith("HPE_");
+  return hopFailure(
     "CLOUD_UNREACHABLE",
-    `No connection to ${url.host}: ${words[code] ?? (code === "" ? "the connection failed" : code)}.`,
+    "upgrade",
+    cut ? "reset" : "other",
+    `No connection to ${url.host}: ${cut ? "it was cut when the WebSocket was asked for" : notHttp ? "what answers there is not HTTP" : code}.`,
     {
-      fix: "Nothing to do when the control plane is down: the agent tries again by itself. Otherwise check the address and the way there.",
+      fix: notHttp
+        ? "Check scheme and port of the control plane's address; the port may be one for https."
+        : "Nothing to do when the control plane is down: the agent tries again by itself. Otherwise something on the way does not let WebSockets through.",
       cause: error,
     },
   );
@@ -226,50 +211,40 @@ function dialError(error: Error, url: URL): ConnectorError {
  * The certificate with this fingerprint (base64url sha-256 of its DER) out of the chain that the server shows, as PEM.
  * Verification is off while looking, so nothing at all is sent; the proper dial comes after, with this CA alone.
  */
-export function findPinnedCa(target: DialTarget, fingerprint: string): Promise<string> {
+export async function findPinnedCa(target: DialTarget, fingerprint: string): Promise<string> {
+  const chain = await shownChain(target);
+  const found = chain.find(({ raw }) => createHash("sha256").update(raw).digest("base64url") === fingerprint);
+  if (found !== undefined) return pem(found.raw);
   const { url } = linkUrl(target.cloudUrl);
-  const host = url.hostname.replace(/^\[|\]$/g, "");
-  return new Promise((resolve, reject) => {
-    const socket = tlsConnect({
-      host,
-      port: url.port === "" ? 443 : Number(url.port),
-      rejectUnauthorized: false,
-      ...(isIP(host) === 0 ? { servername: host } : {}),
-    });
-    const settle = () => {
-      timer.cancel();
-      target.signal.removeEventListener("abort", onAbort);
-      socket.destroy();
-    };
-    const fail = (error: ConnectorError) => {
-      settle();
-      reject(new LinkFailure(error));
-    };
-    const timer = target.clock.after(
-      DIAL_MS,
-      () => fail(new ConnectorError("CLOUD_UNREACHABLE", `No answer from ${url.host} within ${DIAL_MS / 1000} s.`)),
-      { keepAlive: true },
-    );
-    const onAbort = () => fail(new ConnectorError("CANCELLED", "The dial was given up."));
-    target.signal.addEventListener("abort", onAbort, { once: true });
-    socket.on("error", (error) => fail(dialError(error, url)));
-    socket.on("secureConnect", () => {
+  throw hopFailure(
+    "CLOUD_UNTRUSTED",
+    "tls",
+    "certificate-untrusted",
+    `${url.host} does not show the CA that the enrolment secret names.`,
+    {
+      fix: "Check the address. If a TLS-inspecting proxy is in between, set cloud.ca in the agent's configuration to its CA.",
+    },
+  );
+}
+
+/** The certificates that the server shows, its own first. Nothing is sent to it beyond the TLS handshake. */
+export function shownChain(target: DialTarget): Promise<DetailedPeerCertificate[]> {
+  return withDeadline(target, async (signal, entered) => {
+    const socket = await openWay(target, { signal, entered, verify: false });
+    const chain: DetailedPeerCertificate[] = [];
+    try {
+      if (!(socket instanceof TLSSocket)) return chain;
       let certificate: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
       const seen = new Set<string>();
       while (certificate?.raw !== undefined && !seen.has(certificate.fingerprint256)) {
-        if (createHash("sha256").update(certificate.raw).digest("base64url") === fingerprint) {
-          settle();
-          return resolve(pem(certificate.raw));
-        }
         seen.add(certificate.fingerprint256);
+        chain.push(certificate);
         certificate = certificate.issuerCertificate as DetailedPeerCertificate | undefined;
       }
-      fail(
-        new ConnectorError("CLOUD_UNTRUSTED", `${url.host} does not show the CA that the enrolment secret names.`, {
-          fix: "Check the address. If a TLS-inspecting proxy is in between, set cloud.ca in the agent's configuration to its CA.",
-        }),
-      );
-    });
+      return chain;
+    } finally {
+      socket.destroy();
+    }
   });
 }
 

@@ -22,7 +22,10 @@ import { LinkFailure, toLinkFailure } from "./link-failure.ts";
 import type { AgentLink, AgentSession, HelloSource, LinkEvent, LinkStateKind } from "./link.ts";
 import { retryClass } from "./retry-table.ts";
 import { sendStatus, type StatusStream } from "./status-stream.ts";
-import { dial, findPinnedCa, linkUrl } from "./ws-dial.ts";
+import { linkUrl } from "./address.ts";
+import { Addresses } from "./addresses.ts";
+import { STRAIGHT, type LinkNetwork } from "./network.ts";
+import { dial, findPinnedCa } from "./ws-dial.ts";
 
 /** Until the cloud has proved itself. */
 export const GREETING_MS = 4_000;
@@ -41,6 +44,8 @@ export interface WsLinkOptions {
   readonly nameHint: string | null;
   /** PEM of a CA from the configuration; wins over the pinned one. */
   readonly ca: string | null;
+  /** More addresses, proxies, client certificate. Absent: none of them. */
+  readonly network?: LinkNetwork;
   /** False switches the MAC of frames off, which both ends allow on loopback only. */
   readonly mac: boolean;
   /** Version of the agent program. */
@@ -97,6 +102,8 @@ export class WsLink implements AgentLink {
   readonly #options: WsLinkOptions;
   readonly #clock: Clock;
   readonly #backoff: Backoff;
+  readonly #network: LinkNetwork;
+  readonly #addresses: Addresses;
   /** Per start of this process: how the cloud tells a redial from a second agent with the same identity. */
   readonly #instance = randomUUID();
   #state: State = { kind: "offline", leave: nothing };
@@ -112,6 +119,8 @@ export class WsLink implements AgentLink {
     this.#options = options;
     this.#clock = options.clock;
     this.#backoff = new Backoff(options.random);
+    this.#network = options.network ?? STRAIGHT;
+    this.#addresses = new Addresses(this.#network.addresses);
     options.hello.onStatusChange?.(() => {
       if (this.#state.kind === "online") this.#state.status.changed();
     });
@@ -208,7 +217,17 @@ export class WsLink implements AgentLink {
         fix: "Set cloud.url in the configuration.",
       });
     }
+    return await this.#addresses.tryEach(cloudUrl, (address) => this.#connectTo(address, held, signal), signal);
+  }
+
+  async #connectTo(
+    cloudUrl: string,
+    held: ReturnType<IdentityStore["load"]>,
+    signal: AbortSignal,
+  ): Promise<{ transport: Transport; hello: AgentHello; cloudUrl: string }> {
+    const options = this.#options;
     const { secure, loopback } = linkUrl(cloudUrl);
+    const between = await this.#network.wayTo(cloudUrl, signal);
     const base = {
       windows: DEFAULT_WINDOWS,
       maxStreams: DEFAULT_MAX_STREAMS,
@@ -230,7 +249,7 @@ export class WsLink implements AgentLink {
       const { enrolment } = options;
       if (ca === null && secure && enrolment.caFingerprint !== null) {
         this.#pinnedCa ??= await findPinnedCa(
-          { cloudUrl, ca: null, clock: this.#clock, signal },
+          { ...between, cloudUrl, ca: null, clock: this.#clock, signal },
           enrolment.caFingerprint,
         );
         ca = this.#pinnedCa;
@@ -250,7 +269,8 @@ export class WsLink implements AgentLink {
         },
       );
     }
-    return { transport: await dial({ cloudUrl, ca, clock: this.#clock, signal }), hello, cloudUrl };
+    const transport = await dial({ ...between, cloudUrl, ca, clock: this.#clock, signal });
+    return { transport, hello, cloudUrl };
   }
 
   #proof(): ReturnType<AgentHello["proof"]> {
@@ -271,7 +291,10 @@ export class WsLink implements AgentLink {
 
   #greet(transport: Transport, hello: AgentHello, cloudUrl: string): void {
     const fail = (failure: LinkFailure) => {
-      if (this.#state === state) this.#rest(failure, 0);
+      if (this.#state !== state) return;
+      // Another address may lead to a process that answers better.
+      this.#addresses.passOver(cloudUrl);
+      this.#rest(failure, 0);
     };
     const late = () =>
       fail(
@@ -312,6 +335,7 @@ export class WsLink implements AgentLink {
           } else {
             if (hello.who.type === "enrol") this.#keep(step.greeted, hello, cloudUrl);
             done = true;
+            this.#addresses.keep(cloudUrl);
             this.#goOnline(transport, step.greeted, challengedAtMs);
           }
         } catch (caught) {

@@ -5,7 +5,7 @@ import { hostname } from "node:os";
 import { ConnectorError, type Clock, type LinkStream } from "@sallyport/protocol";
 import type { CommandRunner } from "../commands/runner.ts";
 import { compactionTime } from "../journal/compaction-time.ts";
-import { WsLink, type AgentSession, type LinkEvent } from "../link/index.ts";
+import { makeNetwork, WsLink, type AgentSession, type LinkEvent, type LinkNetwork } from "../link/index.ts";
 import type { AgentContext } from "./context.ts";
 import type { Membership } from "./membership.ts";
 import type { Parts } from "./parts.ts";
@@ -36,6 +36,7 @@ export function makeLink(
     enrolment,
     nameHint: hostname().slice(0, 63),
     ca,
+    network: networkOf(context, parts),
     mac: true,
     version,
     hello: {
@@ -61,6 +62,15 @@ export function makeLink(
     }
   });
   return { link, watch };
+}
+
+function networkOf({ compiled, environment, redactor }: AgentContext, { connections }: Parts): LinkNetwork {
+  return makeNetwork({
+    ...compiled.config.link,
+    environment,
+    resolveSecret: async (text, signal) => (await connections.secrets.resolve(text, signal)).reveal(),
+    hide: (secret) => redactor.add(secret),
+  });
 }
 
 export class LinkWatch {

@@ -1,7 +1,6 @@
 // Which control plane this agent belongs to, or is to join: found out before anything is begun.
-import { readFileSync } from "node:fs";
 import { ConnectorError, type EnrolmentSecret } from "@sallyport/protocol";
-import { IdentityStore, type Identity } from "../link/index.ts";
+import { IdentityStore, readPem, type Identity } from "../link/index.ts";
 import type { AgentContext } from "./context.ts";
 import { readEnrolment } from "./enrolment-input.ts";
 
@@ -31,24 +30,18 @@ export function findMembership(context: AgentContext): Membership {
       },
     );
   }
-  const cloudUrl = config.cloud.url ?? held?.identity.cloudUrl ?? null;
+  const { ca } = config.cloud;
+  const cloudUrl = config.cloud.url ?? held?.identity.cloudUrl ?? config.link.addresses[0] ?? null;
   if (cloudUrl === null) {
     throw new ConnectorError("CONFIG_INVALID", "The agent does not know the address of its control plane.", {
       fix: "Set cloud.url in the configuration, or SALLYPORT_URL.",
     });
   }
-  return { identity, names: held?.identity.names ?? null, enrolment, cloudUrl, ca: readCa(config.cloud.ca) };
-}
-
-function readCa(path: string | null): string | null {
-  if (path === null) return null;
-  try {
-    return readFileSync(path, "utf8");
-  } catch (cause) {
-    throw new ConnectorError(
-      "CONFIG_INVALID",
-      `cloud.ca: the file ${path} cannot be read (${(cause as NodeJS.ErrnoException).code}).`,
-      { fix: "Name a PEM file that the agent's user can read.", cause },
-    );
-  }
+  return {
+    identity,
+    names: held?.identity.names ?? null,
+    enrolment,
+    cloudUrl,
+    ca: ca === null ? null : readPem(ca, "cloud.ca"),
+  };
 }

@@ -250,10 +250,12 @@ t.test("doors: from the route table, each route without, with, and with a foreig
     [
       "GET /",
       "GET /healthz",
+      "GET /link",
       "GET /openapi.json",
       "GET /readyz",
       "HEAD /",
       "HEAD /healthz",
+      "HEAD /link",
       "HEAD /openapi.json",
       "HEAD /readyz",
       "POST /v1/session",

@@ -203,6 +203,14 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   constant("/readyz", () =>
     options.ready() ? { status: 200, text: "ready\n" } : { status: 503, text: "not ready\n" },
   );
+  // The upgrade of /link never comes here. Whoever sees this knows that a control plane is there, and what was lost.
+  app.get("/link", { config: { public: true }, schema: { hide: true } }, async (_request, reply) =>
+    reply
+      .code(426)
+      .headers({ upgrade: "websocket", connection: "upgrade" })
+      .type("text/plain; charset=utf-8")
+      .send("Agents connect here by WebSocket; the Upgrade header of this request did not arrive.\n"),
+  );
   new Gauge({
     name: "sallyport_cloud_change_streams",
     help: "Open streams of changes",

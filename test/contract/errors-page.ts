@@ -19,6 +19,11 @@ const WHAT_TO_DO: Record<ErrorCode, string> = {
     "Check the control plane's address in the agent's configuration, and that the host may open connections to it.",
   CLOUD_UNTRUSTED:
     "Check the address and what stands in between. If the control plane has new keys, enrol the agent anew.",
+  PROXY_UNREACHABLE: "Check link.proxy of the agent's configuration, or HTTPS_PROXY, and the way to the proxy.",
+  PROXY_UNTRUSTED: "Set link.proxy.ca to the CA that signed the proxy's certificate.",
+  PROXY_AUTH_REQUIRED: "Set link.proxy.user and link.proxy.password to what the proxy accepts.",
+  PROXY_REFUSED:
+    "Let the proxy allow CONNECT to the control plane's host and port; `sallyport-agent doctor` says more.",
   IDENTITY_UNKNOWN: "Empty the agent's state directory and enrol it with a new secret.",
   IDENTITY_REVOKED: "If that was a mistake, empty the agent's state directory and enrol it with a new secret.",
   IDENTITY_CLONED:

@@ -12,6 +12,9 @@ const binaries = {
   chromium: ["chromium", "chromium-browser", "google-chrome"],
   postgres: ["initdb"],
   nats: ["nats-server"],
+  squid: ["squid"],
+  nginx: ["nginx"],
+  haproxy: ["haproxy"],
 } as const;
 
 export type ServerName = keyof typeof binaries;

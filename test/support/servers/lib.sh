@@ -98,7 +98,7 @@ halt() {
   rm -f "$1/pid"
 }
 
-# make_ca DIR: DIR/ca.pem, and DIR/cert.pem + DIR/key.pem for 127.0.0.1 and localhost. The subject is numbered: two
+# make_ca DIR: DIR/ca.pem, and DIR/cert.pem + DIR/key.pem for 127.0.0.1, ::1 and localhost. The subject is numbered: two
 # authorities of one name confuse OpenSSL.
 make_ca() {
   local dir=$1
@@ -109,8 +109,20 @@ make_ca() {
   openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost \
     -keyout "$dir/key.pem" -out "$dir/csr.pem" 2>/dev/null
   openssl x509 -req -in "$dir/csr.pem" -CA "$dir/ca.pem" -CAkey "$dir/ca-key.pem" -CAcreateserial -days 30 \
-    -extfile <(printf 'subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth\n') \
+    -extfile <(printf 'subjectAltName=IP:127.0.0.1,IP:::1,DNS:localhost\nextendedKeyUsage=serverAuth\n') \
     -out "$dir/cert.pem" 2>/dev/null
+}
+
+# make_client DIR: DIR/client-ca.pem, and DIR/client.pem + DIR/client-key.pem, a client's certificate of it
+make_client() {
+  local dir=$1
+  [ ! -e "$dir/client.pem" ] || return 0
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=sallyport test client CA $RANDOM$RANDOM" \
+    -addext basicConstraints=critical,CA:TRUE -keyout "$dir/client-ca-key.pem" -out "$dir/client-ca.pem" 2>/dev/null
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=agent \
+    -keyout "$dir/client-key.pem" -out "$dir/client-csr.pem" 2>/dev/null
+  openssl x509 -req -in "$dir/client-csr.pem" -CA "$dir/client-ca.pem" -CAkey "$dir/client-ca-key.pem" -CAcreateserial \
+    -days 30 -extfile <(printf 'extendedKeyUsage=clientAuth\n') -out "$dir/client.pem" 2>/dev/null
 }
 
 # main "$@": the subcommands; a recipe defines install, start and stop
