@@ -255,6 +255,16 @@ const tooWeak = (): ConnectorError =>
     fix: "Switch the link's MAC on at both ends.",
   });
 
+/** What a CHALLENGE claims, unverified: for a diagnosis, which says what it saw. Throws as `AgentHandshake.receive`. */
+export function readChallenge(message: Buffer): { challenge: Challenge; fingerprint: string } {
+  const frame = new FrameReader(null).read(message);
+  if (frame === null) throw new ConnectorError("HANDSHAKE_FAILED", "The handshake has no detached payloads.");
+  expect(frame, FRAME.challenge);
+  const { text } = parseControl(frame, signedTextSchema);
+  const challenge = parseControl({ ...frame, payload: Buffer.from(text) }, challengeSchema);
+  return { challenge, fingerprint: keyFingerprint(ed25519PublicKey(challenge.identity.publicKey)) };
+}
+
 // The agent's end
 
 export interface AgentHello extends HelloLimits {

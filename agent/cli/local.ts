@@ -17,6 +17,7 @@ export function explain(error: ConnectorError, writeError: (text: string) => voi
 export interface LocalCommands {
   /** Flags and text of `--config`. */
   readonly configOption: readonly [flags: string, text: string];
+  readonly environment: ConfigSource["environment"];
   write(text: string): void;
   /** Runs `action` for the agent of that configuration; its answer is the exit code. */
   perform(configFile: string | undefined, action: (stateDir: string, config: Config) => Promise<number>): Promise<void>;
@@ -24,6 +25,7 @@ export interface LocalCommands {
 
 export const localCommandsOf = (source: ConfigSource, configOption: LocalCommands["configOption"]): LocalCommands => ({
   configOption,
+  environment: source.environment,
   write: (text) => source.write(text),
   async perform(configFile, action) {
     try {

@@ -57,6 +57,8 @@ export interface Walk {
   readonly passed?: (hop: Hop, facts: HopFacts) => void;
   /** False only for looking at a certificate: then nothing at all may be sent on what comes out. */
   readonly verify?: boolean;
+  /** Stop before TLS, also where the address is https. */
+  readonly withoutTls?: boolean;
 }
 
 /** Rejects with a LinkFailure, or with the signal's reason. */
@@ -72,7 +74,7 @@ export async function openWay(way: Way, walk: Walk): Promise<Duplex> {
       await connectThrough(socket, proxy, target, walk.signal);
       walk.passed?.("proxy", {});
     }
-    if (!secure) return socket;
+    if (!secure || walk.withoutTls === true) return socket;
     walk.entered?.("tls");
     const tls = await openTls(
       socket,

@@ -3,8 +3,17 @@ import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 
+export interface CertificateOptions {
+  /** How long the certificate is valid from now on; negative = it is expired. */
+  days?: number;
+  names?: string;
+}
+
 /** An authority and a certificate of it for localhost and 127.0.0.1, as PEM files in `dir`. */
-export function makeAuthority(dir: string): { caFile: string; certFile: string; keyFile: string } {
+export function makeAuthority(
+  dir: string,
+  { days = 2, names = "DNS:localhost,IP:127.0.0.1" }: CertificateOptions = {},
+): { caFile: string; certFile: string; keyFile: string } {
   const file = (name: string) => join(dir, name);
   const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: dir, stdio: "ignore" });
   const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
@@ -23,7 +32,7 @@ export function makeAuthority(dir: string): { caFile: string; certFile: string; 
     "ca.pem",
   );
   openssl("req", ...key, "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem");
-  writeFileSync(file("extensions"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n");
+  writeFileSync(file("extensions"), `subjectAltName=${names}\nextendedKeyUsage=serverAuth\n`);
   openssl(
     "x509",
     "-req",
@@ -35,7 +44,7 @@ export function makeAuthority(dir: string): { caFile: string; certFile: string; 
     "ca-key.pem",
     "-CAcreateserial",
     "-days",
-    "2",
+    String(days),
     "-extfile",
     "extensions",
     "-out",
