@@ -74,6 +74,8 @@ export interface MuxOptions {
   readonly onStream: (stream: LinkStream) => void;
   /** True: streams that the peer opens live as long as the session; a drain does not wait for them. */
   readonly peerBackground?: boolean;
+  /** Silence of this length is a dead link; beats keep pace with it. Absent: 12 s. */
+  readonly deadMs?: number;
   /** The peer drains: it takes no new streams. */
   readonly onGoAway?: (reason: ConnectorError, retryAfterMs: number | null) => void;
 }
@@ -135,6 +137,8 @@ export class Mux implements LinkSession {
   #newestAtMs = 0;
   #ackTimer: Timer | null = null;
 
+  readonly #deadMs: number;
+  readonly #beatMs: number;
   #lastSeenMs: number;
   #beatTimer: Timer | null = null;
   #deadTimer: Timer | null = null;
@@ -157,6 +161,8 @@ export class Mux implements LinkSession {
     this.#reader = options.reader;
     this.#inFlight = new InFlight(options.clock);
     this.#nextId = options.side === "agent" ? 1 : 2;
+    this.#deadMs = options.deadMs ?? DEAD_MS;
+    this.#beatMs = Math.min(BEAT_MS, (this.#deadMs * BEAT_MS) / DEAD_MS);
     this.#lastSeenMs = this.#clock.monotonic();
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
@@ -185,7 +191,7 @@ export class Mux implements LinkSession {
       this.#schedule();
     });
     this.#armBeat();
-    this.#armDeath(DEAD_MS);
+    this.#armDeath(this.#deadMs);
     this.#transport.onMessage((message) => this.#receive(message));
   }
 
@@ -249,6 +255,11 @@ export class Mux implements LinkSession {
   /** One round trip in ms, measured now. Stays pending when the session ends first: race it with `closed`. */
   ping(): Promise<number> {
     return new Promise((resolve) => this.#sendPing(resolve));
+  }
+
+  /** Says that this side goes away, and takes what the peer opened before it heard of it. */
+  farewell(reason: ConnectorError): void {
+    this.#sendFailure(FRAME.goAway, 0, reason.toBody());
   }
 
   /** Takes no new streams; resolves when those open, background ones aside, have ended, or the session is over. */
@@ -590,7 +601,7 @@ export class Mux implements LinkSession {
   // Life
 
   #armBeat(): void {
-    this.#beatTimer = this.#clock.after(BEAT_MS, () => {
+    this.#beatTimer = this.#clock.after(this.#beatMs, () => {
       this.#sendPing(null);
       this.#armBeat();
     });
@@ -601,7 +612,7 @@ export class Mux implements LinkSession {
     this.#deadTimer = this.#clock.after(delayMs, () => {
       const now = this.#clock.monotonic();
       const quietMs = now - this.#lastSeenMs;
-      if (quietMs < DEAD_MS) this.#armDeath(DEAD_MS - quietMs);
+      if (quietMs < this.#deadMs) this.#armDeath(this.#deadMs - quietMs);
       else if (now - dueMs > STALL_MS) this.#armDeath(STALL_MS);
       else {
         this.#over(

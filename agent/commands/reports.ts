@@ -52,15 +52,19 @@ export class ReportOutbox {
   readonly #options: ReportOutboxOptions;
   #acknowledged = 0;
   readonly #onAck = new Set<() => void>();
+  /** Ends the service of the newest session. */
+  #newest: AbortController | null = null;
 
   constructor(options: ReportOutboxOptions) {
     this.#options = options;
   }
 
-  /** Serves one session until it is over. Never rejects. */
+  /** Serves one session until it is over, or another is served: reports leave by the newest alone. Never rejects. */
   async serve(session: AgentSession): Promise<void> {
     const { clock, log } = this.#options;
     const over = new AbortController();
+    this.#newest?.abort(new ConnectorError("SESSION_SUPERSEDED", "The reports leave by a newer session."));
+    this.#newest = over;
     void session.closed.then((reason) => over.abort(reason));
     for (let attempt = 0; !over.signal.aborted; attempt++) {
       const before = this.#acknowledged;
@@ -115,6 +119,8 @@ export class ReportOutbox {
     stream.answer.catch(() => undefined);
     const stop = new AbortController();
     const signal = AbortSignal.any([sessionOver, stream.signal, stop.signal]);
+    const onOver = () => stream.reset(toConnectorError(sessionOver.reason));
+    sessionOver.addEventListener("abort", onOver, { once: true });
     const sent = { through: this.#acknowledged };
     const failed = (caught: unknown): void => {
       stream.reset(toConnectorError(caught));
@@ -127,6 +133,7 @@ export class ReportOutbox {
     );
     await Promise.all([reading, writing]);
     silence.cancel();
+    sessionOver.removeEventListener("abort", onOver);
     if (stop.signal.aborted) throw stop.signal.reason;
     if (stream.signal.aborted) throw stream.signal.reason;
   }

@@ -76,6 +76,8 @@ export interface LinkConfig {
   noProxy: string[] | null;
   /** Paths of PEM files. */
   clientCertificate: { cert: string; key: string } | null;
+  deadAfterMs: number;
+  stableAfterMs: number;
 }
 export interface LimitsConfig {
   replicas: number;
@@ -132,6 +134,7 @@ export interface ParsedFile {
 const MIB = 1024 * 1024;
 export const DEFAULT_LISTEN = "127.0.0.1:8470";
 export const DEFAULT_DOCKER_SOCKET = "/var/run/docker.sock";
+export const DEFAULT_LINK = { deadAfterMs: 12_000, stableAfterMs: 60_000 };
 export const DEFAULT_LIMITS: LimitsConfig = {
   replicas: 16,
   servingCpus: availableParallelism(),
@@ -210,6 +213,8 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
     cloud: { url: set("SALLYPORT_URL") ?? raw.cloud?.url ?? null, ca: raw.cloud?.ca ?? null },
     link: {
       addresses: raw.link?.addresses ?? [],
+      deadAfterMs: raw.link?.deadAfterMs ?? DEFAULT_LINK.deadAfterMs,
+      stableAfterMs: raw.link?.stableAfterMs ?? DEFAULT_LINK.stableAfterMs,
       proxy:
         raw.link?.proxy === undefined
           ? null

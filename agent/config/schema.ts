@@ -129,6 +129,17 @@ export const configSchema = z.strictObject({
         .strictObject({ cert: absolutePath, key: absolutePath })
         .optional()
         .describe("PEM files, shown to a gateway in front of the control plane that asks for one. Read at each dial."),
+      deadAfterMs: z
+        .int()
+        .min(500)
+        .max(600_000)
+        .optional()
+        .describe("Silence after which the link counts as dead and is dialled anew; beats keep pace. Default 12000."),
+      stableAfterMs: z
+        .int()
+        .min(0)
+        .optional()
+        .describe("A link that was up for so long is dialled anew at once when it breaks. Default 60000."),
     })
     .optional()
     .describe("The network between the agent and its control plane."),

@@ -2,7 +2,7 @@
 // anything else waits longer and longer, at random within a doubling window.
 import type { RetryClass } from "./retry-table.ts";
 
-/** A link that lived so long was good: the next dial is quick, once. */
+/** A link that lived so long was good: the next dial is quick, once. The configuration may say another time. */
 export const STABLE_MS = 60_000;
 const QUICK_MS = 200;
 const FIRST_WINDOW_MS = 1_000;
@@ -10,11 +10,13 @@ const LAST_WINDOW_MS = 60_000;
 
 export class Backoff {
   readonly #random: () => number;
+  readonly #stableMs: number;
   #windowMs = FIRST_WINDOW_MS;
 
   /** `random`: uniform in [0, 1). */
-  constructor(random: () => number) {
+  constructor(random: () => number, stableMs: number = STABLE_MS) {
     this.#random = random;
+    this.#stableMs = stableMs;
   }
 
   /**
@@ -27,7 +29,7 @@ export class Backoff {
       this.#windowMs = LAST_WINDOW_MS;
       return Math.max(ended.retryAfterMs ?? 0, LAST_WINDOW_MS / 2 + this.#random() * (LAST_WINDOW_MS / 2));
     }
-    if (ended.onlineMs >= STABLE_MS) {
+    if (ended.onlineMs >= this.#stableMs) {
       this.#windowMs = FIRST_WINDOW_MS;
       if (ended.retryAfterMs === null && ended.retry === "retry") return this.#random() * QUICK_MS;
     }

@@ -14,6 +14,7 @@ import {
   type EnrolmentSecret,
   type LinkStream,
   type SessionId,
+  type Timer,
   type Transport,
 } from "@sallyport/protocol";
 import { Backoff } from "./backoff.ts";
@@ -31,8 +32,8 @@ import { dial, findPinnedCa } from "./ws-dial.ts";
 export const GREETING_MS = 4_000;
 /** After our proof: the cloud may first have to find out whether an older session of ours still lives (5 s). */
 export const READY_MS = 8_000;
-/** How long streams may go on after the cloud said goodbye. */
-const GOODBYE_MS = 30_000;
+/** How long a session may go on beside its successor after the cloud said goodbye. */
+export const GOODBYE_MS = 30_000;
 
 export interface WsLinkOptions {
   /** Base URL of the control plane; null: the one of the identity. */
@@ -51,6 +52,10 @@ export interface WsLinkOptions {
   /** Version of the agent program. */
   readonly version: string;
   readonly hello: HelloSource;
+  /** Silence after which the link counts as dead; absent: 12 s. */
+  readonly deadMs?: number;
+  /** A link that was up for so long is dialled anew at once; absent: 60 s. */
+  readonly stableMs?: number;
   readonly clock: Clock;
   /** Uniform in [0, 1). */
   readonly random: () => number;
@@ -80,13 +85,11 @@ interface Online {
   readonly status: StatusStream;
   leave(): void;
 }
-/** No new streams; what is open ends. By our own wish (`final`), or the cloud's: then the link dials again after. */
+/** The agent stops: no new streams, what is open ends. */
 interface Draining {
   readonly kind: "draining";
   readonly session: AgentSession;
   readonly mux: Mux;
-  readonly sinceMs: number;
-  readonly final: boolean;
   leave(): void;
 }
 /** Over for good. */
@@ -95,6 +98,18 @@ interface Closed {
   leave(): void;
 }
 type State = Offline | Dialling | Greeting | Online | Draining | Closed;
+
+/**
+ * A session to which the cloud said goodbye. It stands beside the states: the next one is made while what is open here
+ * goes on, and reports and status leave by it until there is a next.
+ */
+interface Leaving {
+  readonly session: AgentSession;
+  readonly mux: Mux;
+  readonly reason: ConnectorError;
+  readonly status: StatusStream;
+  readonly timer: Timer;
+}
 
 const nothing = (): void => {};
 
@@ -114,15 +129,17 @@ export class WsLink implements AgentLink {
   #onStream: ((stream: LinkStream, session: AgentSession) => void) | null = null;
   readonly #listeners: ((event: LinkEvent) => void)[] = [];
   #drained: Promise<void> | null = null;
+  #leaving: Leaving | null = null;
 
   constructor(options: WsLinkOptions) {
     this.#options = options;
     this.#clock = options.clock;
-    this.#backoff = new Backoff(options.random);
+    this.#backoff = new Backoff(options.random, options.stableMs);
     this.#network = options.network ?? STRAIGHT;
     this.#addresses = new Addresses(this.#network.addresses);
     options.hello.onStatusChange?.(() => {
       if (this.#state.kind === "online") this.#state.status.changed();
+      this.#leaving?.status.changed();
     });
   }
 
@@ -130,7 +147,9 @@ export class WsLink implements AgentLink {
     return this.#state.kind;
   }
   get session(): AgentSession | null {
-    return this.#state.kind === "online" || this.#state.kind === "draining" ? this.#state.session : null;
+    const state = this.#state;
+    if (state.kind === "online" || state.kind === "draining") return state.session;
+    return this.#leaving?.session ?? null;
   }
 
   onStream(handler: (stream: LinkStream, session: AgentSession) => void): void {
@@ -155,16 +174,23 @@ export class WsLink implements AgentLink {
     const state = this.#state;
     if (state.kind === "closed") return;
     if (state.kind === "online" || state.kind === "draining") state.mux.close(reason);
+    this.#leaving?.mux.close(reason);
     this.#moveTo({ kind: "closed", leave: nothing }, reason, null);
   }
 
   async #drainOnce(deadlineMs: number): Promise<void> {
     const reason = new ConnectorError("GOING_AWAY", "The agent is stopping.");
     const state = this.#state;
-    if (state.kind === "online" || state.kind === "draining") {
-      if (state.kind === "online") state.status.stop();
-      await this.#goodbye(state.mux, state.session, state.sinceMs, true, reason, deadlineMs);
+    const over: Promise<void>[] = [];
+    const live = state.kind === "online" ? state : this.#leaving;
+    if (live !== null) {
+      const { mux, session, status } = live;
+      status.stop();
+      this.#moveTo({ kind: "draining", session, mux, leave: nothing }, null, null);
+      over.push(this.#ended(mux, reason, deadlineMs));
     }
+    if (this.#leaving !== null && this.#leaving !== live) over.push(this.#ended(this.#leaving.mux, reason, deadlineMs));
+    await Promise.all(over);
     this.abort(reason);
   }
 
@@ -380,18 +406,16 @@ export class WsLink implements AgentLink {
       peerWindows: greeted.peerWindows,
       peerMaxStreams: greeted.peerMaxStreams,
       checksums: greeted.checksums,
+      ...(this.#options.deadMs === undefined ? {} : { deadMs: this.#options.deadMs }),
       onStream: (stream) => {
         if (this.#onStream === null) stream.reset(new ConnectorError("KIND_UNKNOWN", "This agent takes no streams."));
         else this.#onStream(stream, session);
       },
       onGoAway: (reason, retryAfterMs) => {
-        if (this.#state.kind !== "online" || this.#state.mux !== mux) return;
-        this.#state.status.stop();
-        goneRetryAfterMs = retryAfterMs;
-        void this.#goodbye(mux, session, sinceMs, false, reason, GOODBYE_MS);
+        const state = this.#state;
+        if (state.kind === "online" && state.mux === mux) this.#leave(state, reason, retryAfterMs);
       },
     });
-    let goneRetryAfterMs: number | null = null;
     const session: AgentSession = {
       id: ready.session,
       epoch: ready.epoch,
@@ -415,36 +439,56 @@ export class WsLink implements AgentLink {
       mux.close(toConnectorError(caught));
       throw caught;
     }
-    this.#moveTo({ kind: "online", session, mux, sinceMs, status, leave: () => status.stop() }, null, null);
+    // A session that is left keeps its status stream until there is another.
+    this.#moveTo({ kind: "online", session, mux, sinceMs, status, leave: nothing }, null, null);
     void mux.closed.then((reason) => {
+      status.stop();
       const state = this.#state;
-      if ((state.kind !== "online" && state.kind !== "draining") || state.mux !== mux) return;
-      if (state.kind === "draining" && state.final) return;
-      this.#rest(new LinkFailure(reason, goneRetryAfterMs), this.#clock.monotonic() - sinceMs);
+      if (state.kind !== "online" || state.mux !== mux) return;
+      this.#rest(new LinkFailure(reason), this.#clock.monotonic() - sinceMs);
     });
     this.#emit({ type: "online", session });
+    if (this.#leaving !== null) this.#succeeded(this.#leaving);
+  }
+
+  // leaving
+
+  /** The cloud said goodbye: what is open may end, beside the next session. */
+  #leave({ mux, session, sinceMs, status }: Online, reason: ConnectorError, retryAfterMs: number | null): void {
+    // Never more than two connections.
+    this.#leaving?.mux.close(reason);
+    const timer = this.#clock.after(GOODBYE_MS, () => mux.close(reason), { keepAlive: true });
+    const leaving: Leaving = { mux, session, reason, status, timer };
+    const onlineMs = this.#clock.monotonic() - sinceMs;
+    this.#leaving = leaving;
+    void mux.closed.then(() => {
+      timer.cancel();
+      if (this.#leaving !== leaving) return;
+      this.#leaving = null;
+      // It was waited for in vain until now, perhaps because that very process held on to its door: it is gone.
+      if (this.#state.kind === "offline") this.#rest(new LinkFailure(reason), onlineMs);
+    });
+    this.#rest(new LinkFailure(reason, retryAfterMs), onlineMs);
+  }
+
+  /** There is another session: the cloud ends the one that is left with its last stream, once it knows that. */
+  #succeeded({ mux, reason, status }: Leaving): void {
+    status.stop();
+    // Not closed here, and nothing refused: a command may be on its way that was sent before the cloud hears this.
+    mux.farewell(reason);
   }
 
   // draining
 
-  async #goodbye(
-    mux: Mux,
-    session: AgentSession,
-    sinceMs: number,
-    final: boolean,
-    reason: ConnectorError,
-    deadlineMs: number,
-  ): Promise<void> {
-    const over = new Promise<void>((resolve) => {
+  /** Resolves when its last stream has ended, or after `deadlineMs`; it is closed then. */
+  async #ended(mux: Mux, reason: ConnectorError, deadlineMs: number): Promise<void> {
+    await new Promise<void>((resolve) => {
       const timer = this.#clock.after(deadlineMs, resolve, { keepAlive: true });
-      this.#moveTo(
-        { kind: "draining", session, mux, sinceMs, final, leave: () => timer.cancel() },
-        final ? null : reason,
-        null,
-      );
-      void mux.drain(reason).then(resolve);
+      void mux.drain(reason).then(() => {
+        timer.cancel();
+        resolve();
+      });
     });
-    await over;
     mux.close(reason);
   }
 }

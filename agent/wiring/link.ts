@@ -30,7 +30,10 @@ export function makeLink(
   const { clock, version } = context;
   const { journal } = state;
   const { changes, deployments, runner } = parts;
+  const { deadAfterMs, stableAfterMs } = context.compiled.config.link;
   const link = new WsLink({
+    deadMs: deadAfterMs,
+    stableMs: stableAfterMs,
     cloudUrl,
     identity,
     enrolment,

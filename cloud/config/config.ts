@@ -35,6 +35,7 @@ export interface CloudConfig {
   agentImage: string;
   keepDays: number;
   logLevel: Options["logLevel"];
+  linkDeadMs: number;
   drainMs: number;
   origins: Origin[];
 }
@@ -164,6 +165,7 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
     agentImage: options.agentImage,
     keepDays: options.keepDays,
     logLevel: options.logLevel,
+    linkDeadMs: options.linkDeadMs,
     drainMs: options.drainMs,
     origins,
   };

@@ -176,6 +176,15 @@ export const OPTIONS = {
     fallback: (): "info" => "info",
     text: `${LOG_LEVELS.join(", ")}`,
   },
+  /** Silence after which an agent's link counts as dead, ms. Beats keep pace. */
+  linkDeadMs: {
+    schema: z.coerce.number().int().min(500).max(600_000),
+    flag: "link-dead-ms",
+    argument: "<ms>",
+    variable: "SALLYPORT_CLOUD_LINK_DEAD_MS",
+    fallback: (): number => 12_000,
+    text: "silence after which an agent's link counts as dead",
+  },
   /** How long a stop waits for what is under way, ms. */
   drainMs: {
     schema: z.coerce.number().int().min(0).max(600_000),

@@ -6,6 +6,7 @@ import {
   laneOf,
   readJsonBody,
   toConnectorError,
+  wait,
   type Clock,
   type CommandSpec,
   type LinkStream,
@@ -74,6 +75,9 @@ export interface InteractiveDeps {
 const INTENT_LIFETIME_MS = 60_000;
 /** The agent keeps the deadline; this much later we stop believing that it will say so. */
 const GRACE_MS = 5_000;
+/** How long a command waits for the next session of an agent that was told to go to another process. */
+const HANDOVER_MS = 3_000;
+const HANDOVER_LOOK_MS = 50;
 /** Kinds whose bytes come after their answer must answer within this. */
 const HEAD_DEADLINE_MS = 60_000;
 
@@ -98,6 +102,25 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
     const from = open.length > 0 ? open : live;
     turn = (turn + 1) % 0x3fff_ffff;
     return from[turn % from.length] ?? null;
+  }
+
+  /**
+   * Of agents that were told to go to another process: the next session, made within a moment. Null when there is none,
+   * or when an agent stops by itself.
+   */
+  async function successor(
+    scope: Scope,
+    pool: PoolRef,
+    options: RelayOptions,
+    tried: ReadonlySet<CloudSession>,
+  ): Promise<CloudSession | null> {
+    if ([...tried].every((session) => session.status()?.draining === true)) return null;
+    for (let waitedMs = 0; waitedMs < HANDOVER_MS; waitedMs += HANDOVER_LOOK_MS) {
+      await wait(clock, HANDOVER_LOOK_MS, options.signal);
+      const session = choose(scope, pool, options.replica, tried);
+      if (session !== null) return session;
+    }
+    return null;
   }
 
   return {
@@ -155,7 +178,9 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
         const tried = new Set<CloudSession>();
         let closing: ConnectorError | null = null;
         while (stream === null) {
-          const session = choose(scope, pool, options.replica, tried);
+          const session =
+            choose(scope, pool, options.replica, tried) ??
+            (closing === null ? null : await successor(scope, pool, options, tried));
           if (session === null) throw closing ?? (await agentOffline(deps.store, scope, pool, options.replica ?? null));
           tried.add(session);
           const head = signOffer(

@@ -15,6 +15,7 @@ import {
   hashEnrolmentSecret,
   newId,
   toConnectorError,
+  wait,
   webSocketTransport,
   type AgentClaim,
   type AgentStatus,
@@ -72,6 +73,8 @@ export interface GatewayOptions {
   /** False: sessions from loopback may go without a MAC when the agent wants none either. */
   readonly mac?: boolean;
   readonly limits?: Partial<GatewayLimits>;
+  /** Silence after which a link counts as dead. Absent: 12 s. */
+  readonly deadMs?: number;
   /** Log lines and metrics are listeners. */
   readonly observe?: (event: GatewayEvent) => void;
 }
@@ -142,8 +145,11 @@ export class LinkGateway {
     this.disconnect(replica, revoked());
   }
 
-  /** Takes no more links and lets those there are finish what runs; whatever is left after `deadlineMs` is cut. */
-  async drain(deadlineMs: number): Promise<void> {
+  /**
+   * Takes no more links and lets those there are finish what runs; whatever is left after `deadlineMs` is cut.
+   * `handoverMs`: where agents have another process to go to, how long an idle session stays for its successor to be made.
+   */
+  async drain(deadlineMs: number, handoverMs = 0): Promise<void> {
     this.#draining = true;
     const reason = new ConnectorError("GOING_AWAY", "The control plane is stopping or moving.");
     for (const greeting of [...this.#greetings]) greeting.cut(reason);
@@ -153,7 +159,15 @@ export class LinkGateway {
       const deadline = new Promise<void>((resolve) => {
         timer = this.#options.clock.after(deadlineMs, resolve, { keepAlive: true });
       });
-      await Promise.race([Promise.all(muxes.map((mux) => mux.drain(reason))), deadline]);
+      const left = async (mux: Mux): Promise<void> => {
+        await mux.drain(reason);
+        if (handoverMs === 0) return;
+        await Promise.race([mux.closed, wait(this.#options.clock, handoverMs, over.signal)]);
+        await mux.drain(reason);
+      };
+      const over = new AbortController();
+      await Promise.race([Promise.allSettled(muxes.map(left)), deadline]);
+      over.abort();
       (timer as Timer | null)?.cancel();
       for (const mux of muxes) mux.close(reason);
     }
@@ -398,7 +412,12 @@ export class LinkGateway {
       peerMaxStreams: agreed.peerMaxStreams,
       checksums: agreed.checksums,
       peerBackground: true,
+      ...(this.#options.deadMs === undefined ? {} : { deadMs: this.#options.deadMs }),
       onStream: (stream) => this.#registry.accept(stream, session),
+      // It has its next session: nothing is opened here any more, so with the last stream this one is over.
+      onGoAway: (reason) => {
+        if (this.#draining) void mux.drain(reason).then(() => mux.close(reason));
+      },
     });
     const session: CloudSession = {
       id: handshake.session,

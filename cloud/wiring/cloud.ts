@@ -130,6 +130,7 @@ export async function startCloud(
       commandKeys: () => command.ring,
       incarnation,
       clock,
+      deadMs: config.linkDeadMs,
       observe(event) {
         switch (event.type) {
           case "refused":

@@ -115,6 +115,8 @@ export interface TcpProxy {
   /** For the open connections and those to come. */
   setMode(mode: Mode, directions?: readonly Direction[]): void;
   setDelay(delayMs: number): void;
+  /** Where connections to come lead; those open stay where they are. */
+  retarget(port: number): void;
   /** While set, new connections are reset at once. */
   refuse(refused: boolean): void;
   close(): Promise<void>;
@@ -126,13 +128,14 @@ export async function startTcpProxy(t: Teardown, target: { host?: string; port: 
   let accepted = 0;
   let refused = false;
   let delayMs = 0;
+  let port = target.port;
   let modes: { mode: Mode; directions: readonly Direction[] | undefined }[] = [];
 
   // Half-open, so that one direction may end before the other, as peers that shut down in turn expect.
   const server = createServer({ allowHalfOpen: true }, (client) => {
     accepted += 1;
     if (refused) return client.resetAndDestroy();
-    const upstream = connect({ host: target.host ?? "127.0.0.1", port: target.port, allowHalfOpen: true });
+    const upstream = connect({ host: target.host ?? "127.0.0.1", port, allowHalfOpen: true });
     const connection = new ProxiedConnection(client, upstream, delayMs);
     for (const { mode, directions } of modes) connection.setMode(mode, directions);
     connections.add(connection);
@@ -172,6 +175,9 @@ export async function startTcpProxy(t: Teardown, target: { host?: string; port: 
     setDelay(ms) {
       delayMs = ms;
       for (const connection of connections) connection.setDelay(ms);
+    },
+    retarget(next) {
+      port = next;
     },
     refuse(value) {
       refused = value;

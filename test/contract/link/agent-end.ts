@@ -50,6 +50,8 @@ export interface AgentEndOptions {
   readonly random?: () => number;
   readonly mac?: boolean;
   readonly ca?: string;
+  readonly deadMs?: number;
+  readonly stableMs?: number;
 }
 
 export function startAgentEnd(options: AgentEndOptions): AgentEnd {
@@ -76,6 +78,8 @@ export function startAgentEnd(options: AgentEndOptions): AgentEnd {
     hello,
     clock: options.clock ?? systemClock,
     random: options.random ?? (() => 0.5),
+    ...(options.deadMs === undefined ? {} : { deadMs: options.deadMs }),
+    ...(options.stableMs === undefined ? {} : { stableMs: options.stableMs }),
   });
   const events: LinkEvent[] = [];
   const watchers = new Set<(event: LinkEvent) => void>();

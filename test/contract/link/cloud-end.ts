@@ -133,6 +133,7 @@ export interface CloudEndOptions {
   readonly identityKey?: { privateKey: KeyObject; publicKey: KeyObject };
   readonly limits?: NonNullable<GatewayOptions["limits"]>;
   readonly tls?: { key: string; cert: string };
+  readonly deadMs?: number;
 }
 
 export async function startCloudEnd(options: CloudEndOptions = {}): Promise<CloudEnd> {
@@ -150,6 +151,7 @@ export async function startCloudEnd(options: CloudEndOptions = {}): Promise<Clou
     clock: options.clock ?? systemClock,
     ...(options.mac === undefined ? {} : { mac: options.mac }),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
+    ...(options.deadMs === undefined ? {} : { deadMs: options.deadMs }),
     observe: (event) => events.push(event),
   });
   const server = options.tls === undefined ? createServer() : createTlsServer(options.tls);
