@@ -47,17 +47,19 @@ export async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
 async function walk(cloudUrl: string, { network, known, clock, signal }: DoctorOptions): Promise<AddressReport> {
   const notes = new Notes(clock);
   let proxy: string | null = null;
+  /** Closer looks go the same way, without being noted as hops. */
   let target: DialTarget | null = null;
   try {
     const between = await network.wayTo(cloudUrl, signal);
     proxy = between.proxy?.url.host ?? null;
-    target = { ...between, cloudUrl, ca: known.ca, clock, signal, passed: (hop, facts) => notes.passed(hop, facts) };
+    const passed = (hop: Hop, facts: HopFacts) => notes.passed(hop, facts);
+    target = { ...between, cloudUrl, ca: known.ca, clock, signal };
     const { secure } = linkUrl(cloudUrl);
     if (known.ca === null && known.caFingerprint !== null && secure) {
-      target = { ...target, ca: await findPinnedCa(target, known.caFingerprint) };
+      target = { ...target, ca: await findPinnedCa({ ...target, passed }, known.caFingerprint) };
       notes.restart();
     }
-    const transport = await dial(target);
+    const transport = await dial({ ...target, passed });
     try {
       await greet(transport, known, notes, clock);
     } finally {
@@ -101,8 +103,12 @@ class Notes {
   }
   failed(hop: Hop, reason: ConnectorError, found: Explained | null): void {
     const details = reason.details as Partial<HopDetails> | undefined;
+    const blamed = found?.hop ?? hop;
+    // Told late: TLS 1.3 lets a client without its certificate pass, and refuses it with the first bytes.
+    const passed = this.hops.findIndex((one) => one.hop === blamed);
+    if (passed !== -1) this.hops.splice(passed);
     this.hops.push({
-      hop: found?.hop ?? hop,
+      hop: blamed,
       state: "failed",
       text: found?.text ?? reason.message,
       fix: found?.fix ?? reason.fix ?? null,

@@ -108,6 +108,15 @@ async function explainAnswer(finding: Finding, target: DialTarget): Promise<Expl
   if (!["redirect", "page", "not-found", "credentials", "status", "upgrade-stripped"].includes(finding)) return null;
   const answer = await getPlainly(target, "/link", "verified");
   if (answer === null) return null;
+  // nginx tells it by a page: its TLS lets everybody in, and judges afterwards.
+  const title = titleOf(answer.body) ?? "";
+  if (answer.status === 495 || answer.status === 496 || /^400 .*SSL certificate/i.test(title))
+    return {
+      hop: "tls",
+      finding: "client-certificate",
+      text: `${host} wants a client certificate that it accepts (${title === "" ? answer.status : title}).`,
+      fix: "Set link.clientCertificate in the agent's configuration to the certificate and key that were issued for this agent.",
+    };
   const captive = captivePage(answer, host);
   if (captive !== null) return captive;
   if (finding === "upgrade-stripped" || isOurs(answer) || isOurs(await getPlainly(target, "/healthz", "verified")))

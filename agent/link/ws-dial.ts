@@ -16,7 +16,8 @@ import { linkUrl } from "./address.ts";
 import { hopFailure, type Finding, type Hop } from "./hops.ts";
 import { LinkFailure } from "./link-failure.ts";
 import { proxyName } from "./proxy.ts";
-import { explainTls, isTlsFailure, openWay, type HopFacts, type Way } from "./way.ts";
+import { explainTls, isTlsFailure } from "./tls.ts";
+import { openWay, type HopFacts, type Way } from "./way.ts";
 
 /** From the first packet to the answer of the upgrade. */
 export const DIAL_MS = 4_000;

@@ -298,6 +298,16 @@ const rows: Row[] = [
     },
   },
   {
+    name: "a client certificate is wanted, as nginx tells it",
+    blamed: { hop: "tls", code: "CLOUD_UNREACHABLE", finding: "client-certificate" },
+    text: /wants a client certificate/,
+    fix: /link\.clientCertificate/,
+    run: async (t) =>
+      examine(
+        `http://127.0.0.1:${await http(t, answering(400, html, "<title>400 No required SSL certificate was sent</title>"))}`,
+      ),
+  },
+  {
     name: "a plain-HTTP port",
     blamed: { hop: "tls", code: "CLOUD_UNREACHABLE", finding: "plain-http" },
     text: /speaks plain HTTP, not TLS; a control plane answers there/,
@@ -425,6 +435,8 @@ t.test("each hop that may fail", async (t) => {
       const last = diagnosis.addresses[0]!.hops.at(-1)!;
       t.equal(diagnosis.ok, false);
       t.match(last, { ...blamed, state: "failed", text, fix }, JSON.stringify(last));
+      const hops = diagnosis.addresses[0]!.hops.map(({ hop }) => hop);
+      t.equal(new Set(hops).size, hops.length, "each hop once");
       t.notMatch(JSON.stringify(diagnosis), /hunter2|session=x/);
     });
   }

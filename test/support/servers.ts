@@ -48,7 +48,8 @@ export async function startServer(t: Teardown, name: ServerName, options: readon
   t.teardown(stop);
   const settings: Readonly<Record<string, string>> = await start([]);
   const resume = async () => {
-    const address = settings["S3_ENDPOINT"] ?? settings["VAULT_ADDR"];
+    const address =
+      settings["S3_ENDPOINT"] ?? settings["VAULT_ADDR"] ?? settings["TERMINATOR_URL"] ?? settings["PROXY_URL"];
     const port = settings["PGPORT"] ?? (address === undefined ? undefined : new URL(address).port);
     await start(port === undefined ? [] : ["--port", port]);
   };

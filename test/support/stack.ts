@@ -166,6 +166,8 @@ export interface AgentOptions {
   tree?: "source" | "dist";
   /** Its state directory; default a fresh one. */
   state?: string;
+  /** A file that stands in the place of /etc/hosts, for it alone (Linux, root). It may be written anew in place. */
+  hosts?: string;
 }
 
 export class TestAgent {
@@ -202,13 +204,13 @@ export class TestAgent {
   start(secret?: string): Program {
     this.program = startProgram(this.#t, {
       name: "agent",
-      args: [
+      ...this.#within([
         ...(this.#options.nodeArgs ?? []),
         binFile("agent/bin/sallyport-agent", this.#options.tree),
         "run",
         "--config",
         this.configFile,
-      ],
+      ]),
       env: { ...this.#options.env, ...(secret === undefined ? {} : { SALLYPORT_ENROLL_SECRET: secret }) },
     });
     this.programs.push(this.program);
@@ -219,8 +221,15 @@ export class TestAgent {
   cli(args: string[]): Program {
     return startProgram(this.#t, {
       name: `agent ${args[0]}`,
-      args: [binFile("agent/bin/sallyport-agent", this.#options.tree), ...args, "--config", this.configFile],
+      ...this.#within([binFile("agent/bin/sallyport-agent", this.#options.tree), ...args, "--config", this.configFile]),
     });
+  }
+
+  #within(args: string[]): { command?: string; args: string[] } {
+    const { hosts } = this.#options;
+    if (hosts === undefined) return { args };
+    const script = 'mount --bind "$0" /etc/hosts && exec "$@"';
+    return { command: "unshare", args: ["--mount", "sh", "-c", script, hosts, process.execPath, ...args] };
   }
 }
 
