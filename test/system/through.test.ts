@@ -4,15 +4,13 @@ import { createHash, randomBytes } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect } from "node:tls";
-import t from "tap";
+import t, { type Test } from "tap";
 import type { AddressReport, Diagnosis } from "../../agent/doctor/index.ts";
 import { tempDir, waitFor } from "../support/launcher.ts";
 import { startServer, type Server } from "../support/servers.ts";
 import { needs, needsCommand } from "../support/skip.ts";
 import { family, socketsOf } from "../support/sockets.ts";
 import { CEILINGS, connectAgent, TestCloud, type AgentOptions, type TestAgent } from "../support/stack.ts";
-
-type Test = typeof t;
 
 t.setTimeout(300_000);
 
