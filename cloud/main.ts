@@ -1,13 +1,14 @@
 // sallyport-cloud: the control plane's program. Reads flags, environment and file, starts or asks, answers on stdout.
 import { X509Certificate } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { certificateFingerprint, ConnectorError, nameSchema, systemClock, toConnectorError } from "@sallyport/protocol";
 import { Command, Option } from "commander";
 import { Authenticator, signInUrl } from "./auth/index.ts";
 import { loadConfig, OPTIONS, publicUrlOf, type CloudConfig, type OptionName } from "./config/index.ts";
 import { newEnrolment } from "./features/agents/index.ts";
-import { loadKeyRing, readPrivateFile, writePrivateFile } from "./keys/index.ts";
+import { loadKeyRing, makeSharedAuthority, ownTls, readPrivateFile, writePrivateFile } from "./keys/index.ts";
 import {
   backupStore,
   DATABASE_FILE,
@@ -22,6 +23,7 @@ import {
 import { PUBLIC_URL_FILE, SIGN_IN_FILE, startCloud } from "./wiring/cloud.ts";
 import { lockData } from "./wiring/data-lock.ts";
 import { makeLogger } from "./wiring/logger.ts";
+import { shareAuthority } from "./wiring/several.ts";
 
 const { version } = JSON.parse(readFileSync(new URL("./package.json", import.meta.url), "utf8")) as { version: string };
 // A reader that has seen enough (`| head`) is no fault of ours.
@@ -119,6 +121,35 @@ const adminReset = (given: Record<string, unknown>): Promise<void> =>
     say(url);
   });
 
+/** What several processes share, made once: two key rings and a certificate authority. */
+async function makeKeys(folder: string): Promise<void> {
+  const at = resolve(folder);
+  const now = systemClock.now();
+  for (const name of ["identity.json", "command.json", "ca.crt", "ca.key"])
+    if (existsSync(join(at, name)))
+      throw new ConnectorError("CONFIG_INVALID", `There is a ${name} in ${at} already.`, {
+        fix: "Name an empty folder. Keys that agents know are never replaced.",
+      });
+  loadKeyRing(join(at, "identity.json"), "identity", now);
+  loadKeyRing(join(at, "command.json"), "command", now);
+  await makeSharedAuthority(at, now);
+  say(`Made in ${at}: give every process of the control plane a copy by --keys, and nobody else.`);
+}
+
+/** For a server beside the control plane, such as NATS: clients of the same authority trust it. Made anew each time. */
+async function makeCertificate(keys: string, folder: string, names: string[]): Promise<void> {
+  const passing = mkdtempSync(join(tmpdir(), "sallyport-certificate-"));
+  try {
+    shareAuthority(resolve(keys), passing);
+    const { cert, key } = await ownTls(passing, names, systemClock.now());
+    writePrivateFile(join(resolve(folder), "server.key"), key);
+    writePrivateFile(join(resolve(folder), "server.crt"), cert);
+    writePrivateFile(join(resolve(folder), "ca.crt"), readPrivateFile(join(passing, "ca.crt"))!);
+  } finally {
+    rmSync(passing, { recursive: true, force: true });
+  }
+}
+
 /** For set-ups without a person: with `--once` a pool that an agent has joined gets no further secret. */
 const adminEnroll = (pool: string, given: Record<string, unknown>): Promise<void> =>
   withStore(given, async (config, store, admin) => {
@@ -144,7 +175,12 @@ const adminEnroll = (pool: string, given: Record<string, unknown>): Promise<void
       throw new ConnectorError("CONFIG_INVALID", `There is no certificate authority in ${config.data} yet.`, {
         fix: "Start the control plane once: it makes its own.",
       });
-    const { fingerprint } = loadKeyRing(join(config.data, "keys/identity.json"), "identity", now);
+    const { fingerprint } = loadKeyRing(
+      join(config.keys ?? join(config.data, "keys"), "identity.json"),
+      "identity",
+      now,
+      config.keys !== null,
+    );
     const caFingerprint = ca === null ? null : certificateFingerprint(new X509Certificate(ca).raw);
     const trust = { identityFingerprint: fingerprint, caFingerprint };
     const { secret } = await newEnrolment(store, scope, { pool, name: null, now, trust, idempotency: null });
@@ -232,6 +268,14 @@ withOptions(
     .description("fill the database from such a file, while the control plane stands still")
     .option("--replace", "put it in the place of a database that is there"),
 ).action(guarded(restore));
+program
+  .command("keys <folder>")
+  .description("make the keys that several processes of one control plane share, once")
+  .action(guarded(makeKeys));
+program
+  .command("certificate <keys> <folder> <name...>")
+  .description("make a certificate for a server beside the control plane, by the authority in the folder of keys")
+  .action(guarded(makeCertificate));
 program
   .command("version")
   .description("print the version")

@@ -90,6 +90,8 @@ export const DOMAIN = {
   dispatch: "sallyport/dispatch/1",
   helloCloud: "sallyport/hello/cloud/1",
   helloAgent: "sallyport/hello/agent/1",
+  peerAcceptor: "sallyport/peer/acceptor/1",
+  peerDialer: "sallyport/peer/dialer/1",
 } as const;
 export type Domain = (typeof DOMAIN)[keyof typeof DOMAIN];
 

@@ -21,6 +21,10 @@ export interface CloudConfig {
   data: string;
   /** PostgreSQL's address, password and all: never shown. Null: SQLite in the data directory. */
   database: string | null;
+  /** Folder of given key rings; null: made in the data directory. */
+  keys: string | null;
+  /** Null: it is alone. `url` null: made from the port that is really bound. `tls`: the port has a certificate made at start. */
+  peers: { host: string; port: number; url: string | null; tls: boolean } | null;
   /** Null: no NATS. Its password is never shown. */
   nats: NatsAccess | null;
   listen: { host: string; port: number };
@@ -155,6 +159,8 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
   return {
     data: resolve(options.data),
     database: options.database ?? null,
+    keys: options.keys === undefined ? null : resolve(options.keys),
+    peers: peersOf(options),
     nats: natsOf(options),
     listen: { host, port },
     url,
@@ -171,6 +177,32 @@ function compile(options: Options, origins: Origin[]): CloudConfig {
   };
 }
 
+function peersOf({ peerListen, peerUrl, database, keys }: Options): CloudConfig["peers"] {
+  if (peerListen === undefined) {
+    if (peerUrl !== undefined) throw invalid("peerUrl is given, and no peerListen.", "Give both, or neither.");
+    return null;
+  }
+  if (database === undefined)
+    throw invalid(
+      "Several processes need a database that they share, and none is given.",
+      "Give PostgreSQL's address by --database. SQLite is for one process.",
+    );
+  if (keys === undefined)
+    throw invalid(
+      "Several processes need the same keys, and none are given.",
+      "Make them once with: sallyport-cloud keys FOLDER, copy the folder to each host, and name it by --keys.",
+    );
+  const colon = peerListen.lastIndexOf(":");
+  const host = peerListen.slice(0, colon).replace(/^\[|\]$/g, "");
+  const tls = !isLoopbackHost(host);
+  if (peerUrl !== undefined && peerUrl.startsWith("wss:") !== tls)
+    throw invalid(
+      `The address for other processes is ${peerUrl}, and the port has ${tls ? "" : "no "}TLS.`,
+      "It has TLS unless peerListen is on loopback: wss:// or ws:// accordingly.",
+    );
+  return { host, port: Number(peerListen.slice(colon + 1)), url: peerUrl ?? null, tls };
+}
+
 function natsOf({ natsUrl, natsCa, natsCreds }: Options): NatsAccess | null {
   if (natsUrl !== undefined)
     return natsAccess(natsUrl, {
@@ -180,6 +212,13 @@ function natsOf({ natsUrl, natsCa, natsCreds }: Options): NatsAccess | null {
   if (natsCa !== undefined || natsCreds !== undefined)
     throw invalid("There are settings for NATS, but no natsUrl.", "Give natsUrl, or leave natsCa and natsCreds out.");
   return null;
+}
+
+/** What the other processes dial, once the port is known. */
+export function peerUrlOf({ host, url, tls }: NonNullable<CloudConfig["peers"]>, port: number): string {
+  if (url !== null) return url;
+  const name = host === "0.0.0.0" || host === "::" ? hostname() : isIP(host) === 6 ? `[${host}]` : host;
+  return `${tls ? "wss" : "ws"}://${name}:${port}`;
 }
 
 /** What browsers and agents dial, once the port is known. */

@@ -55,6 +55,35 @@ export const OPTIONS = {
     text: "PostgreSQL's address, postgres://…; without it SQLite in the data folder",
     shown: (value: unknown): unknown => (typeof value === "string" ? withoutPassword(value) : value),
   },
+  /** Folder with identity.json and command.json, read and never written. Absent: made in the data directory. */
+  keys: {
+    schema: z.string().min(1),
+    flag: "keys",
+    argument: "<folder>",
+    variable: "SALLYPORT_CLOUD_KEYS",
+    fallback: (): undefined => undefined,
+    text: "folder of the key rings that all processes share; without it they are made in the data folder",
+  },
+  /** Where other processes of this control plane reach this one. Given: it is one of several. Absent: it is alone. */
+  peerListen: {
+    schema: listen,
+    flag: "peer-listen",
+    argument: "<host:port>",
+    variable: "SALLYPORT_CLOUD_PEER_LISTEN",
+    fallback: (): undefined => undefined,
+    text: "address for other processes of this control plane; makes it one of several",
+  },
+  /** What they dial. Absent: made from `peerListen`. */
+  peerUrl: {
+    schema: z
+      .string()
+      .regex(/^wss?:\/\/[^/?#@]+$/, "ws:// (loopback only) or wss://, a host and perhaps a port, nothing more"),
+    flag: "peer-url",
+    argument: "<url>",
+    variable: "SALLYPORT_CLOUD_PEER_URL",
+    fallback: (): undefined => undefined,
+    text: "what other processes dial to reach this one",
+  },
   /** NATS servers, by which agents may be linked and further processes of this control plane reached. Absent: none. */
   natsUrl: {
     schema: z.string().min(1),

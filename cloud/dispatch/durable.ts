@@ -35,6 +35,7 @@ import type {
   Store,
 } from "../store/store.ts";
 import { fits, rank } from "./candidates.ts";
+import type { Others } from "./index.ts";
 import { signOffer, writeIntent, type Sequences } from "./intents.ts";
 import { systemScope } from "./scope.ts";
 import { makeTakeover } from "./takeover.ts";
@@ -127,8 +128,12 @@ export interface DurableDeps {
   clock: Clock;
   log: Logger;
   metrics: DispatchMetrics;
+  /** Null: this process is alone. */
+  others: Others | null;
   /** There may be something that replicas are to be told about commands that were taken over; null = all. */
   told: (workspace: WorkspaceId, replica: ReplicaId | null) => void;
+  /** The same for replicas that are connected here, which another process may have had something for. */
+  tellHeld: (workspace: WorkspaceId) => void;
 }
 
 /** Crash points for tests that kill a process at each boundary, and events for whoever observes. */
@@ -139,6 +144,8 @@ const boundary = {
 };
 
 const SWEEP_MS = 5_000;
+/** Sweeps between two looks at what agents are to be told because another process took something over. */
+const TELL_TICKS = 12;
 /** The agent journals with an fsync before it answers. */
 const OFFER_DEADLINE_MS = 30_000;
 /** Rows of a pool looked at in one sweep, and offers of them under way at a time. */
@@ -155,6 +162,8 @@ const LATE_OFFER_MS = 5 * 60_000;
 const CANCEL_LIFETIME_MS = 7 * 24 * 3600_000;
 /** A dispatch that the agent finds wrong is made anew this often before the command is given up. */
 const REMAKE_LIMIT = 3;
+/** A command is left to a process with a free agent this often; after that it is offered to a busy one here. */
+const MOST_YIELDED = 2;
 
 /** The agent said so before it journaled anything: another replica may be asked, and a cancel needs no agent. */
 const NOT_TAKEN: Partial<Record<ErrorCode, RefusalCode>> = {
@@ -178,6 +187,8 @@ interface Waiter {
   retryAtMs: number;
   retries: number;
   remakes: number;
+  /** How often it was left to another process. */
+  yielded: number;
   /** It may have journaled the command. */
   maybeWith: ReplicaId | null;
   /** Who did not take it in this round, and when (monotonic). */
@@ -197,7 +208,9 @@ const openings = (status: AgentStatus): string =>
   JSON.stringify([status.paused, status.draining, status.running.length, status.policyDigest, status.commands.length]);
 
 export function makeDurable(deps: DurableDeps): Durable {
-  const { store, sessions, sequences, clock, log } = deps;
+  const { store, sessions, sequences, clock, log, others } = deps;
+  /** Those that this process offers to. */
+  const held = others?.held ?? sessions;
   const waiters = new Map<CommandId, Waiter>();
   const inFlight = new Map<CommandId, { done: Promise<void>; sinceMs: number; to: ReplicaId | null }>();
   /** `fresh`: committed while the sweep reads the queue, which may have been too early to see them; null = it does not read. */
@@ -209,6 +222,7 @@ export function makeDurable(deps: DurableDeps): Durable {
   /** Pools in which whatever is queued and due is in flight, or waits after a "later": a new command need not look who comes before it. */
   const calm = new Set<string>();
   let timer: Timer | null = null;
+  let ticks = 0;
   let stopped = false;
 
   function sweep(workspace: WorkspaceId, pool: PoolId): void {
@@ -237,7 +251,7 @@ export function makeDurable(deps: DurableDeps): Durable {
   async function sweepOnce(workspace: WorkspaceId, pool: PoolId, entry: Sweep): Promise<void> {
     const key = poolKey(workspace, pool);
     calm.delete(key);
-    if (sessions.ofPool(workspace, pool).length === 0) return;
+    if (held.ofPool(workspace, pool).length === 0) return;
     const committed: CommandRow[] = (entry.fresh = []);
     let due: { rows: CommandRow[]; others: number };
     try {
@@ -251,6 +265,7 @@ export function makeDurable(deps: DurableDeps): Durable {
       entry.fresh = null;
     }
     const { rows } = due;
+    if (others !== null) for (const row of rows) learn(row);
     const seen = new Set(rows.map((row) => row.id));
     const fresh = new Set(committed.filter((row) => !seen.has(row.id)));
     if (due.others === 0 && rows.length + fresh.size <= PARALLEL) {
@@ -296,9 +311,26 @@ export function makeDurable(deps: DurableDeps): Durable {
       });
   }
 
+  /** What another process has found out by offering is in SQL. */
+  function learn(row: CommandRow): void {
+    const known = waiters.get(row.id);
+    if (known !== undefined && !inFlight.has(row.id) && !takeover.isMoved(row)) known.maybeWith = offeredBefore(row);
+  }
+
+  /** The other processes may have an agent for it. */
+  function wakeOthers(workspace: WorkspaceId, pool: PoolId): void {
+    if (others !== null && sessions.ofPool(workspace, pool).length > held.ofPool(workspace, pool).length)
+      others.wake(workspace, pool);
+  }
+
   /** A command that was committed just now. Where nothing else waits it goes at once, without a look at the queue. */
   function begin(row: CommandRow): void {
     const key = poolKey(row.workspace, row.pool);
+    if (held.ofPool(row.workspace, row.pool).length === 0) {
+      // Whether one is there is not for sure: notes cost nothing.
+      others?.wake(row.workspace, row.pool);
+      if (others !== null) return;
+    }
     if (stopped || row.notBefore > clock.now() || inFlight.size >= MOST_IN_FLIGHT) {
       calm.delete(key);
       return sweep(row.workspace, row.pool);
@@ -310,6 +342,7 @@ export function makeDurable(deps: DurableDeps): Durable {
     }
     void offerOnce(row).then((taken) => {
       if (taken && calm.has(key)) return;
+      if (!taken) wakeOthers(row.workspace, row.pool);
       calm.delete(key);
       sweep(row.workspace, row.pool);
     });
@@ -329,6 +362,7 @@ export function makeDurable(deps: DurableDeps): Durable {
   const takeover = makeTakeover({
     store,
     sessions,
+    held,
     clock,
     log,
     moved(row, to) {
@@ -355,6 +389,7 @@ export function makeDurable(deps: DurableDeps): Durable {
           retryAtMs: 0,
           retries: 0,
           remakes: 0,
+          yielded: 0,
           maybeWith: offeredBefore(row),
           saidLater: new Map(),
         }),
@@ -380,10 +415,24 @@ export function makeDurable(deps: DurableDeps): Durable {
     return held?.replica ?? held?.offeredTo ?? maybe;
   }
 
-  function candidates(row: CommandRow, only: ReplicaId | null): CloudSession[] {
-    return only === null
-      ? sessions.ofPool(row.workspace, row.pool)
-      : [sessions.ofReplica(row.workspace, only)].filter((s): s is CloudSession => s !== null);
+  const candidates = (row: CommandRow, only: ReplicaId | null, of: Sessions): CloudSession[] =>
+    only === null
+      ? of.ofPool(row.workspace, row.pool)
+      : [of.ofReplica(row.workspace, only)].filter((s): s is CloudSession => s !== null);
+
+  /** All agents here are busy, and one at another process is not: that process is to have it, a few times over. */
+  function betterElsewhere(row: CommandRow, best: CloudSession, state: Waiter): boolean {
+    if (others === null || state.yielded >= MOST_YIELDED) return false;
+    const now = clock.monotonic();
+    if (rank(best, row.kind, now) < 1) return false;
+    const free = sessions
+      .ofPool(row.workspace, row.pool)
+      .some((one) => one.elsewhere !== undefined && fits(row, one) && rank(one, row.kind, now) < 1);
+    if (free) {
+      state.yielded++;
+      others.wake(row.workspace, row.pool);
+    }
+    return free;
   }
 
   /** Those that have what it needs: who leaves an offer unanswered goes last, who did not say "later" to it goes before who did, then by room. */
@@ -419,10 +468,11 @@ export function makeDurable(deps: DurableDeps): Durable {
   async function offer(row: CommandRow): Promise<boolean> {
     const state = waiter(row);
     const only = await bound(row);
-    const live = await able(row, inOrder(row, candidates(row, only), only), only);
+    const live = await able(row, inOrder(row, candidates(row, only, held), only), only);
     const session = live[0];
     if (session === undefined) return false;
     const moved = takeover.isMoved(row);
+    if (only === null && !moved && betterElsewhere(row, session, state)) return false;
     const flight = inFlight.get(row.id);
     if (flight !== undefined) flight.to = session.replica;
     // Past its expiry it is offered only to the one that may have it, whose answer settles whether it came in time.
@@ -434,6 +484,8 @@ export function makeDurable(deps: DurableDeps): Durable {
       session.replica,
       sequences.last(session),
       clock.now(),
+      // What is bound otherwise, deployments and stops, says by itself who alone may have it.
+      others !== null && !moved && row.kind === pipelineRun.kind,
     );
     if (counted === null) {
       waiters.delete(row.id);
@@ -540,8 +592,11 @@ export function makeDurable(deps: DurableDeps): Durable {
     timer = clock.after(SWEEP_MS, tick);
     noneMoved.clear();
     const pools = new Map<string, CloudSession>();
-    for (const session of sessions.all()) pools.set(poolKey(session.workspace, session.pool), session);
+    for (const session of held.all()) pools.set(poolKey(session.workspace, session.pool), session);
     for (const session of pools.values()) sweep(session.workspace, session.pool);
+    // A note may have been lost. Rarely: it is a question for each agent.
+    if (others !== null && ++ticks % TELL_TICKS === 0)
+      for (const workspace of new Set([...pools.values()].map((one) => one.workspace))) deps.tellHeld(workspace);
     store.expireQueued(clock.now()).then(
       (count) => {
         if (count > 0) log.info({ count }, "queued commands expired");
@@ -585,7 +640,7 @@ export function makeDurable(deps: DurableDeps): Durable {
         const known = waiters.get(row.id);
         const waiting = waitingOf(row, {
           now: clock.now(),
-          sessions: candidates(row, only),
+          sessions: candidates(row, only, sessions),
           replicas: replicas.filter((replica) => (only === null ? replica.pool === row.pool : replica.id === only)),
           only: only === null ? null : (replicas.find((replica) => replica.id === only)?.name ?? only),
           inFlightMs: asked === undefined ? null : clock.monotonic() - asked.sinceMs,
@@ -627,7 +682,7 @@ export function makeDurable(deps: DurableDeps): Durable {
     // Only what no agent can have journaled may be ended here. Otherwise the agent is told, after it took the run.
     const known = waiters.get(command.id);
     const untouched = (known === undefined ? offeredBefore(command) : known.maybeWith) === null;
-    if (command.state === "queued" && untouched && (await store.cancelQueued(scope, command.id, clock.now()))) {
+    if (command.state === "queued" && untouched && (await store.cancelQueued(scope, command.id, clock.now(), true))) {
       waiters.delete(command.id);
       return { done: true, command: (await store.command(scope, command.id)) ?? command };
     }
@@ -780,11 +835,15 @@ export function makeDurable(deps: DurableDeps): Durable {
     poke,
 
     start() {
-      sessions.onOnline((session) => {
+      held.onOnline((session) => {
         calm.delete(poolKey(session.workspace, session.pool));
         poke(session.workspace, session.pool);
       });
-      sessions.onStatus((session, status) => {
+      others?.onWake((workspace, pool) => {
+        calm.delete(poolKey(workspace, pool));
+        sweep(workspace, pool);
+      });
+      held.onStatus((session, status) => {
         const now = openings(status);
         if (lastOpenings.get(session) === now) return;
         lastOpenings.set(session, now);

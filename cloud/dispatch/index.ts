@@ -1,14 +1,14 @@
 // The dispatcher: from a wish of the API to a command on an agent, and from reports to the record. Not the link, not
 // HTTP. main.ts makes one; routes and features see what is exported here.
-import type { Clock, Signer } from "@sallyport/protocol";
+import type { Clock, PoolId, ReplicaId, Signer, WorkspaceId } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { Registry } from "prom-client";
-import type { Sessions } from "../link/sessions.ts";
+import type { CloudSession, Sessions } from "../link/sessions.ts";
 import type { Store } from "../store/store.ts";
 import { makeDurable, type Durable } from "./durable.ts";
 import { makeHandoffs } from "./handoffs.ts";
 import { makeInteractive, type Interactive } from "./interactive.ts";
-import { Sequences } from "./intents.ts";
+import { completeOffer, Sequences } from "./intents.ts";
 import { dispatchMetrics, noMetrics, type DispatchMetrics } from "./metrics.ts";
 import { serveReports } from "./reports.ts";
 
@@ -29,12 +29,28 @@ export interface DispatchDeps {
   log: Logger;
   /** Absent = no metrics. */
   registry?: Registry;
+  /** Of several processes. Absent = this one is alone. */
+  others?: Others;
+}
+
+/** What the dispatcher needs to know of the other processes. */
+export interface Others {
+  /** Sessions that this process holds itself: to those alone it offers what is durable. */
+  readonly held: Sessions;
+  /** Something of this pool may go now. It may be lost: each process looks by itself, a little later. */
+  wake(workspace: WorkspaceId, pool: PoolId): void;
+  onWake(listener: (workspace: WorkspaceId, pool: PoolId) => void): void;
+  /** There may be something to tell replicas of commands that were taken over; null = all. It may be lost. */
+  told(workspace: WorkspaceId, replica: ReplicaId | null): void;
+  onTold(listener: (workspace: WorkspaceId, replica: ReplicaId | null) => void): void;
 }
 
 export interface Dispatch extends Interactive, Durable {
   readonly sessions: Sessions;
   readonly clock: Clock;
   readonly metrics: DispatchMetrics;
+  /** The head that goes to the agent of a session held here, from what another process sent for it. */
+  headFor(session: CloudSession, head: unknown): unknown;
 }
 
 /** `start()` it before the gateway takes sessions. */
@@ -55,16 +71,42 @@ export function makeDispatch(deps: DispatchDeps): Dispatch {
     clock,
     log,
     metrics,
-    told: handoffs.tell,
+    others: deps.others ?? null,
+    tellHeld: (workspace) => handoffs.tell(workspace, null),
+    told(workspace, replica) {
+      handoffs.tell(workspace, replica);
+      deps.others?.told(workspace, replica);
+    },
   });
+  const held = deps.others?.held ?? sessions;
   return {
     ...interactive,
     ...durable,
     sessions,
     clock,
     metrics,
+    headFor: (session, head) => completeOffer(signer, sequences, session, head, incarnation, clock.now()),
     start() {
-      serveReports({ store, sessions, clock, log, metrics, handoffs, ended: durable.poke });
+      serveReports({
+        store,
+        sessions,
+        clock,
+        log,
+        metrics,
+        handoffs: {
+          attach: handoffs.attach,
+          tell(workspace, replica) {
+            handoffs.tell(workspace, replica);
+            deps.others?.told(workspace, replica);
+          },
+        },
+        ended(workspace, pool) {
+          durable.poke(workspace, pool);
+          if (sessions.ofPool(workspace, pool).length > held.ofPool(workspace, pool).length)
+            deps.others?.wake(workspace, pool);
+        },
+      });
+      deps.others?.onTold((workspace, replica) => handoffs.tell(workspace, replica));
       durable.start();
     },
   };

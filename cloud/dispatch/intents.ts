@@ -6,7 +6,10 @@ import {
   MAX_BODY_BYTES,
   MAX_DISPATCH_LIFETIME_MS,
   MAX_INTENT_LIFETIME_MS,
+  MAX_SIGNED_BYTES,
   bodyBytes,
+  bodySchema,
+  intentSchema,
   newCommandId,
   sha256,
   type Body,
@@ -18,6 +21,7 @@ import {
   type Signer,
   type WorkspaceId,
 } from "@sallyport/protocol";
+import { z } from "zod";
 import type { CloudSession } from "../link/sessions.ts";
 
 export interface Wish {
@@ -98,6 +102,55 @@ export function signOffer(signer: Signer, offer: Offer, nowMs: number): CommandO
     dispatch: { text, signature: signer.sign(DOMAIN.dispatch, Buffer.from(text)) },
     body: offer.body,
   };
+}
+
+/** What one process sends another for a session that is held there: that one numbers and signs it. */
+const unsignedSchema = z.strictObject({
+  type: z.literal("command"),
+  intentText: z.string().max(MAX_SIGNED_BYTES),
+  body: bodySchema,
+  expires: z.int().nonnegative(),
+});
+export const unsignedOffer = (
+  offer: Pick<Offer, "intentText" | "body" | "expires">,
+): z.infer<typeof unsignedSchema> => ({
+  type: "command",
+  intentText: offer.intentText,
+  body: offer.body,
+  expires: offer.expires,
+});
+
+/** Throws PROTOCOL_ERROR for a head that is none, and DISPATCH_INVALID for a wish that is not for this session's pool. */
+export function completeOffer(
+  signer: Signer,
+  sequences: Sequences,
+  session: CloudSession,
+  head: unknown,
+  incarnation: string,
+  nowMs: number,
+): CommandOpen {
+  const offer = unsignedSchema.safeParse(head);
+  if (!offer.success)
+    throw new ConnectorError("PROTOCOL_ERROR", "Another process sent a command in a form that is not known here.", {
+      fix: "Run the same version everywhere.",
+    });
+  const intent = intentSchema.safeParse(safeJson(offer.data.intentText));
+  if (!intent.success || intent.data.workspace !== session.workspace || intent.data.pool !== session.pool)
+    throw new ConnectorError("DISPATCH_INVALID", "Another process sent a command that is not for the agent it names.");
+  const { intentText, body, expires } = offer.data;
+  return signOffer(
+    signer,
+    { intentText, body, session, incarnation, sequence: sequences.next(session), attempt: 1, expires },
+    nowMs,
+  );
+}
+
+function safeJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return null;
+  }
 }
 
 /** Dispatches that one session can number before it would reach into the next one's range. */

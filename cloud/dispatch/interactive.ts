@@ -19,7 +19,7 @@ import type { Logger } from "pino";
 import type { z } from "zod";
 import type { CloudSession, Sessions } from "../link/sessions.ts";
 import type { Scope, Store } from "../store/store.ts";
-import { signOffer, writeIntent, type Sequences } from "./intents.ts";
+import { signOffer, unsignedOffer, writeIntent, type Sequences } from "./intents.ts";
 import type { DispatchMetrics } from "./metrics.ts";
 import { agentOffline } from "./waiting.ts";
 
@@ -81,6 +81,11 @@ const HANDOVER_LOOK_MS = 50;
 /** Kinds whose bytes come after their answer must answer within this. */
 const HEAD_DEADLINE_MS = 60_000;
 
+/** How long a command waits for an agent that has lost its process and dials another one. */
+const ARRIVAL_MS = 10_000;
+/** Between two tries while it is on its way. */
+const AGAIN_MS = 100;
+
 export function makeInteractive(deps: InteractiveDeps): Interactive {
   const { clock, sessions, sequences } = deps;
   let turn = 0;
@@ -99,7 +104,10 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
       const status = session.status();
       return status === null || (status.paused === null && !status.draining);
     });
-    const from = open.length > 0 ? open : live;
+    const able = open.length > 0 ? open : live;
+    // One hop less, where there is a choice.
+    const near = able.filter((session) => session.elsewhere === undefined);
+    const from = near.length > 0 ? near : able;
     turn = (turn + 1) % 0x3fff_ffff;
     return from[turn % from.length] ?? null;
   }
@@ -123,145 +131,189 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
     return null;
   }
 
-  return {
+  /** Nobody is known to be there: looks once more, and waits for one that is on its way between two processes. */
+  async function arrival(scope: Scope, pool: PoolRef, options: RelayOptions): Promise<void> {
+    await sessions.refresh?.();
+    if (sessions.ofPool(scope.workspace, pool.id).length > 0) return;
+    if (sessions.moving?.(scope.workspace, pool.id) === true)
+      await sessions.waitForPool(scope.workspace, pool.id, ARRIVAL_MS, options.signal);
+  }
+
+  const interactive: Interactive = {
     async relay(scope, pool, spec, input, options) {
-      const startedMs = clock.monotonic();
-      let sent = 0;
-      let received = 0;
-      let settled = false;
-      let on: CloudSession | null = null;
-      deps.metrics.inFlight(1);
-      const settle = (outcome: string): void => {
-        if (settled) return;
-        settled = true;
-        const ms = Math.round(clock.monotonic() - startedMs);
-        deps.metrics.inFlight(-1);
-        deps.metrics.interactive(spec.kind, outcome, ms, sent + received);
-        deps.audit.info(
-          {
-            workspace: scope.workspace,
-            actor: scope.actor.id,
-            actorName: scope.actor.name,
-            via: scope.actor.via,
-            kind: spec.kind,
-            pool: pool.name,
-            agent: on?.replica ?? null,
-            resource: options.resource,
-            outcome,
-            bytes: sent + received,
-            ms,
-          },
-          "interactive command",
-        );
-      };
-
-      let stream: LinkStream | null = null;
-      const onAbort = (): void => stream?.reset(cancelled(options.signal));
-      const release = (): void => options.signal?.removeEventListener("abort", onAbort);
-      try {
-        options.signal?.throwIfAborted();
-        const parsed = parseInput(spec, input);
-        const now = clock.now();
-        const body = jsonBody(parsed);
-        const { intent, text } = writeIntent(
-          {
-            workspace: scope.workspace,
-            pool: pool.id,
-            kind: spec.kind,
-            resource: options.resource,
-            body,
-            expires: now + INTENT_LIFETIME_MS,
-          },
-          now,
-        );
-
-        const tried = new Set<CloudSession>();
-        let closing: ConnectorError | null = null;
-        while (stream === null) {
-          const session =
-            choose(scope, pool, options.replica, tried) ??
-            (closing === null ? null : await successor(scope, pool, options, tried));
-          if (session === null) throw closing ?? (await agentOffline(deps.store, scope, pool, options.replica ?? null));
-          tried.add(session);
-          const head = signOffer(
-            deps.signer,
-            {
-              intentText: text,
-              body,
-              session,
-              incarnation: deps.incarnation,
-              sequence: sequences.next(session),
-              attempt: 1,
-              expires: intent.expires,
-            },
-            now,
-          );
-          try {
-            stream = session.open(head, { lane: laneOf(spec), end: spec.content !== "upload" });
-            on = session;
-          } catch (error) {
-            // Nothing was sent: another replica may take it. A session that ended between its choice and this line is none.
-            const refused = toConnectorError(error);
-            if (refused.code === "GOING_AWAY")
-              closing = new ConnectorError(
-                "AGENT_DRAINING",
-                `The agent of pool ${pool.name} is stopping and takes no new commands.`,
-                { fix: "Try again when it is back.", cause: error },
-              );
-            else if (refused.code === "STREAM_REFUSED") closing = refused;
-            else if (refused.code !== "LINK_LOST") throw refused;
-          }
+      const deadlineMs = clock.monotonic() + ARRIVAL_MS;
+      for (;;) {
+        try {
+          return await once(scope, pool, spec, input, options);
+        } catch (error) {
+          // It is on its way from one process to another, and has heard nothing of the command.
+          const again =
+            error instanceof ConnectorError &&
+            (error.details?.["notSent"] === true || (error.code === "GOING_AWAY" && sessions.refresh !== undefined));
+          if (!again || spec.content === "upload" || options.signal?.aborted === true || clock.monotonic() > deadlineMs)
+            throw error;
+          await wait(clock, AGAIN_MS, options.signal);
+          await sessions.refresh?.();
         }
-        options.signal?.addEventListener("abort", onAbort, { once: true });
-        if (options.signal?.aborted === true) onAbort();
-
-        const opened = stream;
-        const pump =
-          spec.content === "upload" ? sendUpload(opened, options.upload ?? [], (bytes) => (sent += bytes)) : null;
-        const withinMs =
-          spec.content === "download" || spec.content === "records"
-            ? (options.answerWithinMs ?? Math.min(HEAD_DEADLINE_MS, spec.timeoutMs))
-            : spec.timeoutMs;
-        const head = await answerWithin(clock, opened, withinMs + GRACE_MS, pump, `${spec.kind} on pool ${pool.name}`);
-        const result = readResult(spec, head);
-        const carrier = on!;
-        if (spec.content === "none" || spec.content === "upload") {
-          release();
-          settle("ok");
-          return { result, content: null, replica: carrier.replica, session: carrier.id };
-        }
-        const content = async function* (): AsyncGenerator<Buffer> {
-          let outcome = "CANCELLED";
-          try {
-            for await (const chunk of opened.bytes) {
-              received += chunk.length;
-              yield chunk;
-            }
-            outcome = "ok";
-          } catch (error) {
-            const failure = options.signal?.aborted === true ? cancelled(options.signal) : toConnectorError(error);
-            outcome = failure.code;
-            throw failure;
-          } finally {
-            release();
-            if (outcome !== "ok") opened.reset(cancelled(options.signal));
-            settle(outcome);
-          }
-        };
-        // An abort before the first read would otherwise never be accounted for.
-        opened.signal.addEventListener("abort", () => settle(toConnectorError(opened.signal.reason).code), {
-          once: true,
-        });
-        return { result, content: content(), replica: carrier.replica, session: carrier.id };
-      } catch (error) {
-        release();
-        const failure = options.signal?.aborted === true ? cancelled(options.signal) : toConnectorError(error);
-        stream?.reset(failure);
-        settle(failure.code);
-        throw withFix(failure, pool);
       }
     },
   };
+  return interactive;
+
+  async function once<I extends z.ZodType, O extends z.ZodType>(
+    scope: Scope,
+    pool: PoolRef,
+    spec: CommandSpec<I, O>,
+    input: z.input<I>,
+    options: RelayOptions,
+  ): Promise<Relayed<z.output<O>>> {
+    const startedMs = clock.monotonic();
+    let sent = 0;
+    let received = 0;
+    let settled = false;
+    let on: CloudSession | null = null;
+    deps.metrics.inFlight(1);
+    const settle = (outcome: string): void => {
+      if (settled) return;
+      settled = true;
+      const ms = Math.round(clock.monotonic() - startedMs);
+      deps.metrics.inFlight(-1);
+      deps.metrics.interactive(spec.kind, outcome, ms, sent + received);
+      deps.audit.info(
+        {
+          workspace: scope.workspace,
+          actor: scope.actor.id,
+          actorName: scope.actor.name,
+          via: scope.actor.via,
+          kind: spec.kind,
+          pool: pool.name,
+          agent: on?.replica ?? null,
+          resource: options.resource,
+          outcome,
+          bytes: sent + received,
+          ms,
+        },
+        "interactive command",
+      );
+    };
+
+    let stream: LinkStream | null = null;
+    const onAbort = (): void => stream?.reset(cancelled(options.signal));
+    const release = (): void => options.signal?.removeEventListener("abort", onAbort);
+    try {
+      options.signal?.throwIfAborted();
+      const parsed = parseInput(spec, input);
+      const now = clock.now();
+      const body = jsonBody(parsed);
+      const { intent, text } = writeIntent(
+        {
+          workspace: scope.workspace,
+          pool: pool.id,
+          kind: spec.kind,
+          resource: options.resource,
+          body,
+          expires: now + INTENT_LIFETIME_MS,
+        },
+        now,
+      );
+
+      const tried = new Set<CloudSession>();
+      let closing: ConnectorError | null = null;
+      let looked = false;
+      while (stream === null) {
+        const session =
+          choose(scope, pool, options.replica, tried) ??
+          (closing === null ? null : await successor(scope, pool, options, tried));
+        if (session === null) {
+          if (!looked && sessions.refresh !== undefined) {
+            looked = true;
+            await arrival(scope, pool, options);
+            options.signal?.throwIfAborted();
+            continue;
+          }
+          throw closing ?? (await agentOffline(deps.store, scope, pool, options.replica ?? null));
+        }
+        tried.add(session);
+        const offer = { intentText: text, body, expires: intent.expires };
+        const head =
+          session.elsewhere !== undefined
+            ? unsignedOffer(offer)
+            : signOffer(
+                deps.signer,
+                {
+                  ...offer,
+                  session,
+                  incarnation: deps.incarnation,
+                  sequence: sequences.next(session),
+                  attempt: 1,
+                },
+                now,
+              );
+        try {
+          stream = session.open(head, { lane: laneOf(spec), end: spec.content !== "upload" });
+          on = session;
+        } catch (error) {
+          // Nothing was sent: another replica may take it. A session that ended between its choice and this line is none.
+          const refused = toConnectorError(error);
+          if (refused.code === "GOING_AWAY")
+            closing = new ConnectorError(
+              "AGENT_DRAINING",
+              `The agent of pool ${pool.name} is stopping and takes no new commands.`,
+              { fix: "Try again when it is back.", cause: error },
+            );
+          else if (refused.code === "STREAM_REFUSED") closing = refused;
+          else if (refused.code !== "LINK_LOST") throw refused;
+        }
+      }
+      options.signal?.addEventListener("abort", onAbort, { once: true });
+      if (options.signal?.aborted === true) onAbort();
+
+      const opened = stream;
+      const pump =
+        spec.content === "upload" ? sendUpload(opened, options.upload ?? [], (bytes) => (sent += bytes)) : null;
+      const withinMs =
+        spec.content === "download" || spec.content === "records"
+          ? (options.answerWithinMs ?? Math.min(HEAD_DEADLINE_MS, spec.timeoutMs))
+          : spec.timeoutMs;
+      const head = await answerWithin(clock, opened, withinMs + GRACE_MS, pump, `${spec.kind} on pool ${pool.name}`);
+      const result = readResult(spec, head);
+      const carrier = on!;
+      if (spec.content === "none" || spec.content === "upload") {
+        release();
+        settle("ok");
+        return { result, content: null, replica: carrier.replica, session: carrier.id };
+      }
+      const content = async function* (): AsyncGenerator<Buffer> {
+        let outcome = "CANCELLED";
+        try {
+          for await (const chunk of opened.bytes) {
+            received += chunk.length;
+            yield chunk;
+          }
+          outcome = "ok";
+        } catch (error) {
+          const failure = options.signal?.aborted === true ? cancelled(options.signal) : toConnectorError(error);
+          outcome = failure.code;
+          throw failure;
+        } finally {
+          release();
+          if (outcome !== "ok") opened.reset(cancelled(options.signal));
+          settle(outcome);
+        }
+      };
+      // An abort before the first read would otherwise never be accounted for.
+      opened.signal.addEventListener("abort", () => settle(toConnectorError(opened.signal.reason).code), {
+        once: true,
+      });
+      return { result, content: content(), replica: carrier.replica, session: carrier.id };
+    } catch (error) {
+      release();
+      const failure = options.signal?.aborted === true ? cancelled(options.signal) : toConnectorError(error);
+      stream?.reset(failure);
+      settle(failure.code);
+      throw withFix(failure, pool);
+    }
+  }
 }
 
 const cancelled = (signal: AbortSignal | undefined): ConnectorError =>
@@ -363,5 +415,6 @@ function withFix(error: ConnectorError, pool: PoolRef): ConnectorError {
   return new ConnectorError("LINK_LOST", `The link to pool ${pool.name} broke while the answer was on its way.`, {
     fix: "Try again: the agent redials by itself within seconds.",
     cause: error,
+    ...(error.details === undefined ? {} : { details: error.details }),
   });
 }

@@ -34,6 +34,8 @@ const MOVES_AT_ONCE = 200;
 export interface TakeoverDeps {
   store: Store;
   sessions: Sessions;
+  /** Those of `sessions` that this process holds itself: what it takes over goes to one of them. */
+  held: Sessions;
   clock: Clock;
   log: Logger;
   /** It belongs to `to` from now on, and is to be offered to it. */
@@ -57,7 +59,7 @@ interface Pool {
 }
 
 export function makeTakeover(deps: TakeoverDeps): Takeover {
-  const { store, sessions, clock, log } = deps;
+  const { store, sessions, held, clock, log } = deps;
   const pools = new Map<string, Pool>();
   /** Monotonic ms of the last sign of life of replicas that this process knew. */
   const lastSeen = new Map<ReplicaId, number>();
@@ -94,7 +96,7 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
     const now = clock.monotonic();
     const live = sessions.all();
     // Alone: it is this process that nobody reaches.
-    if (now - lookedMs > STALL_MS || live.length === 0) baselineMs = now;
+    if (now - lookedMs > STALL_MS || held.all().length === 0) baselineMs = now;
     lookedMs = now;
     for (const session of live) lastSeen.set(session.replica, session.lastSeenMs());
     for (const one of pools.values()) {
@@ -114,16 +116,16 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
 
   async function lookAt(one: Pool): Promise<void> {
     const { workspace, pool } = one;
-    const live = sessions.ofPool(workspace, pool);
-    if (live.length === 0) return;
-    const held = await store.heldWork(
+    const own = held.ofPool(workspace, pool)[0];
+    if (own === undefined) return;
+    const work = await store.heldWork(
       workspace,
       pool,
-      live.map((session) => session.replica),
+      sessions.ofPool(workspace, pool).map((session) => session.replica),
       MOVES_AT_ONCE,
     );
     const now = clock.monotonic();
-    const due = held.filter(({ holder }) => {
+    const due = work.filter(({ holder }) => {
       const leftMs = TAKEOVER_MS - silentMs(holder);
       if (leftMs > 0) one.lookAtMs = Math.min(one.lookAtMs, now + leftMs);
       return leftMs <= 0;
@@ -131,7 +133,7 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
     if (due.length === 0) return;
     const rows = await store.replicas(systemScope(workspace));
     const replicas = new Map(rows.map((row) => [row.id, row]));
-    const ours = replicas.get(live[0]!.replica)?.process ?? null;
+    const ours = replicas.get(own.replica)?.process ?? null;
     for (const work of due) {
       const holder = replicas.get(work.holder);
       const engineId = holder?.status?.engineIds?.[work.engine];
@@ -149,7 +151,7 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
     const now = clock.monotonic();
     const not = refused.get(command.id);
     return (
-      sessions
+      held
         .ofPool(command.workspace, command.pool)
         .filter((session) => {
           const status = session.status();
@@ -206,7 +208,11 @@ export function makeTakeover(deps: TakeoverDeps): Takeover {
       baselineMs = lookedMs = clock.monotonic();
       for (const session of sessions.all()) note(session, clock.monotonic());
       sessions.onOnline((session) => note(session, clock.monotonic()));
-      sessions.onOffline((session) => note(session, session.lastSeenMs() + TAKEOVER_MS));
+      sessions.onOffline((session) => {
+        note(session, session.lastSeenMs() + TAKEOVER_MS);
+        // It lost its process through no silence of its own, and may be on its way to another one.
+        if (session.elsewhere?.lost === true) lastSeen.set(session.replica, clock.monotonic() + REDIAL_MS);
+      });
       tick();
     },
 

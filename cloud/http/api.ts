@@ -33,6 +33,7 @@
 //   POST   /v1/deployments/{id}/request?path&method&timeoutMs    JSON as it is; the replica's status, type and bytes as
 //                                             they are, marked by `sallyport-replica`; an answer without that is ours
 //   GET    /v1/commands      GET /v1/commands/{id}, POST /v1/commands/{id}/lost {reason}
+//   GET    /v1/processes                      of the control plane itself, and how they hear of each other
 //   GET    /v1/changes       SSE: event `change`, data {entity, id, version, n}; Last-Event-ID or ?after=n replays
 //   GET    /openapi.json  /healthz  /readyz  /metrics
 import {
@@ -77,6 +78,30 @@ export const problemSchema = z.object({
   details: z.record(z.string(), z.unknown()).optional(),
 });
 export type Problem = z.infer<typeof problemSchema>;
+
+// -- the control plane itself ----------------------------------------------------------------------------------------
+export const processesSchema = z.object({
+  items: z.array(
+    z.object({
+      id: z.string(),
+      /** It is the one that answers. */
+      self: z.boolean(),
+      startedAt: z.int(),
+      /** As the one that answers sees it: `unreachable` = agents that are connected there cannot be asked from here. */
+      state: z.enum(["here", "reached", "unreachable"]),
+      /** Why it is not reached. */
+      problem: z.string().nullable(),
+      /** Agents that are connected there. */
+      sessions: z.int(),
+    }),
+  ),
+  backplane: z.object({
+    kind: z.enum(["alone", "sweep", "in-process", "nats"]),
+    /** False: what other processes do is noticed by the sweep, within 5 s. Nothing is lost. */
+    connected: z.boolean(),
+    text: z.string(),
+  }),
+});
 
 // -- who ---------------------------------------------------------------------------------------------------------
 export const meSchema = z.object({

@@ -54,6 +54,8 @@ export interface ApiServer {
   /** Where upgrades arrive. */
   readonly server: Server;
   listen(host: string, port: number): Promise<number>;
+  /** Ends the streams of changes: their readers come back and name where they stopped. */
+  endStreams(): void;
   /** Ends streams, lets answers finish for `graceMs`, then cuts what is left. */
   close(graceMs: number): Promise<void>;
 }
@@ -254,6 +256,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       const address = server.address();
       return typeof address === "object" && address !== null ? address.port : port;
     },
+    endStreams: () => streams.closeAll(),
     async close(graceMs) {
       streams.closeAll();
       const cut = setTimeout(() => server.closeAllConnections(), graceMs);

@@ -1,6 +1,6 @@
 // The control plane's own certificate authority, for those who bring no certificate: made at first start, its
 // certificate pinned by each enrolment secret. It signs one server certificate, renewed at start when it is near its end.
-import { webcrypto } from "node:crypto";
+import { createHash, webcrypto } from "node:crypto";
 import { isIP } from "node:net";
 import { join } from "node:path";
 import { ConnectorError, certificateFingerprint } from "@sallyport/protocol";
@@ -71,6 +71,36 @@ const namesOf = (cert: x509.X509Certificate): string[] => {
   const extension = cert.getExtension(x509.SubjectAlternativeNameExtension);
   return extension === null ? [] : extension.names.items.map((name) => name.value.toLowerCase());
 };
+
+/**
+ * A certificate that lasts as long as this process and is signed by nobody: for a port whose callers learn its digest by
+ * other means.
+ */
+export async function passingCertificate(now: number): Promise<{ cert: string; key: string; digest: string }> {
+  x509.cryptoProvider.set(webcrypto);
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]);
+  const cert = await x509.X509CertificateGenerator.createSelfSigned(
+    {
+      serialNumber: serial(),
+      name: "CN=Sallyport control plane process",
+      notBefore: new Date(now - BACKDATE_MS),
+      notAfter: new Date(now + CA_LIFETIME_MS),
+      signingAlgorithm: ALGORITHM,
+      keys,
+    },
+    webcrypto,
+  );
+  const digest = createHash("sha256").update(new Uint8Array(cert.rawData)).digest("hex");
+  return { cert: `${cert.toString("pem")}\n`, key: await exportKey(keys.privateKey), digest };
+}
+
+/** The two files of a new authority, in a folder that all processes of a control plane are given. */
+export async function makeSharedAuthority(folder: string, now: number): Promise<void> {
+  x509.cryptoProvider.set(webcrypto);
+  const made = await makeAuthority(now);
+  writePrivateFile(join(folder, "ca.key"), await exportKey(made.key), { exclusive: true });
+  writePrivateFile(join(folder, "ca.crt"), `${made.cert.toString("pem")}\n`, { exclusive: true });
+}
 
 /** `names`: host names and addresses that clients dial. Both files stay when they still serve. */
 export async function ownTls(folder: string, names: readonly string[], now: number): Promise<ServerTls> {

@@ -30,9 +30,16 @@ export interface LoadedRing {
 
 const kidOf = (purpose: KeyPurpose, key: KeyObject): string => `${purpose}-${keyFingerprint(key).slice(0, 16)}`;
 
-/** Loads the ring, making it with one key when the file does not exist. A damaged file is an error, never replaced. */
-export function loadKeyRing(path: string, purpose: KeyPurpose, now: number): LoadedRing {
+/**
+ * Loads the ring, making it with one key when the file does not exist, unless it is to be `given`. A damaged file is an
+ * error, never replaced.
+ */
+export function loadKeyRing(path: string, purpose: KeyPurpose, now: number, given = false): LoadedRing {
   if (readPrivateFile(path) === null) {
+    if (given)
+      throw new ConnectorError("CONFIG_INVALID", `There is no key ring ${path}.`, {
+        fix: "Make the folder once with: sallyport-cloud keys FOLDER, and give every process a copy of it by --keys.",
+      });
     const { privateKey, publicKey } = generateKeyPairSync("ed25519");
     const made = {
       format: "sallyport/key-ring/1",

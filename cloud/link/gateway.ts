@@ -70,6 +70,8 @@ export interface GatewayOptions {
   readonly commandKeys: () => KeyRing;
   readonly incarnation: string;
   readonly clock: Clock;
+  /** The session of a replica at another process. Absent: there is no other. */
+  readonly elsewhere?: (replica: ReplicaId) => Promise<SessionElsewhere | null>;
   /** False: sessions from loopback may go without a MAC when the agent wants none either. */
   readonly mac?: boolean;
   readonly limits?: Partial<GatewayLimits>;
@@ -77,6 +79,15 @@ export interface GatewayOptions {
   readonly deadMs?: number;
   /** Log lines and metrics are listeners. */
   readonly observe?: (event: GatewayEvent) => void;
+}
+
+/** A session that another process holds, and that can be asked. */
+export interface SessionElsewhere {
+  readonly instance: string;
+  readonly remoteAddress: string;
+  /** Resolves when its agent answered; rejects when there is nobody. */
+  ping(): Promise<void>;
+  close(reason: ConnectorError): void;
 }
 
 interface Greeting {
@@ -132,6 +143,22 @@ export class LinkGateway {
     server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) =>
       this.#upgrade(request, socket, head),
     );
+  }
+
+  /** The session of a replica that this process holds. */
+  held(replica: ReplicaId): CloudSession | null {
+    return this.#registry.held(replica);
+  }
+
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** One round trip to the agent of a session that is held here; rejects when the session ends first. */
+  async ping(session: CloudSession): Promise<number> {
+    const mux = this.#muxes.get(session);
+    if (mux === undefined) throw new ConnectorError("LINK_LOST", "The session is over.");
+    return await Promise.race([mux.ping(), mux.closed.then((reason) => Promise.reject(reason))]);
   }
 
   /** Ends the live session of a replica, and any greeting of it, with the reason its agent is told. */
@@ -338,33 +365,36 @@ export class LinkGateway {
 
   /** An older session of the replica: superseded by the same instance, or when it no longer answers. */
   async #makeRoom(replica: LinkReplica, claim: AgentClaim): Promise<void> {
+    const superseded = new ConnectorError("SESSION_SUPERSEDED", "A newer session of this agent took over.");
     const old = this.#registry.held(replica.id);
     const mux = old === null ? undefined : this.#muxes.get(old);
-    if (old === null || mux === undefined) return;
-    if (old.instance !== claim.proof.instance) {
-      let timer: Timer | null = null;
-      const silence = new Promise<"silent">((resolve) => {
-        timer = this.#options.clock.after(CLONE_PING_MS, () => resolve("silent"), { keepAlive: true });
-      });
-      const outcome = await Promise.race([mux.ping(), mux.closed.then(() => "closed" as const), silence]);
-      (timer as Timer | null)?.cancel();
-      if (typeof outcome === "number") {
-        const error = new ConnectorError(
-          "IDENTITY_CLONED",
-          `Another running agent uses the identity of ${replica.names.replica}.`,
-          {
-            fix: "Stop one of the two. If the state directory was copied, revoke this agent and enrol each machine by itself.",
-            details: { replica: replica.id, live: old.remoteAddress },
-          },
-        );
-        await this.#options.directory
-          .alarm(replica.workspace, replica.id, error)
-          .catch((caught: unknown) => this.#failed(caught));
-        throw error;
-      }
+    if (old !== null && mux !== undefined) {
+      if (old.instance !== claim.proof.instance && (await answers(this.#options.clock, mux.ping(), mux.closed)))
+        await this.#cloned(replica, old.remoteAddress);
+      old.close(superseded);
+      await mux.closed;
+      return;
     }
-    old.close(new ConnectorError("SESSION_SUPERSEDED", "A newer session of this agent took over."));
-    await mux.closed;
+    const other = (await this.#options.elsewhere?.(replica.id)) ?? null;
+    if (other === null) return;
+    if (other.instance !== claim.proof.instance && (await answers(this.#options.clock, other.ping())))
+      await this.#cloned(replica, other.remoteAddress);
+    other.close(superseded);
+  }
+
+  async #cloned(replica: LinkReplica, live: string): Promise<never> {
+    const error = new ConnectorError(
+      "IDENTITY_CLONED",
+      `Another running agent uses the identity of ${replica.names.replica}.`,
+      {
+        fix: "Stop one of the two. If the state directory was copied, revoke this agent and enrol each machine by itself.",
+        details: { replica: replica.id, live },
+      },
+    );
+    await this.#options.directory
+      .alarm(replica.workspace, replica.id, error)
+      .catch((caught: unknown) => this.#failed(caught));
+    throw error;
   }
 
   async #oneAtATime(replica: ReplicaId, work: () => Promise<void>): Promise<void> {
@@ -507,7 +537,24 @@ export class LinkGateway {
   }
 }
 
-const revoked = (): ConnectorError =>
+/** Whether a ping is answered in time. */
+async function answers(clock: Clock, ping: Promise<unknown>, closed?: Promise<unknown>): Promise<boolean> {
+  let timer: Timer | null = null;
+  const silence = new Promise<boolean>((resolve) => {
+    timer = clock.after(CLONE_PING_MS, () => resolve(false), { keepAlive: true });
+  });
+  const answered = ping.then(
+    () => true,
+    () => false,
+  );
+  const over = closed === undefined ? [] : [closed.then(() => false)];
+  const outcome = await Promise.race([answered, silence, ...over]);
+  (timer as Timer | null)?.cancel();
+  return outcome;
+}
+
+/** What an agent is told whose key is worth nothing any more. */
+export const revoked = (): ConnectorError =>
   new ConnectorError("IDENTITY_REVOKED", "This agent was revoked at the control plane.", {
     fix: "If that was a mistake, empty the agent's state directory and enrol it with a new secret.",
   });

@@ -2,4 +2,11 @@
 // main.ts wires it; dispatch and the API import the types in sessions.ts, the store's adapter those in directory.ts.
 export * from "./sessions.ts";
 export * from "./directory.ts";
-export { LinkGateway, type GatewayEvent, type GatewayLimits, type GatewayOptions } from "./gateway.ts";
+export {
+  LinkGateway,
+  revoked,
+  type GatewayEvent,
+  type GatewayLimits,
+  type GatewayOptions,
+  type SessionElsewhere,
+} from "./gateway.ts";

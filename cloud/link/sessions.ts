@@ -23,6 +23,8 @@ export interface CloudSession extends LinkSession {
   /** Per start of the agent process. */
   readonly instance: string;
   readonly remoteAddress: string;
+  /** Another process holds it: streams go through that one. `lost`: that process is not reached any more. Absent: held here. */
+  readonly elsewhere?: { readonly process: string; readonly lost: boolean };
   /** Monotonic ms of the last sign of life. */
   lastSeenMs(): number;
   /** Newest status; null until the first came. */
@@ -42,6 +44,10 @@ export interface Sessions {
   onStatus(listener: (session: CloudSession, status: AgentStatus) => void): void;
   /** Streams that an agent opens, by `type` of their head ("reports", ...). */
   onStream(type: string, handler: (stream: LinkStream, session: CloudSession) => void): void;
+  /** Looks whether there is a session that this process has not noticed yet. Absent: there cannot be. */
+  refresh?(): Promise<void>;
+  /** An agent of the pool is on its way from one process to another, as far as is known. Absent: it cannot be. */
+  moving?(workspace: WorkspaceId, pool: PoolId): boolean;
   /** Resolves with a live session of the pool, at once or as soon as one comes; null after `withinMs`. */
   waitForPool(
     workspace: WorkspaceId,

@@ -23,6 +23,14 @@ export const STORED_COLUMNS: AllowList = {
     public_key: "its public half; the private half is never in SQL",
     created_at: "when it was made",
   },
+  processes: {
+    process_id: "cloud process that lives, by the name that it gave itself",
+    peer_url: "where the other processes reach it",
+    identity: "fingerprint of the identity key that it has: all have the same one",
+    beat: "counts on while it lives",
+    started_at: "when it began",
+    leaving: "1 = it is stopping: its agents go to the others",
+  },
   organisations: {
     organisation_id: "organisation, by id",
     name: "its name as people gave it",

@@ -200,4 +200,14 @@ export const MIGRATIONS: readonly Migration[] = [
       `create index rollups_by_time on deployment_rollups (workspace_id, at)`,
     ],
   },
+  {
+    id: 6,
+    name: "several processes",
+    statements: [
+      `create table processes (
+        process_id text primary key, peer_url text not null, identity text not null, beat bigint not null, started_at bigint not null,
+        leaving bigint not null default 0)`,
+      `create index replicas_by_process on replicas (process) where session_id is not null and disconnected_at is null`,
+    ],
+  },
 ];

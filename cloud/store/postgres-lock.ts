@@ -1,5 +1,5 @@
-// One control plane a database, as one a data directory: a second one would call the first one's sessions its own. The
-// lock is the server's and goes with its connection; when that breaks it is taken again, unless somebody else has it by then.
+// One control plane a database, as one a data directory: a second one would call the first one's sessions its own. Several
+// processes of one control plane share the lock; one that is alone by its configuration keeps all others off. The lock is the server's and goes with its connection; when that breaks it is taken again, unless somebody else has it by then.
 import { ConnectorError } from "@sallyport/protocol";
 import pg from "pg";
 import { databaseError, isOutage, marked } from "./postgres-connection.ts";
@@ -12,19 +12,21 @@ const AGAIN_MS = 1_000;
 /** A process that died with its machine is noticed by the server after about so long; a start waits for that. */
 const GONE_MS = 25_000;
 
-const taken = (where: string) =>
+const taken = (where: string, shared: boolean) =>
   new ConnectorError("CONFIG_INVALID", `Another control plane uses the database ${where}.`, {
-    fix: "Stop that one first, or give this one a database of its own.",
+    fix: shared
+      ? "It runs as a single process: give each of them --peer-listen and the same --keys, or stop it first."
+      : "Stop that one first, or give this one a database of its own. To run several processes give each of them --peer-listen.",
   });
 
 export interface DatabaseLock {
   release(): Promise<void>;
 }
 
-/** `patient`: waits for one that is just stopping, and for a database that is just starting. `onLost`: another control plane took the database while it was away. */
+/** `shared`: others that say so too may have it at the same time. `patient`: waits for one that is just stopping, and for a database that is just starting. `onLost`: another control plane took the database while it was away. */
 export async function lockDatabase(
   address: string,
-  { patient, onLost }: { patient: boolean; onLost(error: ConnectorError): void },
+  { patient, shared = false, onLost }: { patient: boolean; shared?: boolean; onLost(error: ConnectorError): void },
 ): Promise<DatabaseLock> {
   const where = shownDatabase(address);
   let released = false;
@@ -43,7 +45,7 @@ export async function lockDatabase(
     try {
       await client.connect();
       await client.query("set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3");
-      const { rows } = await client.query(`select pg_try_advisory_lock(${LOCK}) as got`);
+      const { rows } = await client.query(`select pg_try_advisory_lock${shared ? "_shared" : ""}(${LOCK}) as got`);
       if ((rows[0] as { got: boolean }).got !== true) {
         await client.end();
         return false;
@@ -64,7 +66,7 @@ export async function lockDatabase(
       take().then(
         (got) => {
           if (released) void held?.end();
-          else if (!got) onLost(taken(where));
+          else if (!got) onLost(taken(where, shared));
         },
         () => {
           if (!released) again();
@@ -79,7 +81,7 @@ export async function lockDatabase(
     let failure: unknown;
     try {
       if (await take()) break;
-      failure = taken(where);
+      failure = taken(where, shared);
     } catch (error) {
       // A database that starts beside us may still be coming up.
       if (!isOutage(error)) throw databaseError(error, where);

@@ -39,6 +39,10 @@ const ONE_STATEMENT: ReadonlySet<string> = new Set<ReadName>([
   "command",
   "deploymentRevision",
   "deploymentRollups",
+  "processes",
+  "presence",
+  "presenceOf",
+  "changeNumbers",
 ]);
 
 /**
@@ -63,6 +67,10 @@ const ROUTES: Partial<Record<WriteName, Route>> = {
   ensureAdmin: { kind: "cloud" },
   makeWorkspace: { kind: "cloud" },
   putCloudKeys: { kind: "cloud" },
+  joinProcess: { kind: "cloud" },
+  beatProcess: { kind: "none" },
+  announceLeaving: { kind: "none" },
+  leaveProcess: { kind: "none" },
   addSignIn: { kind: "none" },
   redeemSignIn: { kind: "none" },
   touchWebSession: { kind: "none" },
@@ -70,6 +78,7 @@ const ROUTES: Partial<Record<WriteName, Route>> = {
   touchToken: { kind: "none" },
   redeemEnrollment: { kind: "of", table: "enrollments", id: ([input]) => (input as { id: string }).id },
   openSession: { kind: "of", table: "replicas", id: ([id]) => id as string },
+  holdSession: { kind: "of", table: "replicas", id: ([id]) => id as string },
   closeSession: { kind: "of", table: "replicas", id: ([id]) => id as string },
   seen: {
     kind: "each",
@@ -84,6 +93,15 @@ const ROUTES: Partial<Record<WriteName, Route>> = {
     async split(args, find) {
       const statement = `select distinct workspace_id as id from replicas
         where session_id is not null and disconnected_at is null and process <> $1`;
+      return new Map((await find(statement, [args[0]])).map((workspace) => [workspace, [...args, workspace]]));
+    },
+    join: sum,
+  },
+  releaseProcess: {
+    kind: "each",
+    async split(args, find) {
+      const statement = `select distinct workspace_id as id from replicas
+        where session_id is not null and disconnected_at is null and process = $1`;
       return new Map((await find(statement, [args[0]])).map((workspace) => [workspace, [...args, workspace]]));
     },
     join: sum,

@@ -118,6 +118,36 @@ export interface ReplicaRow {
   statusAt: number | null;
   alarms: { at: number; code: string; message: string }[];
 }
+/** A cloud process that shares the database. */
+export interface ProcessRow {
+  id: string;
+  peerUrl: string;
+  /** Fingerprint of its identity key. */
+  identity: string;
+  /** Counts on while it lives. */
+  beat: number;
+  startedAt: number;
+  /** It is stopping: its agents go to the others. */
+  leaving: boolean;
+}
+/** Where an agent replica's newest session is, or was. */
+export interface PresenceRow {
+  workspace: WorkspaceId;
+  replica: ReplicaId;
+  pool: PoolId;
+  session: SessionId | null;
+  epoch: number;
+  process: string | null;
+  instance: string | null;
+  journal: string | null;
+  remoteAddress: string | null;
+  live: boolean;
+  lastSeenAt: number | null;
+  statusAt: number | null;
+  revoked: boolean;
+  deleted: boolean;
+  status: AgentStatus | null;
+}
 export interface EnrollmentRow {
   workspace: WorkspaceId;
   id: EnrollmentId;
@@ -472,6 +502,30 @@ export interface Store {
   closeSession(replica: ReplicaId, session: SessionId, now: number): Promise<void>;
   /** At start: sessions that a process which is gone left open are over. `process` is the one that lives. */
   releaseSessions(process: string, now: number): Promise<number>;
+
+  // several processes
+  /** Refused (CONFIG_INVALID) when the database belongs to other identity keys than these. */
+  checkIdentity(kids: string[]): Promise<void>;
+  /** The same, and listed from now on. */
+  joinProcess(process: { id: string; peerUrl: string; identity: string; kids: string[]; now: number }): Promise<void>;
+  /** False: it is not listed any more. */
+  beatProcess(id: string): Promise<boolean>;
+  /** The others are to expect its agents. */
+  announceLeaving(id: string): Promise<void>;
+  /** `beat`: only while it stands there; null = whatever it is. False: nothing was removed. */
+  leaveProcess(id: string, beat: number | null): Promise<boolean>;
+  processes(): Promise<ProcessRow[]>;
+  /** Sessions that a process left open are over. Answers how many. */
+  releaseProcess(process: string, now: number): Promise<number>;
+  /** A session that was released by mistake goes on, unless there is a newer one. */
+  holdSession(replica: ReplicaId, session: SessionId): Promise<void>;
+  /** All that are connected, `status` left out (null). */
+  presence(): Promise<PresenceRow[]>;
+  /** Of these replicas, connected or not. */
+  presenceOf(replicas: ReplicaId[]): Promise<PresenceRow[]>;
+  /** Number of the newest change of each workspace. */
+  changeNumbers(): Promise<{ workspace: WorkspaceId; n: number }[]>;
+
   /**
    * A change is numbered only when what the agent says of itself changed, not for its host's figures. What it says of its
    * deployments goes to those that it owns; `ignored` counts what it said of others, or of some that nobody asked for.
@@ -527,7 +581,8 @@ export interface Store {
   history(scope: Scope, command: CommandId): Promise<HistoryRow[]>;
   /**
    * The next dispatch sequence for a replica: at least `floor` + 1, rising for ever. Counts the offer. Null = it is not
-   * queued any more, or a limit holds it back since it was looked up: offer it to nobody.
+   * queued any more, or a limit holds it back since it was looked up: offer it to nobody. `fenced`: also null when another
+   * replica may have it, by an offer that this process need not know of.
    */
   nextDispatch(
     workspace: WorkspaceId,
@@ -535,6 +590,7 @@ export interface Store {
     replica: ReplicaId,
     floor: number,
     now: number,
+    fenced?: boolean,
   ): Promise<{ sequence: number; attempt: number } | null>;
   /** `count` numbers for offers of commands that are not stored (interactive ones); answers the first. */
   reserveDispatches(workspace: WorkspaceId, replica: ReplicaId, floor: number, count: number): Promise<number>;
@@ -566,7 +622,8 @@ export interface Store {
     now: number,
   ): Promise<ReplicaId | null>;
   /** A queued command that nobody accepted. False when it was not queued any more. */
-  cancelQueued(scope: Scope, command: CommandId, now: number): Promise<boolean>;
+  /** `untouched`: also false when an offer of it was not refused, so that an agent may have it. */
+  cancelQueued(scope: Scope, command: CommandId, now: number, untouched?: boolean): Promise<boolean>;
   /**
    * An operator's word that the replica which has a command (or may have it: offered and not refused) will never answer.
    * False when it has ended, or nobody can have it, or another replica than `word.replica` has it.

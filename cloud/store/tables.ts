@@ -4,6 +4,14 @@
 export interface Tables {
   cloud: { singleton: number; incarnation: string; made_at: number };
   cloud_keys: { kid: string; purpose: string; public_key: string; created_at: number };
+  processes: {
+    process_id: string;
+    peer_url: string;
+    identity: string;
+    beat: number;
+    started_at: number;
+    leaving: number;
+  };
   organisations: { organisation_id: string; name: string; created_at: number };
   workspaces: { workspace_id: string; organisation_id: string; name: string; created_at: number };
   users: {

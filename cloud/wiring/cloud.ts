@@ -17,21 +17,26 @@ import { commandRoutes } from "../http/routes/commands.ts";
 import { deploymentTrafficRoutes } from "../http/routes/deployment-traffic.ts";
 import { deploymentRoutes } from "../http/routes/deployments.ts";
 import { enrollmentRoutes } from "../http/routes/enrollments.ts";
+import { processRoutes } from "../http/routes/processes.ts";
 import { runRoutes } from "../http/routes/runs.ts";
 import { sessionRoutes } from "../http/routes/session.ts";
 import { tokenRoutes } from "../http/routes/tokens.ts";
 import { makeApiServer } from "../http/server.ts";
 import { loadKeyRing, ownTls, writePrivateFile, type ServerTls } from "../keys/index.ts";
-import { LinkGateway } from "../link/index.ts";
+import { LinkGateway, revoked } from "../link/index.ts";
 import { lockDatabase, openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
 import { linkDirectory } from "./link-directory.ts";
 import { startRetention } from "./retention.ts";
+import { backplaneOf, several, shareAuthority, type Several } from "./several.ts";
 import { steadyClock } from "./steady-clock.ts";
 
 /** Files in the data directory, beside the database. */
 export const SIGN_IN_FILE = "sign-in-url";
 export const PUBLIC_URL_FILE = "public-url";
+
+/** Of several processes: how long an idle agent is given to make its session at another one. */
+const HANDOVER_MS = 5_000;
 
 export interface RunningCloud {
   url: string;
@@ -45,7 +50,10 @@ export interface RunningCloud {
 
 async function tlsOf(config: CloudConfig, now: number): Promise<ServerTls | null> {
   if (config.tls.kind === "none") return null;
-  if (config.tls.kind === "own") return ownTls(join(config.data, "tls"), config.hosts, now);
+  if (config.tls.kind === "own") {
+    if (config.peers !== null && config.keys !== null) shareAuthority(config.keys, join(config.data, "tls"));
+    return ownTls(join(config.data, "tls"), config.hosts, now);
+  }
   try {
     return {
       cert: readFileSync(config.tls.cert, "utf8"),
@@ -91,12 +99,17 @@ export async function startCloud(
   try {
     const lock = lockData(config.data);
     undo.push(() => lock.release());
-    const identity = loadKeyRing(join(config.data, "keys/identity.json"), "identity", clock.now());
-    const command = loadKeyRing(join(config.data, "keys/command.json"), "command", clock.now());
+    const keys = config.keys ?? join(config.data, "keys");
+    const identity = loadKeyRing(join(keys, "identity.json"), "identity", clock.now(), config.keys !== null);
+    const command = loadKeyRing(join(keys, "command.json"), "command", clock.now(), config.keys !== null);
     const tls = await tlsOf(config, clock.now());
 
     if (config.database !== null) {
-      const one = await lockDatabase(config.database, { patient: true, onLost: onFatal });
+      const one = await lockDatabase(config.database, {
+        patient: true,
+        shared: config.peers !== null,
+        onLost: onFatal,
+      });
       undo.push(() => one.release());
     }
     const store = await openStore({
@@ -110,11 +123,18 @@ export async function startCloud(
     });
     undo.push(() => store.close());
     const incarnation = await store.incarnation();
+    const processId = `${hostname()}:${process.pid}:${randomBytes(4).toString("hex")}`;
+    const startedAt = clock.now();
+    // Before its keys are written down: one with other keys than the rest is refused.
+    if (config.peers !== null) await store.checkIdentity(identity.publicRows.map((row) => row.kid));
     await store.putCloudKeys([...identity.publicRows, ...command.publicRows]);
     const admin = await store.ensureAdmin(config.admin, config.workspace);
-    const processId = `${hostname()}:${process.pid}:${randomBytes(4).toString("hex")}`;
-    const orphans = await store.releaseSessions(processId, clock.now());
-    if (orphans > 0) log.info({ sessions: orphans }, "sessions of a process that is gone were closed");
+    if (config.peers === null) {
+      const orphans = await store.releaseSessions(processId, clock.now());
+      if (orphans > 0) log.info({ sessions: orphans }, "sessions of a process that is gone were closed");
+    }
+    const backplane = backplaneOf(config, incarnation, processId, clock);
+    undo.push(() => backplane.close());
 
     const registry = new Registry();
     collectDefaultMetrics({ register: registry });
@@ -123,8 +143,17 @@ export async function startCloud(
       help: "Status entries of deployments that the agent which sent them does not own",
       registers: [registry],
     });
+    /** Null: this process is alone. */
+    let group: Several | null = null;
     const gateway = new LinkGateway({
-      directory: linkDirectory(store, clock, processId, (count) => foreignDeployments.inc(count)),
+      directory: linkDirectory(
+        store,
+        clock,
+        processId,
+        (count) => foreignDeployments.inc(count),
+        (replica) => backplane.announce({ type: "presence", replica }),
+      ),
+      elsewhere: async (replica) => (await group?.membership.elsewhere(replica)) ?? null,
       identity: identity.signer,
       identityPublicKey: identity.publicKey,
       commandKeys: () => command.ring,
@@ -181,9 +210,27 @@ export async function startCloud(
         this.set(gateway.sessions.all().length);
       },
     });
+    if (config.peers !== null)
+      group = await several({
+        config: { ...config, peers: config.peers },
+        process: processId,
+        incarnation,
+        identity,
+        store,
+        gateway,
+        backplane,
+        clock,
+        log,
+        registry,
+        headFor: (session, head) => dispatch.headFor(session, head),
+        onGap: () => api.endStreams(),
+      });
+    const sessions = group?.sessions ?? gateway.sessions;
+    undo.push(() => group?.stop());
     const dispatch = makeDispatch({
       store,
-      sessions: gateway.sessions,
+      sessions,
+      ...(group === null ? {} : { others: group.others }),
       clock,
       signer: command.signer,
       incarnation,
@@ -199,8 +246,9 @@ export async function startCloud(
     let ready = false;
     let url = config.url ?? "";
     const secureCookies = tls !== null || config.url?.startsWith("https://") === true;
+    const followed = group?.feed;
     const api = await makeApiServer({
-      store,
+      store: followed === undefined ? store : { ...store, onChange: (listener) => followed.onChange(listener) },
       authenticator,
       clock,
       log,
@@ -226,8 +274,11 @@ export async function startCloud(
           store,
           clock,
           links: {
-            ofReplica: (workspace, replica) => gateway.sessions.ofReplica(workspace, replica),
-            revoke: (replica) => gateway.revoke(replica),
+            ofReplica: (workspace, replica) => sessions.ofReplica(workspace, replica),
+            revoke(replica) {
+              gateway.revoke(replica);
+              group?.membership.revoked(replica, revoked());
+            },
           },
           poke: (workspace, pool) => dispatch.poke(workspace, pool),
         }),
@@ -236,13 +287,23 @@ export async function startCloud(
         deploymentRoutes({ store, dispatch }),
         deploymentTrafficRoutes({ store, dispatch }),
         commandRoutes({ store, dispatch }),
+        processRoutes({
+          processes: () =>
+            group?.processes() ?? [
+              { id: processId, self: true, startedAt, state: "here", problem: null, sessions: sessions.all().length },
+            ],
+          health: () => backplane.health,
+        }),
       ],
     });
+    // Among the others before the first agent comes.
+    await group?.start();
     gateway.attach(api.server);
     // Links and answers end together: a download needs both.
     undo.push(async () => {
       ready = false;
-      await Promise.all([gateway.drain(config.drainMs), api.close(config.drainMs)]);
+      await group?.membership.leaving();
+      await Promise.all([gateway.drain(config.drainMs, group === null ? 0 : HANDOVER_MS), api.close(config.drainMs)]);
     });
     const port = await api.listen(config.listen.host, config.listen.port);
     url = publicUrlOf(config, port);

@@ -1,6 +1,6 @@
 // What the gateway asks, answered by the store.
 import { createHash } from "node:crypto";
-import { ConnectorError, type Clock } from "@sallyport/protocol";
+import { ConnectorError, type Clock, type ReplicaId } from "@sallyport/protocol";
 import type { LinkDirectory, LinkReplica } from "../link/index.ts";
 import type { ReplicaRow, Store } from "../store/index.ts";
 
@@ -20,12 +20,16 @@ const toLink = (row: ReplicaRow): LinkReplica => ({
   revoked: row.revokedAt !== null,
 });
 
-/** `process`: names this cloud process in the presence rows. `ignored`: counts what agents say of deployments not theirs. */
+/**
+ * `process`: names this cloud process in the presence rows. `ignored`: counts what agents say of deployments not theirs.
+ * `presence`: told when a session of a replica began or ended.
+ */
 export function linkDirectory(
   store: Store,
   clock: Clock,
   process: string,
   ignored: (count: number) => void = () => {},
+  presence: (replica: ReplicaId) => void = () => {},
 ): LinkDirectory {
   return {
     async findReplica(id) {
@@ -52,6 +56,7 @@ export function linkDirectory(
         now,
         generations: session.generations,
       });
+      presence(session.replica);
       if (journalChanged) {
         await store.addAlarm(session.workspace, session.replica, {
           at: now,
@@ -62,7 +67,10 @@ export function linkDirectory(
       }
       return { epoch };
     },
-    closed: (session) => store.closeSession(session.replica, session.id, clock.now()),
+    async closed(session) {
+      await store.closeSession(session.replica, session.id, clock.now());
+      presence(session.replica);
+    },
     async seen(updates) {
       const answer = await store.seen(updates.map((update) => ({ ...update, at: clock.now() })));
       if (answer.ignored > 0) ignored(answer.ignored);

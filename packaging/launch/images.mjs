@@ -32,7 +32,7 @@ const SERVING = {
 const CLOUD = {
   workspaces: ["cloud"],
   commands: { "sallyport-cloud": "cloud/bin/sallyport-cloud.mjs", sallyport: "cloud/bin/sallyport.mjs" },
-  shared: ["var/lib/sallyport-cloud", "run/enrol"],
+  shared: ["var/lib/sallyport-cloud", "run/enrol", "run/keys", "run/shared"],
   files: { "cloud-health.mjs": "packaging/images/cloud-health.mjs" },
 };
 

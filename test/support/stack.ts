@@ -66,6 +66,8 @@ export interface CloudOptions {
   tree?: "source" | "dist";
   /** Its data directory; default a fresh one. */
   dir?: string;
+  /** Of a person who signed in at another process on the same database; default: signs in by its own link. */
+  token?: string | null;
   /** PostgreSQL's address; default SQLite, or a fresh one where the test runs on PostgreSQL (postgres.ts). */
   database?: string;
 }
@@ -93,7 +95,8 @@ export class TestCloud extends CloudClient {
     const env = { ...(database === undefined ? {} : { SALLYPORT_DATABASE_URL: database }), ...options.env };
     const cloud = new TestCloud(t, options.port ?? (await freePort()), { ...options, env });
     await cloud.start();
-    await cloud.api.signIn(readFileSync(join(cloud.dir, "sign-in-url"), "utf8").trim());
+    if (options.token == null) await cloud.api.signIn(readFileSync(join(cloud.dir, "sign-in-url"), "utf8").trim());
+    else cloud.api.token = options.token;
     return cloud;
   }
 

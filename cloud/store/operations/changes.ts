@@ -109,6 +109,12 @@ export async function changesAfter(
   };
 }
 
+/** How far each workspace is. */
+export async function changeNumbers(tx: Tx): Promise<{ workspace: WorkspaceId; n: number }[]> {
+  const rows = await tx.db.selectFrom("change_counters").selectAll().execute();
+  return rows.map((row) => ({ workspace: row.workspace_id as WorkspaceId, n: row.n }));
+}
+
 export async function idempotent(
   tx: Tx,
   scope: Scope,

@@ -237,9 +237,14 @@ export async function nextDispatch(
   replica: ReplicaId,
   floor: number,
   now: number,
+  fenced = false,
 ): Promise<{ sequence: number; attempt: number } | null> {
   const before = await bare(tx, workspace, id);
   if (before === undefined) return null;
+  if (fenced && before.state === "queued" && before.offers > 0) {
+    const maybe = await maybeWith(tx, workspace, id);
+    if (maybe !== null && maybe !== replica) return null;
+  }
   if (
     before.state === "queued"
       ? !(await comesFirst(tx, before)) || !(await mayBegin(tx, before))
@@ -370,9 +375,16 @@ export async function markNotTaken(
   return (await maybeWith(tx, workspace, id)) as ReplicaId | null;
 }
 
-export async function cancelQueued(tx: Tx, scope: Scope, id: CommandId, now: number): Promise<boolean> {
+export async function cancelQueued(
+  tx: Tx,
+  scope: Scope,
+  id: CommandId,
+  now: number,
+  untouched = false,
+): Promise<boolean> {
   const row = await bare(tx, scope.workspace, id);
   if (row?.state !== "queued") return false;
+  if (untouched && row.offers > 0 && (await maybeWith(tx, scope.workspace, id)) !== null) return false;
   const error: ErrorBody = { code: "CANCELLED", message: `Cancelled by ${scope.actor.name} before an agent took it.` };
   await move(tx, row, { state: "cancelled", ended_at: now, error: JSON.stringify(error) });
   await addEvent(tx, scope.workspace, id, { at: now, type: "cancelled", detail: scope.actor });

@@ -3,6 +3,7 @@ import * as changes from "./changes.ts";
 import * as commands from "./commands.ts";
 import * as deployments from "./deployments.ts";
 import * as fleet from "./fleet.ts";
+import * as processes from "./processes.ts";
 import * as retention from "./retention.ts";
 import * as queue from "./queue.ts";
 import * as signIn from "./sign-in.ts";
@@ -33,6 +34,12 @@ export const WRITES = {
   openSession: fleet.openSession,
   closeSession: fleet.closeSession,
   releaseSessions: fleet.releaseSessions,
+  joinProcess: processes.joinProcess,
+  beatProcess: processes.beatProcess,
+  announceLeaving: processes.announceLeaving,
+  leaveProcess: processes.leaveProcess,
+  releaseProcess: processes.releaseProcess,
+  holdSession: processes.holdSession,
   seen: fleet.seen,
   addAlarm: fleet.addAlarm,
   createCommand: commands.createCommand,
@@ -64,6 +71,11 @@ export const READS = {
   replicas: fleet.replicas,
   replica: fleet.replica,
   replicaByKey: fleet.replicaByKey,
+  checkIdentity: processes.checkIdentity,
+  processes: processes.processes,
+  presence: processes.presence,
+  presenceOf: processes.presenceOf,
+  changeNumbers: changes.changeNumbers,
   idempotent: changes.idempotent,
   command: commands.command,
   commands: commands.commands,

@@ -8,6 +8,8 @@ import { maybeTaken } from "./queue.ts";
 import { prepared } from "./prepared.ts";
 import { nextNumber, type Tx } from "./tx.ts";
 
+/** Whoever moves a command offers it at once; one that was not offered after this may be moved again. */
+const OFFERED_WITHIN_MS = 30_000;
 const OPEN: readonly string[] = ["queued", "accepted", "running"] satisfies CommandState[];
 
 const takeovers = (tx: Tx, workspace: string, commands: readonly string[]) =>
@@ -133,6 +135,9 @@ export async function takeOver(
     if (asked?.replica_id !== move.from) return false;
     const last = await newest(tx, workspace, id);
     if (last?.from_replica === move.from && last.to_replica === move.to) return true;
+    // Another process gave it to somebody a moment ago and is about to offer it there.
+    if (last?.from_replica === move.from && last.at > now - OFFERED_WITHIN_MS && !(await wasOffered(tx, last)))
+      return false;
   } else if (row.replica_id !== move.from) return false;
   await tx.db
     .insertInto("takeovers")
@@ -172,6 +177,17 @@ export async function takeOver(
   });
   return true;
 }
+
+const wasOffered = async (tx: Tx, move: Tables["takeovers"]): Promise<boolean> =>
+  (await tx.db
+    .selectFrom("offers")
+    .select("attempt")
+    .where("workspace_id", "=", move.workspace_id)
+    .where("command_id", "=", move.command_id)
+    .where("replica_id", "=", move.to_replica)
+    .where("at", ">=", move.at)
+    .limit(1)
+    .executeTakeFirst()) !== undefined;
 
 async function nameOf(tx: Tx, workspace: string, replica: string): Promise<string> {
   const row = await tx.db

@@ -1,0 +1,104 @@
+// A control plane of several processes for tests: one database, one folder of keys, perhaps NATS, and before them a
+// balancer that hands each connection to the first process of its list that takes it.
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import { join } from "node:path";
+import { binFile, runProgram, tempDir, waitFor, type Teardown } from "./launcher.ts";
+import type { NatsServer } from "./nats.ts";
+import { postgres } from "./postgres.ts";
+import { TestCloud, type CloudOptions } from "./stack.ts";
+
+export interface Balancer {
+  readonly port: number;
+  readonly url: string;
+  /** Ports, the preferred first. New connections only. */
+  prefer(...ports: number[]): void;
+}
+
+export async function startBalancer(t: Teardown): Promise<Balancer> {
+  let order: readonly number[] = [];
+  const sockets = new Set<Socket>();
+  const hold = (socket: Socket): Socket => {
+    sockets.add(socket.setNoDelay(true));
+    socket.on("close", () => sockets.delete(socket));
+    return socket;
+  };
+  const reach = (port: number): Promise<Socket | null> =>
+    new Promise((resolve) => {
+      const socket = connect(port, "127.0.0.1");
+      socket.once("connect", () => resolve(hold(socket)));
+      socket.once("error", () => resolve(null));
+    });
+  const server = createServer({ pauseOnConnect: true }, (client) => {
+    hold(client).on("error", () => client.destroy());
+    void (async () => {
+      for (const port of order) {
+        const target = await reach(port);
+        if (target === null) continue;
+        target.on("error", () => client.destroy());
+        target.on("close", () => client.destroy());
+        client.on("close", () => target.destroy());
+        client.pipe(target);
+        target.pipe(client);
+        return;
+      }
+      client.destroy();
+    })();
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.teardown(async () => {
+    for (const socket of sockets) socket.destroy();
+    await new Promise((resolve) => server.close(resolve));
+  });
+  const { port } = server.address() as AddressInfo;
+  return {
+    port,
+    url: `http://127.0.0.1:${port}`,
+    prefer(...ports) {
+      order = ports;
+    },
+  };
+}
+
+export interface Processes {
+  readonly all: readonly TestCloud[];
+  readonly balancer: Balancer;
+  readonly database: string;
+  readonly args: readonly string[];
+}
+
+/** Started one after the other; each knows all the others when this resolves. */
+export async function startProcesses(
+  t: Teardown,
+  count: number,
+  { nats, ...options }: Pick<CloudOptions, "tree" | "nodeArgs" | "env"> & { nats?: NatsServer } = {},
+): Promise<Processes> {
+  const [database, balancer] = [await (await postgres()).database(), await startBalancer(t)];
+  const keys = join(tempDir(t, "keys"), "keys");
+  const made = await runProgram(t, {
+    name: "keys",
+    args: [binFile("cloud/bin/sallyport-cloud", options.tree), "keys", keys],
+  });
+  if (made.code !== 0) throw new Error(`no keys were made:\n${made.stderr}`);
+  const args = ["--keys", keys, "--peer-listen", "127.0.0.1:0", "--url", balancer.url];
+  if (nats !== undefined) args.push("--nats-url", nats.url.replace("://", `://${nats.user}:${nats.password}@`));
+  const all: TestCloud[] = [];
+  for (let n = 0; n < count; n++)
+    all.push(await TestCloud.start(t, { ...options, database, args, token: all[0]?.api.token ?? null }));
+  balancer.prefer(...all.map((one) => one.port));
+  await waitFor("the processes to reach each other", async () =>
+    (await Promise.all(all.map((one) => reached(one)))).every((seen) => seen === count),
+  );
+  return { all, balancer, database, args };
+}
+
+export interface ProcessesAnswer {
+  items: { id: string; self: boolean; state: string; sessions: number }[];
+  backplane: { kind: string; connected: boolean; text: string };
+}
+
+export const processesOf = (cloud: TestCloud): Promise<ProcessesAnswer> =>
+  cloud.api.json<ProcessesAnswer>("/v1/processes");
+
+async function reached(cloud: TestCloud): Promise<number> {
+  return (await processesOf(cloud)).items.filter((one) => one.state !== "unreachable").length;
+}
