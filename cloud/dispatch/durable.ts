@@ -164,6 +164,7 @@ const CANCEL_LIFETIME_MS = 7 * 24 * 3600_000;
 const REMAKE_LIMIT = 3;
 /** A command is left to a process with a free agent this often; after that it is offered to a busy one here. */
 const MOST_YIELDED = 2;
+const YIELD_MS = 1_000;
 
 /** The agent said so before it journaled anything: another replica may be asked, and a cancel needs no agent. */
 const NOT_TAKEN: Partial<Record<ErrorCode, RefusalCode>> = {
@@ -430,6 +431,7 @@ export function makeDurable(deps: DurableDeps): Durable {
       .some((one) => one.elsewhere !== undefined && fits(row, one) && rank(one, row.kind, now) < 1);
     if (free) {
       state.yielded++;
+      state.retryAtMs = clock.monotonic() + YIELD_MS;
       others.wake(row.workspace, row.pool);
     }
     return free;
