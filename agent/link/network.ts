@@ -42,7 +42,8 @@ export function makeNetwork(options: NetworkOptions): LinkNetwork {
   if (inherited?.credentials != null) options.hide(inherited.credentials.password);
   const noProxy = options.noProxy ?? environmentNoProxy(environment) ?? [];
   const proxyTo = async (url: URL, signal: AbortSignal): Promise<LinkProxy | null> => {
-    if (bypasses(noProxy, url)) return null;
+    // Without TLS it is this very machine: a proxy would look for it at its own, and read all of it on the way.
+    if (url.protocol === "ws:" || bypasses(noProxy, url)) return null;
     if (proxy === null) return inherited !== null && environmentProxyApplies(url) ? inherited : null;
     const { user, password } = proxy;
     return {

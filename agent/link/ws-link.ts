@@ -219,10 +219,11 @@ export class WsLink implements AgentLink {
 
   // dialling
 
-  #dial(): void {
+  /** `reason`: why the address before did not do. */
+  #dial(reason: ConnectorError | null = null): void {
     const controller = new AbortController();
     const state: Dialling = { kind: "dialling", leave: () => controller.abort() };
-    this.#moveTo(state, null, null);
+    this.#moveTo(state, reason, null);
     this.#connect(controller.signal).then(
       ({ transport, hello, cloudUrl }) => {
         if (this.#state === state) this.#greet(transport, hello, cloudUrl);
@@ -318,9 +319,9 @@ export class WsLink implements AgentLink {
   #greet(transport: Transport, hello: AgentHello, cloudUrl: string): void {
     const fail = (failure: LinkFailure) => {
       if (this.#state !== state) return;
-      // Another address may lead to a process that answers better.
-      this.#addresses.passOver(cloudUrl);
-      this.#rest(failure, 0);
+      // Another address may lead to one that answers better.
+      if (this.#addresses.passOver(cloudUrl, failure.reason.code)) this.#dial(failure.reason);
+      else this.#rest(failure, 0);
     };
     const late = () =>
       fail(

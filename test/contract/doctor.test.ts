@@ -443,7 +443,9 @@ t.test("each hop that may fail", async (t) => {
 });
 
 t.test("CONNECT: bytes that come with the answer are kept, and the way carries a session", async (t) => {
-  const cloud = await startCloudEnd();
+  const { caFile, certFile, keyFile } = makeAuthority(dir(t, "ca"));
+  const read = (file: string) => readFileSync(file, "utf8");
+  const cloud = await startCloudEnd({ tls: { cert: read(certFile), key: read(keyFile) } });
   t.teardown(() => cloud.stop());
   const asked: string[] = [];
   const port = await listening(
@@ -461,11 +463,16 @@ t.test("CONNECT: bytes that come with the answer are kept, and the way carries a
       });
     }),
   );
-  const diagnosis = await examine(cloud.url, {
+  const url = `https://127.0.0.1:${cloud.port}`;
+  const diagnosis = await examine(url, {
+    known: known({ ca: read(caFile) }),
     proxy: { url: `http://127.0.0.1:${port}`, user: "app", password: "pässwörd:x" },
   });
   t.equal(diagnosis.ok, true, renderDiagnosis(diagnosis));
-  t.match(diagnosis.addresses[0], { proxy: `127.0.0.1:${port}`, hops: [{}, {}, { hop: "proxy" }, {}, {}, {}] });
+  t.match(diagnosis.addresses[0], {
+    proxy: `127.0.0.1:${port}`,
+    hops: [{}, {}, { hop: "proxy" }, { hop: "tls" }, {}, {}, {}],
+  });
   t.match(asked[0], `CONNECT 127.0.0.1:${cloud.port} HTTP/1.1\r\n`);
   t.match(asked[0], `Proxy-Authorization: Basic ${Buffer.from("app:pässwörd:x").toString("base64")}\r\n`);
 });
