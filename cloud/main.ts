@@ -64,7 +64,13 @@ async function run(given: Record<string, unknown>): Promise<void> {
   };
   process.on("uncaughtException", (error) => fatal(error, "a fault that nothing caught; stopping"));
   process.on("unhandledRejection", (error) => fatal(error, "a failure that nothing waited for; stopping"));
-  const cloud = await startCloud(config, version, log, (error) => fatal(error.cause ?? error, error.message));
+  const cloud = await startCloud(
+    config,
+    version,
+    log,
+    (error) => fatal(error.cause ?? error, error.message),
+    process.env,
+  );
 
   let stopping = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {

@@ -175,6 +175,11 @@ export const commandOpenSchema = z.strictObject({
   intent: maybeSignedSchema,
   dispatch: signedSchema,
   body: bodySchema,
+  /**
+   * W3C `traceparent` of whoever asks: for logs and spans, decides nothing, so nothing signs it. Absent or malformed = none.
+   * Only for agents whose hello names the capability `trace`.
+   */
+  trace: z.string().optional().catch(undefined),
 });
 export type CommandOpen = z.infer<typeof commandOpenSchema>;
 

@@ -58,7 +58,7 @@ const windowsSchema = z.object({ interactive: count.min(16 * 1024), bulk: count.
 const capabilitiesSchema = z.array(z.string().max(64)).max(64);
 
 /** Optional parts of the protocol that this build can do. Both must name one for it to be used. */
-export const CAPABILITIES = ["crc32"] as const;
+export const CAPABILITIES = ["crc32", "trace"] as const;
 
 // Unknown fields are ignored in all of these: a newer peer may say more.
 
@@ -137,6 +137,8 @@ export interface Agreed {
   readonly peerWindows: StreamWindows;
   readonly peerMaxStreams: number;
   readonly checksums: boolean;
+  /** The agent takes `trace` in the head of a command. Absent = no. */
+  readonly traces?: boolean;
 }
 
 export interface HelloLimits {
@@ -535,6 +537,7 @@ export class CloudHandshake {
         peerWindows: hello.windows,
         peerMaxStreams: hello.maxStreams,
         checksums: hello.capabilities.includes("crc32"),
+        traces: hello.capabilities.includes("trace"),
       },
     };
   }

@@ -14,6 +14,8 @@ export * from "./stream.ts";
 export * from "./ndjson.ts";
 export * from "./frames.ts";
 export * from "./codec.ts";
+export * from "./trace.ts";
+export * from "./spans.ts";
 export * from "./transport.ts";
 export * from "./transport-ws.ts";
 export * from "./mux.ts";

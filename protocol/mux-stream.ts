@@ -151,6 +151,10 @@ export class MuxStream implements LinkStream {
 
   // What follows is for the multiplexer.
 
+  /** All bytes that wait here, for figures. */
+  get queuedBytes(): number {
+    return this.#writes.reduce((sum, write) => sum + write.bytes.length - write.taken, 0);
+  }
   /** Bytes that wait here and may leave within credit; 0 when none, or when only the END is left (see `endDue`). */
   get readyBytes(): number {
     const first = this.#writes[0];

@@ -76,6 +76,8 @@ export interface MuxOptions {
   readonly peerBackground?: boolean;
   /** Silence of this length is a dead link; beats keep pace with it. Absent: 12 s. */
   readonly deadMs?: number;
+  /** Each beat's round trip in ms. Metrics listen here. */
+  readonly onRoundTrip?: (ms: number) => void;
   /** The peer drains: it takes no new streams. */
   readonly onGoAway?: (reason: ConnectorError, retryAfterMs: number | null) => void;
 }
@@ -83,6 +85,28 @@ export interface MuxOptions {
 /** DATA payloads are cut to between these, an eighth of the in-flight window. */
 const FRAME_MIN_BYTES = 16 * 1024;
 const FRAME_MAX_BYTES = 64 * 1024;
+
+/** One lane in one direction since the session began. OPEN counts as interactive, all else but DATA as control; bytes are payloads. */
+export interface LaneCount {
+  frames: number;
+  bytes: number;
+}
+export type LaneName = "control" | Lane;
+const laneCounts = (): Record<LaneName, LaneCount> => ({
+  control: { frames: 0, bytes: 0 },
+  interactive: { frames: 0, bytes: 0 },
+  bulk: { frames: 0, bytes: 0 },
+});
+/** For metrics: what a session has moved, and what is on its way now. */
+export interface MuxFigures {
+  readonly sent: Readonly<Record<LaneName, Readonly<LaneCount>>>;
+  readonly received: Readonly<Record<LaneName, Readonly<LaneCount>>>;
+  /** DATA that was sent and is not acknowledged yet. */
+  readonly inFlightBytes: number;
+  /** DATA that its writers handed over and that has not left. */
+  readonly queuedBytes: Readonly<Record<Lane, number>>;
+  readonly streams: number;
+}
 
 interface Outgoing {
   readonly type: FrameType;
@@ -131,6 +155,8 @@ export class Mux implements LinkSession {
   #waitsForDrain = false;
   #spareWindowBytes = SPARE_WINDOW_BYTES;
 
+  readonly #sent = laneCounts();
+  readonly #received = laneCounts();
   #receivedBytes = 0;
   #unackedBytes = 0;
   #newestEchoUs = 0;
@@ -207,6 +233,18 @@ export class Mux implements LinkSession {
   }
   get isClosed(): boolean {
     return this.#closedBy !== null;
+  }
+  /** The counters themselves, to be read at once, and sums over the open streams: for a scrape, not for each frame. */
+  figures(): MuxFigures {
+    const queuedBytes = { interactive: 0, bulk: 0 };
+    for (const stream of this.#streams.values()) queuedBytes[stream.lane] += stream.queuedBytes;
+    return {
+      sent: this.#sent,
+      received: this.#received,
+      inFlightBytes: this.#inFlight.inFlightBytes,
+      queuedBytes,
+      streams: this.#streams.size,
+    };
   }
   /** For metrics and tests. */
   get flow(): { windowBytes: number; inFlightBytes: number; baseMs: number | null } {
@@ -362,6 +400,7 @@ export class Mux implements LinkSession {
   #sendNext(): boolean {
     const control = this.#control.shift();
     if (control !== undefined) {
+      this.#count(this.#sent.control, control.json.length);
       this.#transport.send(this.#writer.control(control.type, control.flags, control.stream, control.json));
       if (this.#transport.bufferedBytes > CONTROL_CEILING_BYTES) {
         this.#over(new ConnectorError("PROTOCOL_ERROR", "The peer makes us answer and does not read the answers."));
@@ -374,6 +413,7 @@ export class Mux implements LinkSession {
     if (creditor !== undefined) {
       creditor.owesCredit = false;
       if (this.#streams.has(creditor.id) && creditor.bytes.creditDue) {
+        this.#count(this.#sent.control, 0);
         this.#transport.send(this.#writer.control(FRAME.credit, 0, creditor.id, `{"limit":${creditor.bytes.grant()}}`));
       }
       return true;
@@ -386,6 +426,7 @@ export class Mux implements LinkSession {
     }
     const head = this.#heads.shift();
     if (head !== undefined) {
+      this.#count(this.#sent.interactive, head.json.length);
       this.#transport.send(this.#writer.control(head.type, head.flags, head.stream, head.json));
       return true;
     }
@@ -410,17 +451,24 @@ export class Mux implements LinkSession {
       const bytes = stream.take(this.#frameBytes());
       const timestampUs = this.#inFlight.timestampUs();
       this.#inFlight.sent(bytes.length);
+      this.#count(this.#sent[stream.lane], bytes.length);
       const message = this.#writer.data(stream.id, timestampUs, bytes, stream.lane === "interactive");
       this.#transport.send(message);
       if (this.#writer.detaches(bytes.length)) this.#transport.send(bytes);
     }
     if (stream.endDue) {
-      const end = stream.takeEnd();
-      this.#transport.send(this.#writer.control(FRAME.end, 0, stream.id, JSON.stringify(end)));
+      const end = JSON.stringify(stream.takeEnd());
+      this.#count(this.#sent.control, end.length);
+      this.#transport.send(this.#writer.control(FRAME.end, 0, stream.id, end));
     } else if (stream.readyBytes > 0) {
       stream.queued = true;
       ring.push(stream);
     }
+  }
+
+  #count(lane: LaneCount, bytes: number): void {
+    lane.frames++;
+    lane.bytes += bytes;
   }
 
   /** On a slow path frames are small, so that an interactive one never waits for long behind one of bulk. */
@@ -442,6 +490,11 @@ export class Mux implements LinkSession {
   }
 
   #handle(frame: Frame): void {
+    if (frame.type !== FRAME.data)
+      this.#count(
+        frame.type === FRAME.open ? this.#received.interactive : this.#received.control,
+        frame.payload.length,
+      );
     switch (frame.type) {
       case FRAME.data:
         return this.#handleData(frame);
@@ -482,6 +535,7 @@ export class Mux implements LinkSession {
         if (ping === undefined) return;
         this.#pings.delete(n);
         this.#rttMs = this.#clock.monotonic() - ping.atMs;
+        this.#options.onRoundTrip?.(this.#rttMs);
         ping.resolve?.(this.#rttMs);
         return;
       }
@@ -506,6 +560,8 @@ export class Mux implements LinkSession {
     else this.#ackTimer ??= this.#clock.after(ACK_MS, () => this.#acknowledge());
 
     const stream = this.#find(frame);
+    // Of a stream that is over here its lane is forgotten: bulk is what still comes then.
+    this.#count(this.#received[stream?.lane ?? "bulk"], frame.payload.length);
     if (stream === undefined) return;
     if (stream.lane === "interactive" && this.#reader.mac !== null && (frame.flags & FLAG.maced) === 0) {
       throw violation("interactive bytes came without a MAC");

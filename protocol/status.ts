@@ -56,5 +56,16 @@ export const agentStatusSchema = z.object({
     diskTotalBytes: z.int().nullable(),
     diskFreeBytes: z.int().nullable(),
   }),
+  /** The agent's own process. Absent: an agent that does not say. */
+  process: z
+    .object({
+      startedAt: z.int(),
+      residentBytes: z.int(),
+      /** Its clock minus the control plane's, as of this session; positive = it is ahead. Null = not known yet. */
+      clockSkewMs: z.number().nullable(),
+      /** How late its event loop was during the last quarter of a minute; null = not measured yet. */
+      loopDelayMs: z.object({ p50: z.number(), p99: z.number(), max: z.number() }).nullable(),
+    })
+    .optional(),
 });
 export type AgentStatus = z.infer<typeof agentStatusSchema>;

@@ -1,5 +1,5 @@
 // What a command kind is to the agent: its spec, and a function from input to result. Handlers return; they never send.
-import type { Clock, CommandId, CommandSpec } from "@sallyport/protocol";
+import type { Clock, CommandId, CommandSpec, TraceContext } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { z } from "zod";
 import type { PolicyGuard } from "../policy/action.ts";
@@ -16,6 +16,8 @@ export interface CommandContext {
    */
   readonly signal: AbortSignal;
   readonly log: Logger;
+  /** The span of this command: its log lines carry the trace's id already. */
+  readonly trace: TraceContext;
   readonly clock: Clock;
   readonly policy: PolicyGuard;
   /** Bytes of an upload; empty for other kinds. */

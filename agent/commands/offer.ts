@@ -10,6 +10,7 @@ import {
   MAX_BODY_BYTES,
   MAX_DISPATCH_LIFETIME_MS,
   MAX_INTENT_LIFETIME_MS,
+  parseTraceparent,
   sha256,
   verifySignature,
   type Body,
@@ -18,6 +19,7 @@ import {
   type Intent,
   type KeyRing,
   type Signature,
+  type TraceContext,
 } from "@sallyport/protocol";
 import type { z } from "zod";
 import type { AgentSession } from "../link/link.ts";
@@ -32,6 +34,8 @@ export interface Offer {
   body: Body;
   /** Who vouches for it, as the audit names them. */
   who: string;
+  /** Of the request that it comes from; null = not said. */
+  trace: TraceContext | null;
 }
 
 /** Each issue of a schema as {path, expected}: what was wrong where, without the value. */
@@ -183,6 +187,7 @@ export function readOffer(head: unknown, session: AgentSession, window: Dispatch
     intentText: signedIntent.text,
     dispatch,
     body,
+    trace: parseTraceparent(open.data.trace),
     who: kid === undefined ? `cloud:${signedDispatch.signature.kid}` : `author:${kid}`,
   };
 }

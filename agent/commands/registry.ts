@@ -29,6 +29,9 @@ export class CommandRegistry {
     return kind;
   }
 
+  has(name: string): boolean {
+    return this.#kinds.has(name);
+  }
   get names(): string[] {
     return [...this.#kinds.keys()].sort();
   }

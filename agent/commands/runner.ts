@@ -8,6 +8,9 @@ import {
   ndjsonLine,
   readJsonBody,
   toConnectorError,
+  childOf,
+  formatTraceparent,
+  parseTraceparent,
   wait,
   type Clock,
   type CommandId,
@@ -16,6 +19,7 @@ import {
   type LinkStream,
   type ReportBody,
   type RunId,
+  type TraceContext,
 } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { Audit, AuditEntry } from "../audit/audit.ts";
@@ -47,6 +51,26 @@ export interface RunnerOptions {
   maxRuns?: () => number;
   /** Told whenever what `running` answers has changed. */
   changed?: () => void;
+  /** Told of each command that ended, with its span. Absent = nobody. */
+  ended?: (command: EndedCommand) => void;
+}
+
+/** For metrics and traces. */
+export interface EndedCommand {
+  command: CommandId;
+  /** Of the registry, so that there are few; null = none of that name. */
+  kind: string | null;
+  resource: string;
+  durable: boolean;
+  /** `succeeded` or an error code. */
+  outcome: string;
+  /** ms since the epoch. */
+  startedAt: number;
+  tookMs: number;
+  sentBytes: number;
+  trace: TraceContext;
+  /** Of the dispatch or the request that asked; null = not said. */
+  parentSpanId: string | null;
 }
 
 export interface RunningCommand {
@@ -89,6 +113,10 @@ const draining = () =>
   new ConnectorError("AGENT_DRAINING", "The agent is stopping.", { fix: "Try again when it is back." });
 
 async function* nothing(): AsyncGenerator<Buffer> {}
+
+/** For log lines; a trace that nobody asked for is not named. */
+const traceIdOf = (trace: TraceContext | null): { trace_id?: string } =>
+  trace === null ? {} : { trace_id: trace.traceId };
 
 const runOf = (resource: string): RunId | null =>
   /^run:run_[0-9a-f]{32}$/.test(resource) ? (resource.slice(4) as RunId) : null;
@@ -160,7 +188,7 @@ export class CommandRunner {
     } catch (caught) {
       const error = toConnectorError(caught);
       const log = this.#options.log.child(
-        offer === null ? {} : { command: offer.intent.command, kind: offer.intent.kind },
+        offer === null ? {} : { command: offer.intent.command, kind: offer.intent.kind, ...traceIdOf(offer.trace) },
       );
       if (error.code === "INTERNAL") log.error({ err: caught }, "command failed unexpectedly");
       else log.info({ code: error.code }, `command refused or failed: ${error.message}`);
@@ -256,6 +284,32 @@ export class CommandRunner {
     for (const check of [...this.#settled]) check();
   }
 
+  #began(): { at: number; ms: number } {
+    return { at: this.#options.clock.now(), ms: this.#options.clock.monotonic() };
+  }
+
+  #tell(
+    command: CommandId,
+    kind: string,
+    resource: string,
+    parent: TraceContext | null,
+    trace: TraceContext,
+    began: { at: number; ms: number },
+    end: { durable: boolean; outcome: string; sentBytes?: number },
+  ): void {
+    this.#options.ended?.({
+      command,
+      kind: this.#options.registry.has(kind) ? kind : null,
+      resource,
+      trace,
+      parentSpanId: parent?.spanId ?? null,
+      startedAt: began.at,
+      tookMs: this.#options.clock.monotonic() - began.ms,
+      sentBytes: 0,
+      ...end,
+    });
+  }
+
   async #left(id: CommandId): Promise<void> {
     while (this.#active.has(id) || this.#queue.has(id))
       await wait(this.#options.clock, LEFT_LOOK_MS, this.#stop.signal);
@@ -276,6 +330,7 @@ export class CommandRunner {
     const { intent } = offer;
     const { audit, intake, journal, policy, registry } = this.#options;
     const about = { who: offer.who, command: intent.command, kind: intent.kind, resource: intent.resource };
+    const began = this.#began();
     let rule: string | undefined;
     let kind: AnyCommandKind;
     let input: unknown;
@@ -308,6 +363,10 @@ export class CommandRunner {
         ...about,
         ...(error.code === "POLICY_DENIED" ? { verdict: "denied" as const } : {}),
         ...(typeof ruled === "string" ? { rule: ruled } : {}),
+        outcome: error.code,
+      });
+      this.#tell(intent.command, intent.kind, intent.resource, offer.trace, childOf(offer.trace), began, {
+        durable: false,
         outcome: error.code,
       });
       throw error;
@@ -343,6 +402,7 @@ export class CommandRunner {
       body: offer.body,
       acceptedAt: this.#options.clock.now(),
       expires: intent.expires,
+      trace: offer.trace === null ? null : formatTraceparent(offer.trace),
     };
     const { known } = await this.#options.journal.accept(command, {
       incarnation: dispatch.incarnation,
@@ -398,12 +458,14 @@ export class CommandRunner {
     this.#interactive++;
     this.#begin(key, { kind, command, resource, startedAt: clock.now(), durable: false, controller });
     const sent = { bytes: 0 };
+    const began = this.#began();
+    const trace = childOf(offer.trace);
     let outcome = "succeeded";
     try {
       if (kind.spec.class === "interactive-effect") await audit.commit({ event: "command.started", ...entry });
       else audit.append({ event: "command.started", ...entry });
       boundary.audited.publish({ command });
-      const context = this.#context(kind, command, resource, controller.signal, stream);
+      const context = this.#context(kind, command, resource, controller.signal, stream, trace);
       await this.#serve(kind, input, context, stream, sent);
     } catch (caught) {
       const error = toConnectorError(controller.signal.aborted ? controller.signal.reason : caught);
@@ -415,6 +477,11 @@ export class CommandRunner {
       this.#interactive--;
       this.#end(key);
       audit.append({ event: "command.ended", ...entry, outcome, bytesOut: sent.bytes });
+      this.#tell(command, kind.spec.kind, resource, offer.trace, trace, began, {
+        durable: false,
+        outcome,
+        sentBytes: sent.bytes,
+      });
     }
   }
 
@@ -424,6 +491,7 @@ export class CommandRunner {
     resource: string,
     signal: AbortSignal,
     stream: LinkStream | null,
+    trace: TraceContext,
   ): CommandContext {
     const { clock, log, policy } = this.#options;
     return {
@@ -431,7 +499,8 @@ export class CommandRunner {
       kind: kind.spec.kind,
       resource,
       signal,
-      log: log.child({ command, kind: kind.spec.kind }),
+      log: log.child({ command, kind: kind.spec.kind, ...traceIdOf(trace) }),
+      trace,
       clock,
       policy,
       upload: stream !== null && kind.spec.content === "upload" ? stream.bytes : nothing(),
@@ -515,14 +584,18 @@ export class CommandRunner {
 
   async #runDurable(queued: QueuedCommand): Promise<void> {
     const { id } = queued;
-    const log = this.#options.log.child({ command: id, kind: queued.kind });
+    let log = this.#options.log.child({ command: id, kind: queued.kind });
+    const began = this.#began();
     try {
       const held =
         this.#justJournaled?.id === id
           ? this.#justJournaled
           : await this.#insist(() => this.#options.journal.command(id), log);
       if (held === null || (held.state !== "accepted" && held.state !== "running")) return;
-      const end = await this.#durableEnd(held, log);
+      const parent = parseTraceparent(held.trace);
+      const trace = childOf(parent);
+      log = log.child(traceIdOf(parent));
+      const end = await this.#durableEnd(held, log, trace);
       if (end === null)
         return log.info(
           this.#released.has(id) ? "left to the agent that has it" : "left open: it goes on after the restart",
@@ -538,6 +611,7 @@ export class CommandRunner {
         resource: held.resource,
         outcome: end.outcome,
       });
+      this.#tell(id, held.kind, held.resource, parent, trace, began, { durable: true, outcome: end.outcome });
       log.info({ outcome: end.outcome }, "command ended");
     } catch (error) {
       // Only a stop gets here: the journal holds the command, and the next start goes on with it.
@@ -551,6 +625,7 @@ export class CommandRunner {
   async #durableEnd(
     held: JournaledCommand,
     log: Logger,
+    trace: TraceContext,
   ): Promise<{ state: JournaledCommand["state"]; report: ReportBody; outcome: string } | null> {
     const { policy, registry, journal, clock } = this.#options;
     const controller = new AbortController();
@@ -573,7 +648,7 @@ export class CommandRunner {
       boundary.running.publish({ command: held.id });
       const result = await kind.run(
         parsed.data as never,
-        this.#context(kind, held.id, held.resource, controller.signal, null),
+        this.#context(kind, held.id, held.resource, controller.signal, null, trace),
       );
       return {
         state: "succeeded",

@@ -86,6 +86,7 @@ export async function testLink(options: TestLinkOptions): Promise<TestLink> {
     replica,
     commandKeys: new Map([["command-1", keys.publicKey]]),
     cloudNow: () => Date.now(),
+    figures: () => agent.figures(),
     open: (head, how) => agent.open(head, how),
     rttMs: null,
     closed: agent.closed,

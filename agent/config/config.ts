@@ -108,6 +108,8 @@ export interface Config {
   engines: { docker: DockerConfig | null };
   serving: ServingConfig;
   limits: LimitsConfig;
+  /** Null: figures are on the control socket alone. */
+  metrics: { listen: string; token: string } | null;
   policy: PolicyConfig;
 }
 
@@ -278,6 +280,7 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
       image: raw.serving?.image ?? null,
     },
     limits: { ...DEFAULT_LIMITS, ...definedOf(raw.limits ?? {}) },
+    metrics: raw.metrics ?? null,
     policy: defaultPolicy(raw.policy),
   };
 }
@@ -354,6 +357,7 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
         ? (["accessKeyId", "secretAccessKey", "sessionToken"] as const).map((field) => [["stores", i, field], s[field]])
         : [],
     ),
+    [["metrics", "token"], config.metrics?.token ?? null],
   ];
   const usesVault = (text: string): boolean => {
     const references = parseReferences(text);
@@ -399,6 +403,10 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
   if (serving.tls === null && (serving.process !== null || serving.image !== null) && !isLoopback(serving.listen))
     warnings.push(
       `serving.listen is ${serving.listen} without serving.tls: keys of endpoints, requests and answers cross the network in the clear.`,
+    );
+  if (config.metrics !== null && !isLoopback(config.metrics.listen))
+    warnings.push(
+      `metrics.listen is ${config.metrics.listen}: its token and the figures cross the network in the clear; keep it to a network that you trust, or scrape through a proxy with TLS.`,
     );
   if (policy.commands.length === 0) warnings.push("policy.commands is empty: every command is refused.");
   for (const { path, text } of [
@@ -458,7 +466,9 @@ export function reload(
   return {
     current,
     problem: null,
-    needRestart: (["cloud", "link", "state", "log", "engines", "serving", "limits"] as const).filter(changed),
+    needRestart: (["cloud", "link", "state", "log", "engines", "serving", "limits", "metrics"] as const).filter(
+      changed,
+    ),
   };
 }
 

@@ -281,6 +281,13 @@ export const configSchema = z.strictObject({
     })
     .optional()
     .describe("What the agent takes for itself on this machine."),
+  metrics: z
+    .strictObject({
+      listen: hostAndPort.describe("Where /metrics, /healthz and /readyz answer, e.g. 127.0.0.1:9464."),
+      token: secretText.describe("What a scraper shows as `Authorization: Bearer`. By ${file:...} or ${env:...}."),
+    })
+    .optional()
+    .describe("Figures for Prometheus at an address. Absent = on the control socket alone, for the agent's own user."),
   policy: policySchema.optional().describe("What the control plane may ask for. What is not written is not allowed."),
 });
 

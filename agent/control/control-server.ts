@@ -1,6 +1,8 @@
-// The control socket: NDJSON requests {n, op, args} and answers {n, value} or {n, error}. Who may speak is decided by
+// The control socket: NDJSON requests {n, op, args} and answers {n, value} or {n, error}; who speaks HTTP to it (curl
+// --unix-socket, a scraper) gets probes and figures. Who may speak is decided by
 // the kernel: the socket is the owner's alone, in a directory that is the owner's alone.
 import { chmodSync, rmSync } from "node:fs";
+import { createServer as createHttpServer, type RequestListener, type Server as HttpServer } from "node:http";
 import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { ConnectorError, ndjsonLine, readNdjson, toConnectorError, type ErrorBody } from "@sallyport/protocol";
@@ -47,13 +49,21 @@ export class ControlServer {
   readonly #stateDir: string;
   readonly #operations: ControlOperations;
   readonly #server: Server;
+  readonly #http: HttpServer;
   readonly #sockets = new Set<Socket>();
 
-  constructor(stateDir: string, operations: ControlOperations) {
+  /** `http`: answers requests of those who speak HTTP. Absent = they are told that there is nothing. */
+  constructor(
+    stateDir: string,
+    operations: ControlOperations,
+    http: RequestListener = (_request, response) => void response.writeHead(404).end(),
+  ) {
     this.#stateDir = stateDir;
     this.#operations = operations;
     // The client ends its side with the request; the answer may take longer than that.
-    this.#server = createServer({ allowHalfOpen: true }, (socket) => void this.#serve(socket));
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#take(socket));
+    // Never listens by itself: it is handed connections.
+    this.#http = createHttpServer({ headersTimeout: 5_000, requestTimeout: 5_000, keepAliveTimeout: 5_000 }, http);
   }
 
   /** The caller holds the lock of the state directory, so a socket that is there is a dead one's. */
@@ -87,10 +97,26 @@ export class ControlServer {
     rmSync(join(this.#stateDir, SOCKET), { force: true });
   }
 
-  async #serve(socket: Socket): Promise<void> {
+  /** The first byte tells the two apart: a request of ours is an object, one of HTTP begins with its method. */
+  #take(socket: Socket): void {
     this.#sockets.add(socket);
     socket.on("error", () => socket.destroy());
     socket.once("close", () => this.#sockets.delete(socket));
+    const left = () => void socket.end();
+    socket.once("end", left);
+    socket.once("data", (first) => {
+      // From here on whoever serves it says when it is over: a request may be all that its sender has to say.
+      socket.off("end", left);
+      socket.pause();
+      socket.unshift(first);
+      if (/^[A-Z]/.test(String.fromCharCode(first[0]!))) {
+        this.#http.emit("connection", socket);
+        socket.resume();
+      } else void this.#serve(socket);
+    });
+  }
+
+  async #serve(socket: Socket): Promise<void> {
     try {
       for await (const request of readNdjson(socket, MAX_REQUEST_BYTES)) {
         const answer = await this.#answer(request);

@@ -6,6 +6,7 @@ export interface StatusSources {
   version: string;
   clock: Clock;
   host(): HostSample;
+  process(): Omit<NonNullable<AgentStatus["process"]>, "residentBytes">;
   labels(): Record<string, string>;
   intake: { readonly paused: { reason: string; until: number | null } | null; readonly draining: boolean };
   stores(): AgentStatus["stores"];
@@ -55,4 +56,11 @@ export const statusBuilder = (sources: StatusSources) => (): AgentStatus =>
       .slice(0, MAX_RUNNING)
       .map(({ command, run, kind }) => ({ command, run, kind })),
     host: sources.host(),
+    process: processOf(sources.process()),
   });
+
+const processOf = (one: ReturnType<StatusSources["process"]>): NonNullable<AgentStatus["process"]> => ({
+  ...one,
+  clockSkewMs: one.clockSkewMs === null ? null : Math.round(one.clockSkewMs * 10) / 10,
+  residentBytes: process.memoryUsage.rss(),
+});

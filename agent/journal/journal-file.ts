@@ -32,6 +32,7 @@ const MIGRATIONS: readonly string[] = [
   CREATE INDEX report_command ON report (command);
   CREATE TABLE record (namespace TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (namespace, key)) STRICT, WITHOUT ROWID;
   `,
+  `ALTER TABLE command ADD COLUMN trace TEXT;`,
 ];
 
 /** SQLite's primary result codes that mean: the disk, not the statement. */
@@ -128,6 +129,7 @@ interface CommandRow {
   body: string;
   accepted_at: number;
   expires: number;
+  trace: string | null;
 }
 
 const toCommand = (row: CommandRow): JournaledCommand => ({
@@ -139,6 +141,7 @@ const toCommand = (row: CommandRow): JournaledCommand => ({
   body: JSON.parse(row.body) as Body,
   acceptedAt: row.accepted_at,
   expires: row.expires,
+  trace: row.trace,
 });
 
 const damaged = (file: string, what: string, cause?: unknown) =>
@@ -371,7 +374,7 @@ export class JournalFile {
         );
       }
       this.#one(
-        "INSERT INTO command (id, kind, resource, state, intent, body, accepted_at, expires) VALUES (?, ?, ?, 'accepted', ?, ?, ?, ?)",
+        "INSERT INTO command (id, kind, resource, state, intent, body, accepted_at, expires, trace) VALUES (?, ?, ?, 'accepted', ?, ?, ?, ?, ?)",
       ).run(
         command.id,
         command.kind,
@@ -380,6 +383,7 @@ export class JournalFile {
         JSON.stringify(command.body),
         command.acceptedAt,
         command.expires,
+        command.trace ?? null,
       );
       return { known: false, state: "accepted" };
     },

@@ -12,6 +12,8 @@ export interface JournaledCommand {
   intent: string;
   body: Body;
   acceptedAt: number;
+  /** W3C `traceparent` of the request that made it; null or absent = none was said. */
+  trace?: string | null;
   /** Cloud's expiry of the intent; the record is kept at least until then. */
   expires: number;
 }

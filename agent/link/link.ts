@@ -4,6 +4,7 @@ import type {
   ConnectorError,
   LinkSession,
   LinkStream,
+  MuxFigures,
   PoolId,
   ReplicaId,
   SessionId,
@@ -20,6 +21,8 @@ export interface AgentSession extends LinkSession {
   readonly replica: ReplicaId;
   /** The cloud's command keys, vouched for by its pinned identity key in the handshake. */
   readonly commandKeys: KeyRing;
+  /** What it has moved and what is on its way. */
+  figures(): MuxFigures;
   /** The cloud's time now, ms since the epoch: hello's time plus what has passed since, by the monotonic clock. */
   cloudNow(): number;
 }
@@ -27,8 +30,11 @@ export interface AgentSession extends LinkSession {
 /** One observer gets all; log lines, readiness, metrics are listeners of these. */
 export type LinkEvent =
   | { type: "state"; from: LinkStateKind; to: LinkStateKind; error: ConnectorError | null; retryInMs: number | null }
-  | { type: "online"; session: AgentSession };
-export type LinkStateKind = "offline" | "dialling" | "greeting" | "online" | "draining" | "closed";
+  | { type: "online"; session: AgentSession }
+  /** Of a beat. */
+  | { type: "roundTrip"; ms: number };
+export const LINK_STATES = ["offline", "dialling", "greeting", "online", "draining", "closed"] as const;
+export type LinkStateKind = (typeof LINK_STATES)[number];
 
 export interface AgentLink {
   readonly state: LinkStateKind;

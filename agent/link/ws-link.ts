@@ -416,6 +416,7 @@ export class WsLink implements AgentLink {
         const state = this.#state;
         if (state.kind === "online" && state.mux === mux) this.#leave(state, reason, retryAfterMs);
       },
+      onRoundTrip: (ms) => this.#emit({ type: "roundTrip", ms }),
     });
     const session: AgentSession = {
       id: ready.session,
@@ -426,6 +427,7 @@ export class WsLink implements AgentLink {
       replica: ready.replica,
       commandKeys: greeted.commandKeys,
       cloudNow: () => challenge.timeMs + (this.#clock.monotonic() - challengedAtMs),
+      figures: () => mux.figures(),
       open: (head, options) => mux.open(head, options),
       get rttMs() {
         return mux.rttMs;

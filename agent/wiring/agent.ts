@@ -1,5 +1,6 @@
 // Puts one agent together, starts its parts in order and stops them. main.ts calls it; nothing else does.
 import type { ControlServer } from "../control/index.ts";
+import type { MetricsListener } from "../metrics/index.ts";
 import type { AgentContext } from "./context.ts";
 import { makeControl } from "./control.ts";
 import { startServing } from "./deployments.ts";
@@ -7,9 +8,11 @@ import { greet } from "./greeting.ts";
 import { heldBackLog } from "./held-back.ts";
 import { makeLink } from "./link.ts";
 import { findMembership } from "./membership.ts";
+import { watchMetrics } from "./metrics.ts";
 import { makeParts, type Parts } from "./parts.ts";
 import { reloadConfig } from "./reload.ts";
 import { openState, type OpenState } from "./state.ts";
+import { makeMetricsListener } from "./telemetry.ts";
 
 /** From the first signal to the end of the process. */
 const STOP_MS = 10_000;
@@ -34,9 +37,16 @@ export async function startAgent(context: AgentContext): Promise<RunningAgent> {
     const watched = makeLink(context, membership, state, parts);
     const { link } = watched;
     const control = makeControl(context, { state, parts, watched, cloudUrl, startedAt });
+    const { telemetry } = parts;
+    const { figures, loop, spans } = telemetry;
+    const { version } = context;
+    watchMetrics({ figures, version, startedAt, state, parts, watched, loop, spans: spans.counts });
+    const metrics = makeMetricsListener(context, parts, watched);
     parts.changes.on(heldBackLog(parts.runner, parts.policy, context.log));
     await parts.facts.start();
     await control.listen();
+    await metrics?.listen();
+    telemetry.loop.start();
     state.audit.append({
       event: "agent.started",
       who: "agent",
@@ -50,7 +60,7 @@ export async function startAgent(context: AgentContext): Promise<RunningAgent> {
     greet(context, { membership, state, parts, resumed });
     link.start();
     return {
-      drain: (signal) => drain(context, signal, { state, parts, link, control }),
+      drain: (signal) => drain(context, signal, { state, parts, link, control, metrics }),
       reload: () => reloadConfig(context, state, parts),
       abandon: () => state.close(),
     };
@@ -65,10 +75,11 @@ interface Draining {
   parts: Parts;
   link: ReturnType<typeof makeLink>["link"];
   control: ControlServer;
+  metrics: MetricsListener | null;
 }
 
 async function drain({ clock, log }: AgentContext, signal: string, one: Draining): Promise<void> {
-  const { link, control, state, parts } = one;
+  const { link, control, metrics, state, parts } = one;
   const until = clock.monotonic() + STOP_MS;
   const left = (most: number) => Math.max(100, Math.min(most, until - clock.monotonic()));
   log.info({ signal }, "stopping: no new commands; what runs goes on without the agent");
@@ -84,6 +95,9 @@ async function drain({ clock, log }: AgentContext, signal: string, one: Draining
   await parts.router.close(left(3000));
   await parts.connections.close();
   await parts.engines.close();
+  parts.telemetry.loop.stop();
+  await within(clock, left(1500), parts.telemetry.spans.close());
+  await metrics?.close();
   await control.close();
   log.info("stopped");
 }

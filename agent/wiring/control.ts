@@ -1,5 +1,7 @@
 // What the agent answers at its own host, each act of a person kept in the audit.
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { userInfo } from "node:os";
+import { answerProbe } from "../metrics/index.ts";
 import { ControlServer, type ControlOperations } from "../control/index.ts";
 import type { AgentContext } from "./context.ts";
 import { endpointsOf } from "./deployments.ts";
@@ -51,7 +53,12 @@ export function makeControl(context: AgentContext, sources: PsSources): ControlS
     ready: async () => readiness(parts, watched),
     endpoints: async () => endpointsOf(parts),
   };
-  return new ControlServer(stateDir, operations);
+  const { figures } = parts.telemetry;
+  // Who reaches the socket is the agent's own user: no token.
+  const probe = { figures, ready: () => readiness(parts, watched).ready };
+  const http = (request: IncomingMessage, response: ServerResponse) =>
+    void answerProbe(request, response, probe, async () => true);
+  return new ControlServer(stateDir, operations, http);
 }
 
 function readiness({ intake }: Parts, { link, watch }: WatchedLink): { ready: boolean; why: string } {

@@ -18,6 +18,8 @@ export interface WatchedLink {
   readonly link: WsLink;
   /** Since when the link is as it is, and what went wrong last. */
   readonly watch: LinkWatch;
+  /** This machine's clock minus the control plane's; null without a session. */
+  skewMs(): number | null;
 }
 
 /** Not dialling yet: `link.start()` does. */
@@ -31,7 +33,13 @@ export function makeLink(
   const { journal } = state;
   const { changes, deployments, runner } = parts;
   const { deadAfterMs, stableAfterMs } = context.compiled.config.link;
-  const link = new WsLink({
+  let link: WsLink | null = null;
+  const skewMs = () => {
+    const session = link?.session ?? null;
+    // What the cloud said was half a round trip old when it came.
+    return session === null ? null : clock.now() - session.cloudNow() - (session.rttMs ?? 0) / 2;
+  };
+  link = new WsLink({
     deadMs: deadAfterMs,
     stableMs: stableAfterMs,
     cloudUrl,
@@ -49,7 +57,7 @@ export function makeLink(
         dispatchSequence: runner.dispatchSequences,
       }),
       generations: () => deployments.generations(),
-      status: makeStatus(context, parts),
+      status: makeStatus(context, parts, skewMs),
       onStatusChange: (listener) => changes.on(listener),
     },
     clock,
@@ -59,12 +67,12 @@ export function makeLink(
   link.onStream((stream, session) => takeStream(runner, stream, session));
   link.observe((event) => {
     if (event.type === "online") goOnline(context, event.session, state, parts);
-    else {
+    else if (event.type === "state") {
       watch.note(event);
       logMove(context, event);
     }
   });
-  return { link, watch };
+  return { link, watch, skewMs };
 }
 
 function networkOf({ compiled, environment, redactor }: AgentContext, { connections }: Parts): LinkNetwork {
@@ -93,7 +101,7 @@ export class LinkWatch {
     return this.#problem;
   }
 
-  note(event: Exclude<LinkEvent, { type: "online" }>): void {
+  note(event: Extract<LinkEvent, { type: "state" }>): void {
     this.#since = this.#clock.now();
     this.#problem = event.error?.message ?? null;
   }
@@ -122,7 +130,7 @@ function goOnline(
   void session.closed.then(() => clearInterval(timer));
 }
 
-function logMove({ log }: AgentContext, event: Exclude<LinkEvent, { type: "online" }>): void {
+function logMove({ log }: AgentContext, event: Extract<LinkEvent, { type: "state" }>): void {
   if (event.to !== "offline") {
     log.debug({ from: event.from, to: event.to }, "link");
     return;

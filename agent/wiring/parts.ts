@@ -18,6 +18,7 @@ import { Connections } from "./connections.ts";
 import type { AgentContext } from "./context.ts";
 import { makeServing } from "./deployments.ts";
 import type { OpenState } from "./state.ts";
+import { openTelemetry, type Telemetry } from "./telemetry.ts";
 
 /** Told of every change of what the agent says of itself. */
 export class StatusChanges {
@@ -45,12 +46,14 @@ export interface Parts {
   readonly runner: CommandRunner;
   readonly outbox: ReportOutbox;
   readonly facts: HostFacts;
+  readonly telemetry: Telemetry;
 }
 
 export async function makeParts(context: AgentContext, state: OpenState): Promise<Parts> {
   const { clock, log, redactor, environment } = context;
   const { config } = context.compiled;
   const { audit, journal } = state;
+  const telemetry = openTelemetry(context);
   const changes = new StatusChanges();
   const policy = new LivePolicy(context.compiled.policy);
   const intake = new Intake(clock, () => changes.tell());
@@ -90,6 +93,7 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     dispatchSequences: journal.dispatchSequences,
     maxRuns: () => context.compiled.config.limits.concurrentRuns,
     changed: () => changes.tell(),
+    ended: (command) => telemetry.ended(command),
   });
   const outbox = new ReportOutbox({
     journal,
@@ -118,6 +122,7 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     runner,
     outbox,
     facts,
+    telemetry,
   };
 }
 

@@ -4,14 +4,15 @@ import { statusBuilder } from "../host/index.ts";
 import type { AgentContext } from "./context.ts";
 import type { Parts } from "./parts.ts";
 
-export function makeStatus(context: AgentContext, parts: Parts): () => AgentStatus {
+export function makeStatus(context: AgentContext, parts: Parts, skewMs: () => number | null): () => AgentStatus {
   const { clock, redactor, version } = context;
-  const { deployments, engines, facts, intake, policy, registry, runner } = parts;
+  const { deployments, engines, facts, intake, policy, registry, runner, telemetry } = parts;
   const config = () => context.compiled.config;
   return statusBuilder({
     version,
     clock,
     host: () => facts.sample,
+    process: () => ({ startedAt: telemetry.startedAt, clockSkewMs: skewMs(), loopDelayMs: telemetry.loop.last }),
     labels: () => config().labels,
     intake,
     stores: () =>

@@ -1,6 +1,6 @@
 // `sallyport agent` and `sallyport enroll`.
 import type { Command } from "commander";
-import type { Agent, MadeEnrollment } from "../http/api.ts";
+import type { Agent, AgentLink, Connection, MadeEnrollment } from "../http/api.ts";
 import type { Client } from "./client.ts";
 import { EndWith, EXIT } from "./exit.ts";
 import { age, formatOf, print, printOne } from "./output.ts";
@@ -28,6 +28,9 @@ export function agentCommands(program: Command, client: () => Client): void {
         ["pool", found.pool.name],
         ["state", `${found.state}: ${found.stateReason}`],
         ["last seen", found.lastSeenAt === null ? "never" : `${age(found.lastSeenAt)} ago`],
+        ["link", found.link === null ? null : linkText(found, found.link)],
+        ["lanes", found.link === null ? null : lanesText(found.link)],
+        ["clock", skewText(found)],
         ["version", found.version],
         ["key", found.fingerprint],
         [
@@ -78,6 +81,33 @@ export function agentCommands(program: Command, client: () => Client): void {
     .option(...format)
     .action(async (name: string, options: { output: string }) => show(await find(name), options.output));
   agent
+    .command("connections")
+    .description("how it was connected: each session and refusal, newest first, with why it ended")
+    .argument("<name>", "name or id")
+    .option("-n, --number <n>", "how many", "20")
+    .option("-o, --output <format>", "table or json", "table")
+    .action(async (name: string, options: { number: string; output: string }) => {
+      const limit = Number(options.number);
+      if (!Number.isInteger(limit) || limit < 1 || limit > 500)
+        throw new EndWith(EXIT.usage, `-n ${options.number} is not a number from 1 to 500`);
+      const { id } = await find(name);
+      const { items } = await client().json<{ items: Connection[] }>(`/v1/agents/${id}/connections?limit=${limit}`);
+      const tookMs = (one: Connection) => (one.endedAt ?? Date.now()) - one.at;
+      print(
+        items,
+        formatOf(options.output),
+        [
+          { title: "BEGAN", of: (one) => new Date(one.at).toISOString().replace(/\.\d+Z$/, "Z") },
+          { title: "LASTED", of: (one) => (one.session === null ? "refused" : lasted(tookMs(one))) },
+          { title: "FROM", of: (one) => one.remoteAddress ?? "-" },
+          { title: "VERSION", of: (one) => one.version ?? "-" },
+          { title: "CODE", of: (one) => one.code ?? "connected" },
+          { title: "WHY", of: (one) => `${one.message ?? ""}${one.times > 1 ? ` (${one.times} times)` : ""}` },
+        ],
+        (one) => String(one.no),
+      );
+    });
+  agent
     .command("rename")
     .argument("<name>", "name or id")
     .argument("<new name>")
@@ -124,4 +154,33 @@ export function agentCommands(program: Command, client: () => Client): void {
         process.stderr.write(`works once, until ${new Date(made.expiresAt).toLocaleTimeString()}\n`);
       }
     });
+}
+
+const lasted = (ms: number): string =>
+  ms < 60_000
+    ? `${(ms / 1000).toFixed(1)} s`
+    : ms < 5_400_000
+      ? `${Math.round(ms / 60_000)} min`
+      : `${(ms / 3_600_000).toFixed(1)} h`;
+
+function linkText({ rttMs, sessions }: Agent, { roundTrip, streams }: AgentLink): string {
+  const now = rttMs === null ? "round trip not measured yet" : `round trip ${rttMs.toFixed(1)} ms`;
+  const p95 = roundTrip === null ? "" : ` (p95 ${roundTrip.p95Ms.toFixed(1)} ms)`;
+  return `${now}${p95}, ${streams} streams, connected ${sessions} ${sessions === 1 ? "time" : "times"} since it joined`;
+}
+
+function lanesText({ sent, received, inFlightBytes, queuedBytes }: AgentLink): string {
+  const lanes = (["control", "interactive", "bulk"] as const).map(
+    (lane) => `${lane} ${sent[lane].bytes} B to it, ${received[lane].bytes} B from it`,
+  );
+  return `${lanes.join("; ")}; ${inFlightBytes} B in flight, ${queuedBytes.interactive + queuedBytes.bulk} B queued`;
+}
+
+/** Only while it is connected: what its clock did since is not known. */
+function skewText({ link, status }: Agent): string | null {
+  const skewMs = status?.process?.clockSkewMs ?? null;
+  if (link === null || skewMs === null) return null;
+  const delay = status?.process?.loopDelayMs ?? null;
+  const loop = delay === null ? "" : `; its event loop is late by ${delay.p99} ms (p99), ${delay.max} ms at most`;
+  return `${Math.abs(skewMs)} ms ${skewMs < 0 ? "behind" : "ahead of"} the control plane's${loop}`;
 }

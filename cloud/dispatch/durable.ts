@@ -3,8 +3,10 @@
 import { channel } from "node:diagnostics_channel";
 import {
   ConnectorError,
+  childOf,
   commandAnswerSchema,
   jsonBody,
+  parseTraceparent,
   pipelineRun,
   runCancel,
   toConnectorError,
@@ -18,6 +20,7 @@ import {
   type ReplicaId,
   type RunId,
   type Signer,
+  type Spans,
   type Timer,
   type WorkspaceId,
 } from "@sallyport/protocol";
@@ -130,6 +133,7 @@ export interface DurableDeps {
   metrics: DispatchMetrics;
   /** Null: this process is alone. */
   others: Others | null;
+  spans: Spans;
   /** There may be something that replicas are to be told about commands that were taken over; null = all. */
   told: (workspace: WorkspaceId, replica: ReplicaId | null) => void;
   /** The same for replicas that are connected here, which another process may have had something for. */
@@ -494,6 +498,29 @@ export function makeDurable(deps: DurableDeps): Durable {
       return false;
     }
     const now = clock.now();
+    const parent = parseTraceparent(row.trace);
+    const trace = parent === null ? null : childOf(parent);
+    const traced = parent === null ? {} : { trace_id: parent.traceId };
+    const told = (outcome: string): void => {
+      deps.metrics.offer(row.kind, outcome);
+      if (trace === null) return;
+      deps.spans.record({
+        name: `dispatch ${row.kind}`,
+        kind: "client",
+        context: trace,
+        parentSpanId: parent!.spanId,
+        startMs: now,
+        endMs: clock.now(),
+        attributes: {
+          "sallyport.kind": row.kind,
+          "sallyport.command": row.id,
+          "sallyport.pool": row.poolName,
+          "sallyport.agent": session.replica,
+          "sallyport.attempt": counted.attempt,
+        },
+        error: outcome === "accepted" ? null : outcome,
+      });
+    };
     const head = signOffer(
       deps.signer,
       {
@@ -506,6 +533,7 @@ export function makeDurable(deps: DurableDeps): Durable {
         // The intent says by itself when it expires; this is the offer's own end.
         expires: late ? now + LATE_OFFER_MS : row.expires,
         takenOver: moved,
+        trace,
       },
       now,
     );
@@ -536,15 +564,15 @@ export function makeDurable(deps: DurableDeps): Durable {
       // It ended here while the offer was on its way; the agent that took it must be told.
       if (holds === "cancelled" && row.kind === pipelineRun.kind && row.run !== null)
         await submitCancel(systemScope(row.workspace), row);
-      deps.metrics.offer(row.kind, "accepted");
+      told("accepted");
       log.info(
-        { command: row.id, kind: row.kind, agent: session.replica, known: answer.data.known },
+        { command: row.id, kind: row.kind, agent: session.replica, known: answer.data.known, ...traced },
         "command accepted",
       );
       return true;
     } catch (caught) {
       const error = toConnectorError(caught);
-      deps.metrics.offer(row.kind, error.code);
+      told(error.code);
       if (error.code === "INTERNAL") log.error({ err: caught, command: row.id }, "offer failed");
       const remake = error.code === "DISPATCH_INVALID" || error.code === "SIGNATURE_INVALID";
       const final =
@@ -552,7 +580,10 @@ export function makeDurable(deps: DurableDeps): Durable {
       if (final && !moved) {
         await store.markRefused(row.workspace, row.id, session.replica, error.toBody(), clock.now());
         waiters.delete(row.id);
-        log.info({ command: row.id, kind: row.kind, agent: session.replica, code: error.code }, "command refused");
+        log.info(
+          { command: row.id, kind: row.kind, agent: session.replica, code: error.code, ...traced },
+          "command refused",
+        );
         return true;
       }
       const notTaken = NOT_TAKEN[error.code];
@@ -739,6 +770,7 @@ export function makeDurable(deps: DurableDeps): Durable {
         offers: 0,
         error: null,
         result: null,
+        trace: scope.trace ?? null,
       };
       const commit = submission.commit ?? ((command, idempotency) => store.createCommand(scope, command, idempotency));
       const answered = await commit(

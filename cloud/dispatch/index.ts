@@ -1,6 +1,14 @@
 // The dispatcher: from a wish of the API to a command on an agent, and from reports to the record. Not the link, not
 // HTTP. main.ts makes one; routes and features see what is exported here.
-import type { Clock, PoolId, ReplicaId, Signer, WorkspaceId } from "@sallyport/protocol";
+import {
+  noSpans,
+  type Clock,
+  type PoolId,
+  type ReplicaId,
+  type Signer,
+  type Spans,
+  type WorkspaceId,
+} from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { Registry } from "prom-client";
 import type { CloudSession, Sessions } from "../link/sessions.ts";
@@ -29,6 +37,8 @@ export interface DispatchDeps {
   log: Logger;
   /** Absent = no metrics. */
   registry?: Registry;
+  /** Where spans go; absent = nowhere. */
+  spans?: Spans;
   /** Of several processes. Absent = this one is alone. */
   others?: Others;
 }
@@ -57,10 +67,21 @@ export interface Dispatch extends Interactive, Durable {
 export function makeDispatch(deps: DispatchDeps): Dispatch {
   const { store, sessions, clock, signer, incarnation } = deps;
   const metrics = deps.registry === undefined ? noMetrics : dispatchMetrics(deps.registry);
+  const spans = deps.spans ?? noSpans;
   const log = deps.log.child({ component: "dispatch" });
   const audit = deps.log.child({ component: "audit" });
   const sequences = new Sequences();
-  const interactive = makeInteractive({ store, sessions, sequences, signer, incarnation, clock, audit, metrics });
+  const interactive = makeInteractive({
+    store,
+    sessions,
+    sequences,
+    signer,
+    incarnation,
+    clock,
+    audit,
+    metrics,
+    spans,
+  });
   const handoffs = makeHandoffs({ store, clock, log });
   const durable = makeDurable({
     store,
@@ -77,6 +98,7 @@ export function makeDispatch(deps: DispatchDeps): Dispatch {
       handoffs.tell(workspace, replica);
       deps.others?.told(workspace, replica);
     },
+    spans,
   });
   const held = deps.others?.held ?? sessions;
   return {

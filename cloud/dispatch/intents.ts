@@ -9,8 +9,10 @@ import {
   MAX_SIGNED_BYTES,
   bodyBytes,
   bodySchema,
+  formatTraceparent,
   intentSchema,
   newCommandId,
+  parseTraceparent,
   sha256,
   type Body,
   type CommandId,
@@ -19,6 +21,7 @@ import {
   type Intent,
   type PoolId,
   type Signer,
+  type TraceContext,
   type WorkspaceId,
 } from "@sallyport/protocol";
 import { z } from "zod";
@@ -80,6 +83,8 @@ export interface Offer {
   expires: number;
   /** Another replica had accepted it, or may have. */
   takenOver?: boolean;
+  /** Of the span that offers it; null or absent = nobody's request. */
+  trace?: TraceContext | null;
 }
 
 /** What OPEN carries for this offer. */
@@ -101,6 +106,9 @@ export function signOffer(signer: Signer, offer: Offer, nowMs: number): CommandO
     intent: { text: offer.intentText, signature: null },
     dispatch: { text, signature: signer.sign(DOMAIN.dispatch, Buffer.from(text)) },
     body: offer.body,
+    ...(offer.trace === null || offer.trace === undefined || offer.session.takesTrace !== true
+      ? {}
+      : { trace: formatTraceparent(offer.trace) }),
   };
 }
 
@@ -110,14 +118,16 @@ const unsignedSchema = z.strictObject({
   intentText: z.string().max(MAX_SIGNED_BYTES),
   body: bodySchema,
   expires: z.int().nonnegative(),
+  trace: z.string().optional(),
 });
 export const unsignedOffer = (
-  offer: Pick<Offer, "intentText" | "body" | "expires">,
+  offer: Pick<Offer, "intentText" | "body" | "expires" | "trace">,
 ): z.infer<typeof unsignedSchema> => ({
   type: "command",
   intentText: offer.intentText,
   body: offer.body,
   expires: offer.expires,
+  ...(offer.trace === null || offer.trace === undefined ? {} : { trace: formatTraceparent(offer.trace) }),
 });
 
 /** Throws PROTOCOL_ERROR for a head that is none, and DISPATCH_INVALID for a wish that is not for this session's pool. */
@@ -138,9 +148,10 @@ export function completeOffer(
   if (!intent.success || intent.data.workspace !== session.workspace || intent.data.pool !== session.pool)
     throw new ConnectorError("DISPATCH_INVALID", "Another process sent a command that is not for the agent it names.");
   const { intentText, body, expires } = offer.data;
+  const trace = parseTraceparent(offer.data.trace);
   return signOffer(
     signer,
-    { intentText, body, session, incarnation, sequence: sequences.next(session), attempt: 1, expires },
+    { intentText, body, session, incarnation, sequence: sequences.next(session), attempt: 1, expires, trace },
     nowMs,
   );
 }

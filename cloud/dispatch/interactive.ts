@@ -1,9 +1,11 @@
 // Interactive commands: wanted now or not at all. Nothing is stored: metrics and one audit line say that they happened.
 import {
   ConnectorError,
+  childOf,
   commandAnswerSchema,
   jsonBody,
   laneOf,
+  parseTraceparent,
   readJsonBody,
   toConnectorError,
   wait,
@@ -14,6 +16,7 @@ import {
   type ReplicaId,
   type SessionId,
   type Signer,
+  type Spans,
 } from "@sallyport/protocol";
 import type { Logger } from "pino";
 import type { z } from "zod";
@@ -69,6 +72,7 @@ export interface InteractiveDeps {
   /** The audit child of the log. */
   audit: Logger;
   metrics: DispatchMetrics;
+  spans: Spans;
 }
 
 /** An intent of this kind is stale after this: an agent that sees it later refuses. */
@@ -168,6 +172,8 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
     options: RelayOptions,
   ): Promise<Relayed<z.output<O>>> {
     const startedMs = clock.monotonic();
+    const parent = parseTraceparent(scope.trace);
+    const trace = childOf(parent);
     let sent = 0;
     let received = 0;
     let settled = false;
@@ -179,6 +185,21 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
       const ms = Math.round(clock.monotonic() - startedMs);
       deps.metrics.inFlight(-1);
       deps.metrics.interactive(spec.kind, outcome, ms, sent + received);
+      const endMs = clock.now();
+      deps.spans.record({
+        name: `dispatch ${spec.kind}`,
+        kind: "client",
+        context: trace,
+        parentSpanId: parent?.spanId ?? null,
+        startMs: endMs - ms,
+        endMs,
+        attributes: {
+          "sallyport.kind": spec.kind,
+          "sallyport.pool": pool.name,
+          "sallyport.agent": on?.replica ?? "",
+        },
+        error: outcome === "ok" ? null : outcome,
+      });
       deps.audit.info(
         {
           workspace: scope.workspace,
@@ -192,6 +213,7 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
           outcome,
           bytes: sent + received,
           ms,
+          ...(parent === null ? {} : { trace_id: parent.traceId }),
         },
         "interactive command",
       );
@@ -234,7 +256,7 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
           throw closing ?? (await agentOffline(deps.store, scope, pool, options.replica ?? null));
         }
         tried.add(session);
-        const offer = { intentText: text, body, expires: intent.expires };
+        const offer = { intentText: text, body, expires: intent.expires, trace };
         const head =
           session.elsewhere !== undefined
             ? unsignedOffer(offer)

@@ -13,6 +13,7 @@
 //   GET    /v1/enrollments   POST, GET /v1/enrollments/{id}, DELETE (withdraw)
 //   GET    /v1/pools         GET /v1/pools/{pool}, PATCH /v1/pools/{pool} {maxRuns}
 //   GET    /v1/agents        GET, PATCH, DELETE /v1/agents/{id}, POST /v1/agents/{id}/revoke
+//   GET    /v1/agents/{id}/connections   what became of each, newest first
 //   GET    /v1/pools/{pool}/stores/{store}/artifacts?path&cursor&limit   artifact.list
 //   GET    /v1/pools/{pool}/stores/{store}/stat?path&digest              artifact.stat
 //   GET    /v1/pools/{pool}/stores/{store}/preview?path&rows             artifact.preview
@@ -72,6 +73,8 @@ export const problemSchema = z.object({
   instance: z.string(),
   code: z.string(),
   requestId: z.string(),
+  /** W3C trace id: finds the request in the logs of both ends. */
+  traceId: z.string().optional(),
   fix: z.string().optional(),
   /** Field paths for INPUT_INVALID. */
   errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
@@ -140,6 +143,40 @@ export const madeTokenSchema = tokenSchema.extend({ token: z.string() });
 
 // -- agents ------------------------------------------------------------------------------------------------------
 export const AGENT_STATES = ["waiting", "connected", "paused", "draining", "disconnected", "lost", "revoked"] as const;
+const laneSchema = z.object({ frames: z.int(), bytes: z.int() });
+const lanesSchema = z.object({ control: laneSchema, interactive: laneSchema, bulk: laneSchema });
+/** What is known of a live link. Figures of lanes count from the beginning of its session. */
+export const agentLinkSchema = z.object({
+  /** Of the beats of the last minutes; null before the first. */
+  roundTrip: z.object({ p50Ms: z.number(), p95Ms: z.number(), samples: z.int() }).nullable(),
+  sent: lanesSchema,
+  received: lanesSchema,
+  /** Sent to the agent and not acknowledged yet. */
+  inFlightBytes: z.int(),
+  queuedBytes: z.object({ interactive: z.int(), bulk: z.int() }),
+  streams: z.int(),
+});
+export type AgentLink = z.infer<typeof agentLinkSchema>;
+
+/** One session of an agent, or its being refused at the handshake. */
+export const connectionSchema = z.object({
+  no: z.int(),
+  /** Null = refused. */
+  session: z.string().nullable(),
+  /** When it began, or was first refused. */
+  at: z.int(),
+  /** Null while it lives; of a refusal, when it was last repeated. */
+  endedAt: z.int().nullable(),
+  /** Why it ended or was refused, as a code and a sentence; null while it lives. */
+  code: z.string().nullable(),
+  message: z.string().nullable(),
+  remoteAddress: z.string().nullable(),
+  version: z.string().nullable(),
+  /** How often in a row it was refused so; 1 for a session. */
+  times: z.int(),
+});
+export type Connection = z.infer<typeof connectionSchema>;
+
 /** Derived when read, from the last evidence and its age. */
 export const agentSchema = z.object({
   id: z.string(),
@@ -153,6 +190,10 @@ export const agentSchema = z.object({
   connectedAt: z.int().nullable(),
   remoteAddress: z.string().nullable(),
   rttMs: z.number().nullable(),
+  /** Null: not connected, or another process of the control plane holds the link. */
+  link: agentLinkSchema.nullable(),
+  /** How often it has connected since it joined. */
+  sessions: z.int(),
   version: z.string().nullable(),
   fingerprint: z.string(),
   createdAt: z.int(),

@@ -4,6 +4,7 @@ import { ConnectorError, sha256 } from "@sallyport/protocol";
 import type { FastifyRequest } from "fastify";
 import { holdsSecret, type Authenticator } from "../auth/index.ts";
 import type { Store } from "../store/index.ts";
+import { traceOf } from "./trace.ts";
 import type { ApiApp, IdempotencyKey, Principal } from "./routes.ts";
 
 /** Methods that change nothing: no Origin is asked for. */
@@ -96,6 +97,7 @@ export function guard(app: ApiApp, options: GuardOptions): void {
           credential === null
             ? { id: user.id, name: user.name, via: "session" }
             : { id: credential.id, name: `${user.name} (${credential.label})`, via: "token" },
+        trace: traceOf(request.raw).traceparent,
       },
       user: { id: user.id, name: user.name, role: user.role },
       workspaceName: user.workspaceName,

@@ -4,6 +4,7 @@ import { ConnectorError, toConnectorError } from "@sallyport/protocol";
 import type { FastifyError, FastifyReply, FastifyRequest } from "fastify";
 import { hasZodFastifySchemaValidationErrors } from "fastify-type-provider-zod";
 import type { Problem } from "./api.ts";
+import { traceOf } from "./trace.ts";
 
 interface Issue {
   path: string;
@@ -85,7 +86,12 @@ export function toApiError(value: unknown): ConnectorError {
   return toConnectorError(value);
 }
 
-export function problemOf(error: ConnectorError, requestId: string, instance: string): Problem {
+export function problemOf(
+  error: ConnectorError,
+  requestId: string,
+  instance: string,
+  traceId: string | null = null,
+): Problem {
   const { errors, ...details } = (error.details ?? {}) as { errors?: Issue[] } & Record<string, unknown>;
   return {
     type: `urn:sallyport:problem:${error.code}`,
@@ -95,6 +101,7 @@ export function problemOf(error: ConnectorError, requestId: string, instance: st
     instance,
     code: error.code,
     requestId,
+    ...(traceId === null ? {} : { traceId }),
     ...(error.fix === undefined ? {} : { fix: error.fix }),
     ...(errors === undefined ? {} : { errors }),
     ...(Object.keys(details).length === 0 ? {} : { details }),
@@ -119,5 +126,5 @@ export function answerProblem(request: FastifyRequest, reply: FastifyReply, valu
   return reply
     .code(error.status)
     .header("content-type", "application/problem+json; charset=utf-8")
-    .send(JSON.stringify(problemOf(error, request.id, pathOf(request.url))));
+    .send(JSON.stringify(problemOf(error, request.id, pathOf(request.url), traceOf(request.raw).context.traceId)));
 }

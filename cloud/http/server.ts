@@ -1,11 +1,11 @@
 // The HTTP server: fastify with zod schemas, its hooks, the page, probes and metrics, and whatever route plugins it is
 // given. It knows no feature. main.ts starts it; tests start it with plugins of their own.
 import { randomBytes } from "node:crypto";
-import { createServer as createHttpServer, type Server } from "node:http";
+import { createServer as createHttpServer, type IncomingMessage, type Server } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import cookie from "@fastify/cookie";
 import swagger from "@fastify/swagger";
-import { ConnectorError, type Clock, type Timer } from "@sallyport/protocol";
+import { ConnectorError, noSpans, type Clock, type Spans, type Timer } from "@sallyport/protocol";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyRequest } from "fastify";
 import {
   jsonSchemaTransform,
@@ -20,10 +20,12 @@ import type { Authenticator } from "../auth/index.ts";
 import type { Store } from "../store/index.ts";
 import { guard } from "./guard.ts";
 import { secureHeaders } from "./headers.ts";
+import { httpMetrics } from "./metrics.ts";
 import { servePage } from "./page.ts";
 import { answerProblem, pathOf, problemOf } from "./problem.ts";
 import type { ApiApp, RoutePlugin } from "./routes.ts";
 import { changeStreams } from "./sse.ts";
+import { traceOf } from "./trace.ts";
 
 export interface ApiServerOptions {
   store: Store;
@@ -31,6 +33,8 @@ export interface ApiServerOptions {
   clock: Clock;
   log: Logger;
   registry: Registry;
+  /** Where spans of requests go; absent = nowhere. */
+  spans?: Spans;
   version: string;
   /** PEM; null = plain http. */
   tls: { cert: string; key: string } | null;
@@ -70,12 +74,15 @@ const REST_MS = 10_000;
 
 export async function makeApiServer(options: ApiServerOptions): Promise<ApiServer> {
   const { store, authenticator, clock, log, registry } = options;
+  const spans = options.spans ?? noSpans;
   const tls = options.tls !== null;
   let server!: Server;
   const app = Fastify({
     loggerInstance: log.child({ component: "http" }) as FastifyBaseLogger,
     genReqId: () => `req_${randomBytes(9).toString("base64url")}`,
     requestIdHeader: false,
+    childLoggerFactory: (logger, bindings, options, raw) =>
+      logger.child({ ...bindings, trace_id: traceOf(raw as IncomingMessage).context.traceId }, options),
     logController: new LogController({ disableRequestLogging: true }),
     trustProxy: false,
     bodyLimit: 1024 * 1024,
@@ -124,6 +131,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
 
   app.addHook("onRequest", async (request, reply) => {
     void reply.header("x-request-id", request.id);
+    void reply.header("traceresponse", traceOf(request.raw).traceparent);
     secureHeaders(reply, options.secureCookies);
   });
   // A whole request may take hours (an upload); the body of one that is read before its route runs may not, nor may the
@@ -141,6 +149,28 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
     if (request.raw.complete || request.raw.destroyed) return;
     const cut = cutUnless(request, REST_MS);
     request.raw.once("close", () => cut.cancel());
+  });
+  const metrics = httpMetrics(registry);
+  app.addHook("onResponse", async (request, reply) => {
+    const route = request.routeOptions.url ?? "none";
+    metrics.answered(request.method, route, reply.statusCode, reply.elapsedTime);
+    const { context, parentSpanId } = traceOf(request.raw);
+    const endMs = clock.now();
+    spans.record({
+      name: `${request.method} ${route}`,
+      kind: "server",
+      context,
+      parentSpanId,
+      startMs: endMs - reply.elapsedTime,
+      endMs,
+      attributes: {
+        "http.request.method": request.method,
+        "http.route": route,
+        "http.response.status_code": reply.statusCode,
+        "sallyport.request": request.id,
+      },
+      error: reply.statusCode >= 500 ? String(reply.statusCode) : null,
+    });
   });
   app.addHook("onResponse", async (request, reply) => {
     // No query string: it holds paths of the customer's store.

@@ -54,6 +54,8 @@ export interface LinkDirectory {
     session: { readonly id: SessionId; readonly workspace: WorkspaceId; readonly replica: ReplicaId },
     reason: ConnectorError,
   ): Promise<void>;
+  /** It proved who it is, and was refused before a session was opened. */
+  refused(workspace: WorkspaceId, replica: ReplicaId, error: ConnectorError, remoteAddress: string): Promise<void>;
   /** Signs of life since the last call, gathered; `status` null = unchanged. */
   seen(
     updates: readonly {

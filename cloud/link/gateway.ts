@@ -29,6 +29,7 @@ import {
   type WorkspaceId,
 } from "@sallyport/protocol";
 import type { LinkDirectory, LinkReplica } from "./directory.ts";
+import { RoundTripRing } from "./round-trips.ts";
 import { SessionRegistry } from "./session-registry.ts";
 import type { CloudSession, Sessions } from "./sessions.ts";
 
@@ -59,6 +60,7 @@ export type GatewayEvent =
     }
   | { readonly type: "enrolled"; readonly remoteAddress: string; readonly replica: LinkReplica }
   | { readonly type: "online"; readonly session: CloudSession }
+  | { readonly type: "roundTrip"; readonly ms: number }
   | { readonly type: "offline"; readonly session: CloudSession; readonly reason: ConnectorError }
   | { readonly type: "failed"; readonly error: ConnectorError };
 
@@ -92,8 +94,9 @@ export interface SessionElsewhere {
 
 interface Greeting {
   readonly remoteAddress: string;
-  /** Known once PROOF was verified. */
+  /** Known once PROOF was verified; both or none. */
   replica: ReplicaId | null;
+  workspace: WorkspaceId | null;
   cut(error: ConnectorError): void;
 }
 
@@ -264,7 +267,7 @@ export class LinkGateway {
       giveUp = reject;
     });
     over.catch(() => {});
-    const greeting: Greeting = { remoteAddress, replica: null, cut: giveUp };
+    const greeting: Greeting = { remoteAddress, replica: null, workspace: null, cut: giveUp };
     this.#greetings.add(greeting);
     transport.onClose((cause) => {
       gone = true;
@@ -291,6 +294,7 @@ export class LinkGateway {
       const replica = await Promise.race([over, this.#identify(handshake, claim, remoteAddress)]);
       deadline.cancel();
       greeting.replica = replica.id;
+      greeting.workspace = replica.workspace;
       onAuthenticated();
 
       await this.#oneAtATime(replica.id, async () => {
@@ -318,6 +322,10 @@ export class LinkGateway {
       const error = toConnectorError(caught);
       this.#options.observe?.({ type: "refused", remoteAddress, error, replica: greeting.replica });
       if (openedAs !== null) this.#writeClosed(openedAs, error);
+      else if (greeting.replica !== null && greeting.workspace !== null)
+        directory
+          .refused(greeting.workspace, greeting.replica, error, remoteAddress)
+          .catch((failure: unknown) => this.#failed(failure));
       if (!gone) {
         transport.onMessage(() => {});
         transport.send(handshake.refuse(error, error.code === "IDENTITY_CLONED" ? CLONE_RETRY_MS : undefined));
@@ -429,6 +437,7 @@ export class LinkGateway {
     });
     transport.send(send);
     let status: AgentStatus | null = null;
+    const roundTrips = new RoundTripRing();
     const mux = new Mux({
       id: handshake.session,
       transport,
@@ -443,6 +452,10 @@ export class LinkGateway {
       checksums: agreed.checksums,
       peerBackground: true,
       ...(this.#options.deadMs === undefined ? {} : { deadMs: this.#options.deadMs }),
+      onRoundTrip: (ms) => {
+        roundTrips.add(ms);
+        this.#options.observe?.({ type: "roundTrip", ms });
+      },
       onStream: (stream) => this.#registry.accept(stream, session),
       // It has its next session: nothing is opened here any more, so with the last stream this one is over.
       onGoAway: (reason) => {
@@ -458,6 +471,7 @@ export class LinkGateway {
       journal: proof.journal,
       dispatchSequence: proof.dispatchSequence[this.#options.incarnation] ?? 0,
       instance: proof.instance,
+      takesTrace: agreed.traces === true,
       remoteAddress,
       lastSeenMs: () => mux.lastSeenMs,
       status: () => status,
@@ -466,6 +480,8 @@ export class LinkGateway {
       get rttMs() {
         return mux.rttMs;
       },
+      figures: () => mux.figures(),
+      roundTrips: () => roundTrips.summary(),
       closed: mux.closed,
     };
     this.#muxes.set(session, mux);

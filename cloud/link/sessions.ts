@@ -4,11 +4,13 @@ import type {
   AgentStatus,
   LinkSession,
   LinkStream,
+  MuxFigures,
   PoolId,
   ReplicaId,
   SessionId,
   WorkspaceId,
 } from "@sallyport/protocol";
+import type { RoundTrips } from "./round-trips.ts";
 
 export interface CloudSession extends LinkSession {
   readonly id: SessionId;
@@ -22,6 +24,8 @@ export interface CloudSession extends LinkSession {
   readonly dispatchSequence: number;
   /** Per start of the agent process. */
   readonly instance: string;
+  /** Its agent takes a trace context in the head of a command. Absent = no. */
+  readonly takesTrace?: boolean;
   readonly remoteAddress: string;
   /** Another process holds it: streams go through that one. `lost`: that process is not reached any more. Absent: held here. */
   readonly elsewhere?: { readonly process: string; readonly lost: boolean };
@@ -29,6 +33,10 @@ export interface CloudSession extends LinkSession {
   lastSeenMs(): number;
   /** Newest status; null until the first came. */
   status(): AgentStatus | null;
+  /** What it has moved and what is on its way. Absent: another process holds the link. */
+  figures?(): MuxFigures;
+  /** Of its last beats; null before the first. Absent as `figures`. */
+  roundTrips?(): RoundTrips | null;
   /** Ends the session with a reason the agent is told. */
   close(reason: import("@sallyport/protocol").ConnectorError): void;
 }

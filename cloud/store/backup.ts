@@ -200,4 +200,5 @@ const newLife = (now: number): string[] => [
   `delete from signins where redeemed_at is null`,
   `update enrollments set withdrawn_at = ${now} where used_at is null and withdrawn_at is null`,
   `update replicas set disconnected_at = coalesce(last_seen_at, ${now}) where session_id is not null and disconnected_at is null`,
+  `update connections set ended_at = ${now}, code = 'LINK_LOST', message = 'The control plane was restored from a backup; how this connection ended is not known.' where ended_at is null`,
 ];

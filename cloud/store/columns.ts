@@ -114,6 +114,19 @@ export const STORED_COLUMNS: AllowList = {
     code: "kind of security event",
     message: "sentence for people",
   },
+  connections: {
+    workspace_id: WORKSPACE,
+    replica_id: REPLICA,
+    connection_no: "order; the newest 200 of a replica are kept",
+    session_id: "session that began; null = it was refused at the handshake",
+    at: "when it began, or was first refused",
+    ended_at: "when it ended, or was last refused; null while it lives",
+    code: "why it ended or was refused, as a code",
+    message: "sentence for people",
+    remote_address: "address that it came from, shown to find the machine",
+    version: "version of the agent's program",
+    times: "how often in a row it was refused so; 1 for a session",
+  },
   enrollments: {
     workspace_id: WORKSPACE,
     enrollment_id: "enrolment, by id",
@@ -161,6 +174,7 @@ export const STORED_COLUMNS: AllowList = {
     priority: "higher goes first, between resources",
     commit_no: "order of commit, which is the order within a resource",
     requires: "labels that an agent must have to take it, as asked",
+    trace: "W3C trace context of the request that made it: random ids, to find its lines in logs",
   },
   takeovers: {
     workspace_id: WORKSPACE,

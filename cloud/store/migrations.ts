@@ -210,4 +210,16 @@ export const MIGRATIONS: readonly Migration[] = [
       `create index replicas_by_process on replicas (process) where session_id is not null and disconnected_at is null`,
     ],
   },
+  {
+    id: 7,
+    name: "connections and traces",
+    statements: [
+      `create table connections (
+        workspace_id text not null, replica_id text not null, connection_no bigint not null, session_id text,
+        at bigint not null, ended_at bigint, code text, message text, remote_address text, version text, times bigint not null,
+        primary key (workspace_id, replica_id, connection_no),
+        foreign key (workspace_id, replica_id) references replicas (workspace_id, replica_id))`,
+      `alter table commands add column trace text`,
+    ],
+  },
 ];

@@ -652,6 +652,56 @@ t.test("enrolment: once, by whoever proves the same key, refusals kept", async (
   t.equal(await store.replicaByKey(replica), null);
 });
 
+t.test("connections of a replica: why each ended, bounded by number, nobody else's", async (t) => {
+  const { store, scope, pool } = await opened(t);
+  const replica = await join_(store, scope, pool);
+  const page = async (limit: number, cursor?: string) =>
+    (await store.connections(scope, replica, { limit, ...(cursor === undefined ? {} : { cursor }) }))!;
+  const open = async (now: number) => {
+    const id = newId("session");
+    await store.openSession(replica, {
+      id,
+      process: "p",
+      instance: "i",
+      journal: "j",
+      remoteAddress: "10.0.0.9",
+      version: "1.2.3",
+      now,
+    });
+    return id;
+  };
+  const first = await open(10);
+  t.match((await page(10)).items, [{ session: first, at: 10, endedAt: null, code: null, version: "1.2.3" }]);
+  await store.closeSession(replica, first, 20, { code: "LINK_LOST", message: "m".repeat(5_000) });
+  await store.closeSession(replica, first, 30, { code: "GOING_AWAY", message: "later" });
+  const second = await open(40);
+  const third = await open(50);
+  t.match((await page(10)).items[1], { session: second, code: "SESSION_SUPERSEDED", endedAt: 50 });
+  await store.closeSession(replica, second, 60, { code: "LINK_LOST", message: "found dead" });
+  const refusal = { at: 70, code: "IDENTITY_CLONED", message: "Another.", remoteAddress: "10.0.0.8" };
+  await store.refuseConnection(scope.workspace, replica, refusal);
+  await store.refuseConnection(scope.workspace, replica, { ...refusal, at: 80 });
+  await store.releaseSessions("another process", 90);
+  const all = (await page(10)).items;
+  t.match(all, [
+    { no: 4, session: null, code: "IDENTITY_CLONED", at: 70, endedAt: 80, times: 2, remoteAddress: "10.0.0.8" },
+    { no: 3, session: third, code: "LINK_LOST", endedAt: 50, message: /ended without saying/ },
+    { no: 2, session: second, code: "LINK_LOST", endedAt: 60, message: "found dead" },
+    { no: 1, session: first, code: "LINK_LOST", at: 10, endedAt: 20 },
+  ]);
+  t.equal(all[3]!.message!.length, 400, "no sentence is longer");
+  const top = await page(3);
+  t.same([...top.items, ...(await page(3, top.nextCursor!)).items], all, "by pages as at once");
+
+  for (let at = 100; at < 320; at++) await open(at);
+  const kept = (await page(500)).items;
+  t.equal(kept.length, 200);
+  t.equal(kept.at(-1)!.no, 25);
+  const other = await store.makeWorkspace("other", "otto", 1);
+  const foreign = { ...scope, workspace: other.workspace };
+  t.equal(await store.connections(foreign, replica, { limit: 10 }), null);
+});
+
 t.test("an agent's wish for a name becomes one that names may be", async (t) => {
   const { store, scope, pool } = await opened(t);
   const named = async (nameHint: string | null) => {

@@ -26,6 +26,8 @@ import type {
 export interface Scope {
   workspace: WorkspaceId;
   actor: { id: string; name: string; via: "session" | "token" | "system" };
+  /** `traceparent` of the request that asks; absent = nobody's request. Kept with the commands that it makes. */
+  trace?: string;
 }
 
 export type CommandState =
@@ -148,6 +150,22 @@ export interface PresenceRow {
   deleted: boolean;
   status: AgentStatus | null;
 }
+/** One session of a replica, or its being refused. */
+export interface ConnectionRow {
+  no: number;
+  /** Null = refused at the handshake. */
+  session: SessionId | null;
+  at: number;
+  /** Null while it lives; of a refusal the last time it was repeated. */
+  endedAt: number | null;
+  /** Why it ended or was refused; null while it lives. */
+  code: string | null;
+  message: string | null;
+  remoteAddress: string | null;
+  version: string | null;
+  /** How often in a row it was refused so; 1 for a session. */
+  times: number;
+}
 export interface EnrollmentRow {
   workspace: WorkspaceId;
   id: EnrollmentId;
@@ -183,6 +201,8 @@ export interface CommandRow {
   priority: number;
   /** Labels that an agent must have to take it. */
   requires: Readonly<Record<string, string>>;
+  /** `traceparent` of the request that made it; null or absent = none. */
+  trace?: string | null;
   createdAt: number;
   notBefore: number;
   expires: number;
@@ -494,12 +514,28 @@ export interface Store {
       instance: string;
       journal: string;
       remoteAddress: string | null;
+      /** Of the agent's program. Absent = not said. */
+      version?: string;
       now: number;
       /** Of the deployments that it holds, from hello: a restored database counts on from there. Absent = not said. */
       generations?: Readonly<Record<string, number>>;
     },
   ): Promise<{ epoch: number; journalChanged: boolean }>;
-  closeSession(replica: ReplicaId, session: SessionId, now: number): Promise<void>;
+  /** `reason`: for the list of its connections. */
+  closeSession(
+    replica: ReplicaId,
+    session: SessionId,
+    now: number,
+    reason?: { code: string; message: string },
+  ): Promise<void>;
+  /** It proved who it is and was refused all the same. The same refusal again counts up. */
+  refuseConnection(
+    workspace: WorkspaceId,
+    replica: ReplicaId,
+    refusal: { at: number; code: string; message: string; remoteAddress: string | null },
+  ): Promise<void>;
+  /** Newest first; the newest 200 are kept. Null: no such replica. */
+  connections(scope: Scope, replica: ReplicaId, query: PageQuery): Promise<Page<ConnectionRow> | null>;
   /** At start: sessions that a process which is gone left open are over. `process` is the one that lives. */
   releaseSessions(process: string, now: number): Promise<number>;
 

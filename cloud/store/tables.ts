@@ -79,6 +79,19 @@ export interface Tables {
     status_at: number | null;
   };
   alarms: { workspace_id: string; replica_id: string; alarm_no: number; at: number; code: string; message: string };
+  connections: {
+    workspace_id: string;
+    replica_id: string;
+    connection_no: number;
+    session_id: string | null;
+    at: number;
+    ended_at: number | null;
+    code: string | null;
+    message: string | null;
+    remote_address: string | null;
+    version: string | null;
+    times: number;
+  };
   enrollments: {
     workspace_id: string;
     enrollment_id: string;
@@ -126,6 +139,7 @@ export interface Tables {
     priority: number;
     commit_no: number;
     requires: string | null;
+    trace: string | null;
   };
   takeovers: {
     workspace_id: string;

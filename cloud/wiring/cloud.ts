@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ConnectorError, systemClock } from "@sallyport/protocol";
 import type { Logger } from "pino";
-import { collectDefaultMetrics, Counter, Gauge, Registry } from "prom-client";
+import { collectDefaultMetrics, Counter, Registry } from "prom-client";
 import { Authenticator, signInUrl } from "../auth/index.ts";
 import { publicUrlOf, type CloudConfig } from "../config/index.ts";
 import { makeDispatch } from "../dispatch/index.ts";
@@ -27,8 +27,10 @@ import { LinkGateway, revoked } from "../link/index.ts";
 import { lockDatabase, openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
 import { linkDirectory } from "./link-directory.ts";
+import { linkMetrics } from "./link-metrics.ts";
 import { startRetention } from "./retention.ts";
 import { backplaneOf, several, shareAuthority, type Several } from "./several.ts";
+import { openSpans } from "./spans.ts";
 import { steadyClock } from "./steady-clock.ts";
 
 /** Files in the data directory, beside the database. */
@@ -75,6 +77,7 @@ export async function startCloud(
   version: string,
   log: Logger,
   onFatal: (error: ConnectorError) => void,
+  environment: NodeJS.ProcessEnv = {},
 ): Promise<RunningCloud> {
   const clock = steadyClock({
     machine: systemClock,
@@ -138,6 +141,9 @@ export async function startCloud(
 
     const registry = new Registry();
     collectDefaultMetrics({ register: registry });
+    const links = linkMetrics(registry);
+    const traces = openSpans(environment, { version, clock, log, registry });
+    undo.push(() => traces.close());
     const foreignDeployments = new Counter({
       name: "sallyport_cloud_foreign_deployments_total",
       help: "Status entries of deployments that the agent which sent them does not own",
@@ -161,6 +167,7 @@ export async function startCloud(
       clock,
       deadMs: config.linkDeadMs,
       observe(event) {
+        links.note(event);
         switch (event.type) {
           case "refused":
             return log.warn(
@@ -199,15 +206,9 @@ export async function startCloud(
             );
           case "failed":
             return log.error({ err: event.error.cause ?? event.error }, event.error.message);
+          case "roundTrip":
+            return;
         }
-      },
-    });
-    new Gauge({
-      name: "sallyport_cloud_sessions",
-      help: "Live sessions of agents",
-      registers: [registry],
-      collect() {
-        this.set(gateway.sessions.all().length);
       },
     });
     if (config.peers !== null)
@@ -236,6 +237,7 @@ export async function startCloud(
       incarnation,
       log,
       registry,
+      spans: traces.spans,
     });
     dispatch.start();
     undo.push(() => dispatch.stop());
@@ -253,6 +255,7 @@ export async function startCloud(
       clock,
       log,
       registry,
+      spans: traces.spans,
       version,
       tls,
       secureCookies,

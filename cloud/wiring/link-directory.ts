@@ -53,6 +53,7 @@ export function linkDirectory(
         instance: session.instance,
         journal: session.journal,
         remoteAddress: session.remoteAddress,
+        version: session.version,
         now,
         generations: session.generations,
       });
@@ -67,10 +68,12 @@ export function linkDirectory(
       }
       return { epoch };
     },
-    async closed(session) {
-      await store.closeSession(session.replica, session.id, clock.now());
+    async closed(session, { code, message }) {
+      await store.closeSession(session.replica, session.id, clock.now(), { code, message });
       presence(session.replica);
     },
+    refused: (workspace, replica, { code, message }, remoteAddress) =>
+      store.refuseConnection(workspace, replica, { at: clock.now(), code, message, remoteAddress }),
     async seen(updates) {
       const answer = await store.seen(updates.map((update) => ({ ...update, at: clock.now() })));
       if (answer.ignored > 0) ignored(answer.ignored);

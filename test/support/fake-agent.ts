@@ -150,6 +150,9 @@ export class FakeAgent {
       get rttMs() {
         return cloud.rttMs;
       },
+      figures: () => cloud.figures(),
+      roundTrips: () => (cloud.rttMs === null ? null : { p50Ms: cloud.rttMs, p95Ms: cloud.rttMs, samples: 1 }),
+      takesTrace: true,
       open: (head, options) => cloud.open(head, options),
       lastSeenMs: () => cloud.lastSeenMs,
       status,

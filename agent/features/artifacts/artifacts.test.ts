@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync,
 import { createHash } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { newCommandId, systemClock, treeDigest } from "@sallyport/protocol";
+import { childOf, newCommandId, systemClock, treeDigest } from "@sallyport/protocol";
 import { pino } from "pino";
 import t from "tap";
 import { compilePolicy, defaultPolicy, type RawPolicy } from "../../policy/index.ts";
@@ -47,6 +47,7 @@ const run = async (kind: string, input: Record<string, unknown>, policy: RawPoli
     clock: systemClock,
     policy: guard,
     upload,
+    trace: childOf(null),
   });
   found.spec.output.parse(result);
   let text = "";

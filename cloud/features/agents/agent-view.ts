@@ -1,5 +1,5 @@
 // An agent and a pool as the API shows them: derived when read, from the last evidence and its age. Stores nothing.
-import type { AgentStatus, Clock } from "@sallyport/protocol";
+import type { AgentStatus, Clock, MuxFigures } from "@sallyport/protocol";
 import type { PoolRow, ReplicaRow } from "../../store/index.ts";
 
 /** Silence after which a link counts as dead, and after which a replica counts as lost. */
@@ -14,6 +14,9 @@ export interface LiveSession {
   readonly remoteAddress: string;
   lastSeenMs(): number;
   status(): AgentStatus | null;
+  /** Absent: another process holds the link. */
+  figures?(): MuxFigures;
+  roundTrips?(): { p50Ms: number; p95Ms: number; samples: number } | null;
 }
 
 export interface AgentView {
@@ -26,6 +29,8 @@ export interface AgentView {
   connectedAt: number | null;
   remoteAddress: string | null;
   rttMs: number | null;
+  link: (MuxFigures & { roundTrip: { p50Ms: number; p95Ms: number; samples: number } | null }) | null;
+  sessions: number;
   version: string | null;
   fingerprint: string;
   createdAt: number;
@@ -62,6 +67,8 @@ export function agentView(row: ReplicaRow, live: LiveSession | null, clock: Cloc
     connectedAt: row.connectedAt,
     remoteAddress: live?.remoteAddress ?? row.remoteAddress,
     rttMs: connected ? live!.rttMs : null,
+    link: connected ? linkOf(live!) : null,
+    sessions: row.epoch,
     version: status?.version ?? null,
     fingerprint: row.fingerprint,
     createdAt: row.createdAt,
@@ -70,6 +77,11 @@ export function agentView(row: ReplicaRow, live: LiveSession | null, clock: Cloc
     statusAt: row.statusAt,
     alarms: row.alarms,
   };
+}
+
+function linkOf(live: LiveSession): AgentView["link"] {
+  const figures = live.figures?.();
+  return figures === undefined ? null : { ...figures, roundTrip: live.roundTrips?.() ?? null };
 }
 
 function judge(

@@ -11,7 +11,15 @@ import {
 import { z } from "zod";
 import { agentView, poolView, type AgentView, type LiveSession } from "../../features/agents/index.ts";
 import type { ReplicaRow, Store } from "../../store/index.ts";
-import { agentSchema, limitPoolSchema, page, poolSchema, renameAgentSchema } from "../api.ts";
+import {
+  agentSchema,
+  connectionSchema,
+  limitPoolSchema,
+  page,
+  pageQuerySchema,
+  poolSchema,
+  renameAgentSchema,
+} from "../api.ts";
 import { etagOf, notFound, requireMatch, type RoutePlugin } from "../routes.ts";
 
 /** The live links, as far as these routes need them. */
@@ -55,6 +63,24 @@ export const agentRoutes =
         if (row === null) throw notFound("agent of that id");
         void reply.header("etag", etag(row));
         return view(row);
+      },
+    );
+
+    app.get(
+      "/v1/agents/:id/connections",
+      {
+        schema: {
+          tags: ["agents"],
+          summary: "Its sessions and refusals, newest first, with why each ended",
+          params,
+          querystring: pageQuerySchema,
+          response: { 200: page(connectionSchema) },
+        },
+      },
+      async (request) => {
+        const found = await store.connections(app.scope(request), request.params.id, request.query);
+        if (found === null) throw notFound("agent of that id");
+        return found;
       },
     );
 

@@ -59,6 +59,7 @@ export const toCommand = (row: JoinedCommand): CommandRow => ({
   concurrency: row.concurrency,
   priority: row.priority,
   requires: parseJson<Record<string, string>>(row.requires) ?? {},
+  trace: row.trace,
   createdAt: row.created_at,
   notBefore: row.not_before,
   expires: row.expires_at,
@@ -118,7 +119,7 @@ export async function addEvent(
 /** A command without what only its agent reads. */
 export type BareCommand = Omit<
   Tables["commands"],
-  "intent" | "body" | "actor_id" | "actor_name" | "actor_via" | "not_before" | "error" | "result" | "requires"
+  "intent" | "body" | "actor_id" | "actor_name" | "actor_via" | "not_before" | "error" | "result" | "requires" | "trace"
 >;
 const bareCommand = prepared((db, later: { workspace: string; id: string }) =>
   db

@@ -123,6 +123,7 @@ export async function createCommand(
     // Rises with each commit, whatever the clock does.
     commit_no: await countOn(tx, scope.workspace, 1),
     requires: Object.keys(input.requires ?? {}).length === 0 ? null : toJson(input.requires),
+    trace: scope.trace ?? null,
   };
   if ((await insertCommand.run(tx, row)) === 0) {
     const known = (await command(tx, scope, input.id))!;
@@ -193,6 +194,7 @@ const COMMAND_COLUMNS = [
   "priority",
   "commit_no",
   "requires",
+  "trace",
 ] as const satisfies readonly (keyof Tables["commands"])[];
 const insertCommand = prepared((db, later: Tables["commands"]) =>
   db

@@ -12,6 +12,7 @@ import {
 import type { EnrollmentRow, IdempotencyEntry, Page, PageQuery, PoolRow, ReplicaRow, Scope } from "../store.ts";
 import type { Tables } from "../tables.ts";
 import { rememberKey } from "./changes.ts";
+import { beginConnection, endConnection } from "./connections.ts";
 import { fastForward, observe } from "./deployment-status.ts";
 import { afterCursor, nextNumber, pageOf, parseJson, ws, type Tx } from "./tx.ts";
 
@@ -466,6 +467,7 @@ export async function openSession(
     instance: string;
     journal: string;
     remoteAddress: string | null;
+    version?: string;
     now: number;
     generations?: Readonly<Record<string, number>>;
   },
@@ -497,13 +499,27 @@ export async function openSession(
     .where("workspace_id", "=", row.workspace_id)
     .where("replica_id", "=", id)
     .execute();
+  await beginConnection(tx, row.workspace_id, id, session);
   await fastForward(tx, { workspace: row.workspace_id, replica: id, pool: row.pool_id }, session.generations ?? {});
   tx.touch(row.workspace_id, "agent", id);
   tx.touch(row.workspace_id, "pool", row.pool_id);
   return { epoch, journalChanged: row.journal_id !== null && row.journal_id !== session.journal };
 }
 
-export async function closeSession(tx: Tx, id: ReplicaId, session: SessionId, now: number): Promise<void> {
+export async function closeSession(
+  tx: Tx,
+  id: ReplicaId,
+  session: SessionId,
+  now: number,
+  reason?: { code: string; message: string },
+): Promise<void> {
+  const replica = await tx.db
+    .selectFrom("replicas")
+    .select("workspace_id")
+    .where("replica_id", "=", id)
+    .executeTakeFirst();
+  if (replica === undefined) return;
+  await endConnection(tx, replica.workspace_id, id, session, now, reason);
   const closed = await tx.db
     .updateTable("replicas")
     .set({ disconnected_at: now })
@@ -526,8 +542,11 @@ export async function releaseSessions(tx: Tx, process: string, now: number, work
     .where("disconnected_at", "is", null)
     .where("process", "!=", process);
   if (workspace !== undefined) held = held.where("workspace_id", "=", workspace);
-  const released = await held.returning(["workspace_id", "replica_id", "pool_id"]).execute();
+  const released = await held
+    .returning(["workspace_id", "replica_id", "pool_id", "session_id", "disconnected_at"])
+    .execute();
   for (const row of released) {
+    await endConnection(tx, row.workspace_id, row.replica_id, row.session_id!, row.disconnected_at!);
     tx.touch(row.workspace_id, "agent", row.replica_id);
     tx.touch(row.workspace_id, "pool", row.pool_id);
   }
@@ -538,7 +557,7 @@ export async function releaseSessions(tx: Tx, process: string, now: number, work
 const spoken = (status: AgentStatus): string => {
   const { cpuLoad: _load, memoryFreeBytes: _memory, diskFreeBytes: _disk, ...host } = status.host;
   const deployments = (status.deployments ?? []).map((one) => [one.deployment, one.state]);
-  return JSON.stringify({ ...status, at: 0, host, deployments });
+  return JSON.stringify({ ...status, at: 0, host, process: null, deployments });
 };
 
 export async function seen(

@@ -1,6 +1,7 @@
 // All operations by name, split by which worker runs them. Reads never write; writes may read.
 import * as changes from "./changes.ts";
 import * as commands from "./commands.ts";
+import * as connections from "./connections.ts";
 import * as deployments from "./deployments.ts";
 import * as fleet from "./fleet.ts";
 import * as processes from "./processes.ts";
@@ -33,6 +34,7 @@ export const WRITES = {
   deleteReplica: fleet.deleteReplica,
   openSession: fleet.openSession,
   closeSession: fleet.closeSession,
+  refuseConnection: connections.refuseConnection,
   releaseSessions: fleet.releaseSessions,
   joinProcess: processes.joinProcess,
   beatProcess: processes.beatProcess,
@@ -76,6 +78,7 @@ export const READS = {
   presence: processes.presence,
   presenceOf: processes.presenceOf,
   changeNumbers: changes.changeNumbers,
+  connections: connections.connections,
   idempotent: changes.idempotent,
   command: commands.command,
   commands: commands.commands,

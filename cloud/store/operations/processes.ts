@@ -2,6 +2,7 @@
 // clock: who counts as gone is for whoever sees that its beat stands still.
 import { ConnectorError, type AgentStatus, type PoolId, type ReplicaId, type SessionId } from "@sallyport/protocol";
 import type { PresenceRow, ProcessRow } from "../store.ts";
+import { endConnection, resumeConnection } from "./connections.ts";
 import { parseJson, ws, type Tx } from "./tx.ts";
 
 /** Refused: none of these keys is one of those that this database belongs to. */
@@ -76,8 +77,11 @@ export async function releaseProcess(tx: Tx, process: string, now: number, works
     .where("disconnected_at", "is", null)
     .where("process", "=", process);
   if (workspace !== undefined) held = held.where("workspace_id", "=", workspace);
-  const released = await held.returning(["workspace_id", "replica_id", "pool_id"]).execute();
+  const released = await held
+    .returning(["workspace_id", "replica_id", "pool_id", "session_id", "disconnected_at"])
+    .execute();
   for (const row of released) {
+    await endConnection(tx, row.workspace_id, row.replica_id, row.session_id!, row.disconnected_at!);
     tx.touch(row.workspace_id, "agent", row.replica_id);
     tx.touch(row.workspace_id, "pool", row.pool_id);
   }
@@ -95,6 +99,7 @@ export async function holdSession(tx: Tx, id: ReplicaId, session: SessionId): Pr
     .returning(["workspace_id", "pool_id"])
     .executeTakeFirst();
   if (row === undefined) return;
+  await resumeConnection(tx, row.workspace_id, id, session);
   tx.touch(row.workspace_id, "agent", id);
   tx.touch(row.workspace_id, "pool", row.pool_id);
 }

@@ -196,7 +196,7 @@ async function collectOf(tx: Tx, workspace: string, now: number, limits: Require
       .limit(limits.batch)
       .execute()
   ).map((row) => row.replica_id);
-  await drop(["alarms", "journals", "dispatch_counters", "replicas"], "replica_id", replicas);
+  await drop(["alarms", "connections", "journals", "dispatch_counters", "replicas"], "replica_id", replicas);
   full(replicas.length);
   return { commands: commands.length, rows, more };
 }

@@ -12,6 +12,7 @@ import type {
   ArtifactStat,
   Command,
   CommandDetail,
+  Connection,
   Deployment,
   DeploymentDetail,
   DeploymentRevision,
@@ -76,6 +77,13 @@ export const agentQuery = (id: string) =>
     queryKey: ["agents", id],
     queryFn: ({ signal }) => api.get<Agent>(`/v1/agents/${encodeURIComponent(id)}`, signal),
     refetchInterval: AGENT_POLL_MS,
+  });
+/** The newest; the control plane keeps no more of an agent. */
+export const connectionsQuery = (id: string) =>
+  queryOptions({
+    queryKey: ["agents", id, "connections"],
+    queryFn: all<Connection>(`/v1/agents/${encodeURIComponent(id)}/connections`),
+    refetchInterval: AGENT_POLL_MS * 3,
   });
 export const poolsQuery = queryOptions({
   queryKey: ["pools"],

@@ -12,6 +12,7 @@ import {
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams, useSearch } from "@tanstack/react-router";
 import { Fragment, useState, type ReactNode } from "react";
+import { LinkTab } from "../agents/link.tsx";
 import { api } from "../api/client.ts";
 import { agentQuery } from "../api/queries.ts";
 import type { Agent } from "../api/types.ts";
@@ -83,6 +84,7 @@ export function AgentDetail() {
         onChange={(next) => void navigate({ search: next === "overview" ? {} : { tab: next }, replace: true })}
         tabs={[
           { value: "overview", word: "Overview" },
+          { value: "link", word: "Connection" },
           {
             value: "stores",
             word: <>Stores {agent.status && <span className="tag num">{agent.status.stores.length}</span>}</>,
@@ -123,7 +125,9 @@ export function AgentDetail() {
               {agent.status?.paused?.until != null && <>Until {formatTime(agent.status.paused.until)}.</>}
             </Note>
           )}
-          {tab === "stores" ? (
+          {tab === "link" ? (
+            <LinkTab agent={agent} />
+          ) : tab === "stores" ? (
             <StoresTab agent={agent} />
           ) : tab === "deployments" ? (
             <DeploymentsTab agent={agent} />
@@ -225,7 +229,16 @@ function Overview({ agent }: { agent: Agent }) {
             <dt>From</dt>
             <dd className="mono">{agent.remoteAddress ?? "–"}</dd>
             <dt>Round trip</dt>
-            <dd className="num">{here && agent.rttMs !== null ? `${agent.rttMs.toFixed(1)} ms` : "–"}</dd>
+            <dd className="num">
+              {here && agent.rttMs !== null ? `${agent.rttMs.toFixed(1)} ms` : "–"}
+              {agent.link?.roundTrip && <span className="dim">, p95 {agent.link.roundTrip.p95Ms.toFixed(1)} ms</span>}
+            </dd>
+            <dt>History</dt>
+            <dd>
+              <Link to="/agents/$id" params={{ id: agent.id }} search={{ tab: "link" }} className="link">
+                connected {plural(agent.sessions, "time")}
+              </Link>
+            </dd>
           </dl>
         </Card>
         <Card title="Identity">

@@ -95,6 +95,10 @@ export class MemoryDirectory implements LinkDirectory {
   async closed(session: { id: string }, reason: ConnectorError): Promise<void> {
     this.closes.push({ session: session.id, reason });
   }
+  readonly refusals: string[] = [];
+  async refused(_workspace: WorkspaceId, _replica: ReplicaId, error: ConnectorError): Promise<void> {
+    this.refusals.push(error.code);
+  }
   async seen(updates: Parameters<LinkDirectory["seen"]>[0]): Promise<void> {
     for (const update of updates) if (update.status !== null) this.statuses.push(update.status);
   }
