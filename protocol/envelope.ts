@@ -187,10 +187,22 @@ export type CommandOpen = z.infer<typeof commandOpenSchema>;
 export const commandAnswerSchema = z.discriminatedUnion("type", [
   /** Interactive: the result; content, if the kind has any, follows as DATA. */
   z.object({ type: z.literal("result"), body: bodySchema }),
+  /**
+   * Uploads that outlive their stream: the bytes are to come from `offset` on. Lines of `uploadProgressSchema` follow as
+   * DATA, the result as the last.
+   */
+  z.object({ type: z.literal("taking"), offset: z.int().nonnegative() }),
   /** Durable: journaled and fsynced. `known` when the command id was held already. */
   z.object({ type: z.literal("accepted"), known: z.boolean() }),
 ]);
 export type CommandAnswer = z.infer<typeof commandAnswerSchema>;
+
+/** What an agent says while it takes an upload that may outlive its stream. */
+export const uploadProgressSchema = z.discriminatedUnion("type", [
+  /** Bytes of the whole upload that need not be sent again as long as this agent process lives. */
+  z.object({ type: z.literal("taken"), bytes: z.int().nonnegative() }),
+  z.object({ type: z.literal("result"), body: bodySchema }),
+]);
 
 /** What a name of the agent's configuration may look like where a command refers to it. */
 export const configNameSchema = nameSchema;

@@ -22,6 +22,16 @@ export interface CommandContext {
   readonly policy: PolicyGuard;
   /** Bytes of an upload; empty for other kinds. */
   readonly upload: AsyncIterable<Buffer>;
+  /** Null for kinds without an upload. */
+  readonly intake: UploadIntake | null;
+}
+
+/** How an upload that outlives its stream tells the other end where it is. */
+export interface UploadIntake {
+  /** The bytes are to come from here. Once, before the first is read. */
+  from(offset: number): void;
+  /** Bytes of the whole upload that need not be sent again. */
+  taken(bytes: number): void;
 }
 
 export interface CommandResult<O> {

@@ -251,6 +251,7 @@ async function closeRig(one: Rig): Promise<void> {
 async function ask(link: TestLink, head: CommandOpen): Promise<unknown> {
   const stream = link.cloud.open(head, { lane: "interactive", end: true });
   const answer = commandAnswerSchema.parse(await stream.answer);
+  if (answer.type === "taking") throw new Error("no upload was sent");
   return answer.type === "result"
     ? readJsonBody(bodySchema.parse(answer.body))
     : { accepted: true, known: answer.known };

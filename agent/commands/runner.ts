@@ -27,7 +27,7 @@ import type { Journal, JournaledCommand } from "../journal/journal.ts";
 import type { AgentSession } from "../link/link.ts";
 import type { PolicyGuard } from "../policy/action.ts";
 import type { Redactor } from "../redaction/redactor.ts";
-import type { AnyCommandKind, CommandContext } from "./command.ts";
+import type { AnyCommandKind, CommandContext, UploadIntake } from "./command.ts";
 import { DurableQueue, type QueuedCommand } from "./durable-queue.ts";
 import type { Intake } from "./intake.ts";
 import { DispatchWindow, invalidInput, readOffer, requireInTime, type Offer } from "./offer.ts";
@@ -106,11 +106,48 @@ const boundary = {
 
 const RETRY_MS = 1000;
 const LEFT_LOOK_MS = 20;
+/** Of an upload: how often the sender hears what it need not keep. */
+const TAKEN_STEP_BYTES = 512 * 1024;
 /** A report's body is JSON within JSON, which may double it, and a line of reports has a limit of its own. */
 const MAX_REPORT_RESULT_BYTES = MAX_BODY_BYTES / 2;
 const heldElsewhere = () => new ConnectorError("HELD_ELSEWHERE", "Another agent has taken this command over.");
 const draining = () =>
   new ConnectorError("AGENT_DRAINING", "The agent is stopping.", { fix: "Try again when it is back." });
+
+interface StreamIntake extends UploadIntake {
+  readonly begun: boolean;
+}
+
+/** Says how far an upload is: the newest figure when the last one has left, never a queue of old ones. */
+function uploadIntake(stream: LinkStream): StreamIntake {
+  let begun = false;
+  let newest = 0;
+  let said = 0;
+  let saying = false;
+  const say = async (): Promise<void> => {
+    saying = true;
+    while (newest > said) {
+      said = newest;
+      await stream.write(ndjsonLine({ type: "taken", bytes: said }));
+    }
+    saying = false;
+  };
+  return {
+    get begun() {
+      return begun;
+    },
+    from(offset) {
+      begun = true;
+      stream.respond({ type: "taking", offset });
+    },
+    taken(bytes) {
+      if (bytes - newest < TAKEN_STEP_BYTES) return;
+      newest = bytes;
+      // It fails with the stream, and then nobody waits for it.
+      if (!saying) say().catch(() => undefined);
+    },
+  };
+}
 
 async function* nothing(): AsyncGenerator<Buffer> {}
 
@@ -504,6 +541,7 @@ export class CommandRunner {
       clock,
       policy,
       upload: stream !== null && kind.spec.content === "upload" ? stream.bytes : nothing(),
+      intake: stream !== null && kind.spec.content === "upload" ? uploadIntake(stream) : null,
     };
   }
 
@@ -534,7 +572,12 @@ export class CommandRunner {
     const source = result.content ?? result.records;
     sent.bytes += Buffer.byteLength(body.data);
     if (source === undefined) {
-      stream.respond({ type: "result", body }, { end: true });
+      if (context.intake === null || !(context.intake as StreamIntake).begun) {
+        stream.respond({ type: "result", body }, { end: true });
+        return;
+      }
+      await stream.write(ndjsonLine({ type: "result", body }));
+      await stream.end();
       return;
     }
     const iterator = source[Symbol.asyncIterator]();

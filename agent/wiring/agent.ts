@@ -85,6 +85,7 @@ async function drain({ clock, log }: AgentContext, signal: string, one: Draining
   log.info({ signal }, "stopping: no new commands; what runs goes on without the agent");
   parts.intake.drain();
   await parts.runner.drain(left(5000));
+  parts.uploads.close();
   const online = link.session !== null;
   const flushed = online && (await parts.outbox.flush(left(3000)));
   if (online && !flushed) log.warn("some reports were not acknowledged in time; they are sent after the next start");

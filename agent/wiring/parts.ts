@@ -5,7 +5,7 @@ import { CommandRunner } from "../commands/runner.ts";
 import { Intake } from "../commands/intake.ts";
 import { PauseFile } from "../control/index.ts";
 import { openEngines, type OpenEngines } from "../engines/open-engines.ts";
-import { artifactKinds } from "../features/artifacts/index.ts";
+import { artifactKinds, HeldUploads } from "../features/artifacts/index.ts";
 import type { Deployments } from "../features/deployments/index.ts";
 import { createPipelines, type Pipelines, type PipelinesDeps } from "../features/pipelines/index.ts";
 import { HostFacts } from "../host/index.ts";
@@ -42,6 +42,7 @@ export interface Parts {
   readonly pipelines: Pipelines;
   readonly router: Router;
   readonly deployments: Deployments;
+  readonly uploads: HeldUploads;
   readonly registry: CommandRegistry;
   readonly runner: CommandRunner;
   readonly outbox: ReportOutbox;
@@ -80,7 +81,8 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
   const withdraw: NonNullable<PipelinesDeps["withdraw"]> = (command, run) => runner.withdraw(command, `run:${run}`);
   const pipelines = makePipelines(context, state, { policy, engines, connections }, logs, withdraw);
   const { router, deployments } = makeServing(context, state, { policy, engines, connections }, logs);
-  const registry = makeRegistry(connections, pipelines, deployments);
+  const uploads = new HeldUploads(clock);
+  const registry = makeRegistry(connections, uploads, pipelines, deployments);
   const runner = new CommandRunner({
     registry,
     journal,
@@ -118,6 +120,7 @@ export async function makeParts(context: AgentContext, state: OpenState): Promis
     pipelines,
     router,
     deployments,
+    uploads,
     registry,
     runner,
     outbox,
@@ -162,9 +165,14 @@ function poolOf(stateDir: string): () => string | null {
 }
 
 /** Every kind of command that this agent knows. */
-function makeRegistry({ stores }: Connections, pipelines: Pipelines, deployments: Deployments): CommandRegistry {
+function makeRegistry(
+  { stores }: Connections,
+  uploads: HeldUploads,
+  pipelines: Pipelines,
+  deployments: Deployments,
+): CommandRegistry {
   const registry = new CommandRegistry();
-  const artifacts = artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest: manifestOf });
+  const artifacts = artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest: manifestOf, uploads });
   for (const kind of [...artifacts, ...pipelines.kinds, ...deployments.kinds]) registry.add(kind);
   return registry;
 }

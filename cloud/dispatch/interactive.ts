@@ -7,7 +7,9 @@ import {
   laneOf,
   parseTraceparent,
   readJsonBody,
+  readNdjson,
   toConnectorError,
+  uploadProgressSchema,
   wait,
   type Clock,
   type CommandSpec,
@@ -38,10 +40,23 @@ export interface RelayOptions {
   signal?: AbortSignal;
   /** Bytes of an upload, sent with back-pressure. */
   upload?: AsyncIterable<Uint8Array>;
+  /** An upload that may go on over another stream; takes the place of `upload`. */
+  resumable?: ResumableUpload;
   /** Only this replica will do (it holds the run). Absent = any of the pool. */
   replica?: ReplicaId;
   /** Of kinds whose bytes come after their answer: how long that may take. Absent = as the kind says, at most 60 s. */
   answerWithinMs?: number;
+}
+
+/** Bytes that can be sent again as far as the agent has not taken them. */
+export interface ResumableUpload {
+  /** Nothing was sent before: they go at once. Otherwise from where the agent says. */
+  readonly first: boolean;
+  from(offset: number): AsyncIterable<Uint8Array>;
+  /** So many need not be sent again. */
+  taken(bytes: number): void;
+  /** This replica has the stream. */
+  carried(replica: ReplicaId): void;
 }
 
 export interface Relayed<O> {
@@ -291,6 +306,15 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
       if (options.signal?.aborted === true) onAbort();
 
       const opened = stream;
+      if (spec.content === "upload" && options.resumable !== undefined) {
+        options.resumable.carried(on!.replica);
+        const sending = sendResumable(opened, options.resumable, (bytes) => (sent += bytes));
+        const head = await inTime(clock, sending, spec.timeoutMs + GRACE_MS, `${spec.kind} on pool ${pool.name}`);
+        const result = readResult(spec, head);
+        release();
+        settle("ok");
+        return { result, content: null, replica: on!.replica, session: on!.id };
+      }
       const pump =
         spec.content === "upload" ? sendUpload(opened, options.upload ?? [], (bytes) => (sent += bytes)) : null;
       const withinMs =
@@ -383,6 +407,21 @@ async function answerWithin(
   pump: Promise<void> | null,
   what: string,
 ): Promise<unknown> {
+  // Never "unhandled": whoever loses the race is still looked at.
+  stream.answer.catch(() => {});
+  if (pump === null) return await inTime(clock, stream.answer, withinMs, what);
+  const pumpFailed = pump.then(
+    () => new Promise<never>(() => {}),
+    (error: unknown) => {
+      // A write that fails because the agent reset the stream: its reason is in the answer.
+      if (stream.signal.aborted) return stream.answer.then(() => Promise.reject(toConnectorError(error)));
+      throw error;
+    },
+  );
+  return await inTime(clock, Promise.race([stream.answer, pumpFailed]), withinMs, what);
+}
+
+async function inTime<T>(clock: Clock, work: Promise<T>, withinMs: number, what: string): Promise<T> {
   const timedOut = Promise.withResolvers<never>();
   const timer = clock.after(
     withinMs,
@@ -394,23 +433,44 @@ async function answerWithin(
       ),
     { keepAlive: true },
   );
-  // Never "unhandled": whoever loses the race is still looked at.
   timedOut.promise.catch(() => {});
-  stream.answer.catch(() => {});
   try {
-    if (pump === null) return await Promise.race([stream.answer, timedOut.promise]);
-    const pumpFailed = pump.then(
-      () => new Promise<never>(() => {}),
-      (error: unknown) => {
-        // A write that fails because the agent reset the stream: its reason is in the answer.
-        if (stream.signal.aborted) return stream.answer.then(() => Promise.reject(toConnectorError(error)));
-        throw error;
-      },
-    );
-    return await Promise.race([stream.answer, pumpFailed, timedOut.promise]);
+    return await Promise.race([work, timedOut.promise]);
   } finally {
     timer.cancel();
   }
+}
+
+/** Sends an upload from where the agent wants it, hears how far it is, and gives the head of its result. */
+async function sendResumable(
+  stream: LinkStream,
+  upload: ResumableUpload,
+  count: (bytes: number) => void,
+): Promise<unknown> {
+  const failed = Promise.withResolvers<never>();
+  failed.promise.catch(() => {});
+  const send = (offset: number): void => {
+    sendUpload(stream, upload.from(offset), count).catch((error: unknown) => {
+      // A stream that broke says why itself.
+      if (!stream.signal.aborted) failed.reject(error);
+    });
+  };
+  const hear = async (): Promise<unknown> => {
+    const head = await stream.answer;
+    const answer = commandAnswerSchema.safeParse(head);
+    if (!answer.success || answer.data.type !== "taking") return head;
+    if (!upload.first) send(answer.data.offset);
+    for await (const line of readNdjson(stream.bytes)) {
+      const progress = uploadProgressSchema.safeParse(line);
+      if (!progress.success)
+        throw new ConnectorError("PROTOCOL_ERROR", "The agent's word on an upload has not the agreed shape.");
+      if (progress.data.type === "result") return progress.data;
+      upload.taken(progress.data.bytes);
+    }
+    throw new ConnectorError("PROTOCOL_ERROR", "The agent ended an upload without a result.");
+  };
+  if (upload.first) send(0);
+  return await Promise.race([hear(), failed.promise]);
 }
 
 async function sendUpload(

@@ -5,7 +5,7 @@ export interface DispatchMetrics {
   interactive(kind: string, outcome: string, ms: number, bytes: number): void;
   offer(kind: string, outcome: string): void;
   reports(count: number): void;
-  resumed(what: "download" | "logs"): void;
+  resumed(what: "download" | "upload" | "logs"): void;
   inFlight(delta: 1 | -1): void;
 }
 

@@ -148,6 +148,11 @@ export const artifactWrite = defineCommand({
     /** Refuse (and keep what was there) when the bytes have another digest. */
     digest: digestSchema.optional(),
     mediaType: z.string().max(128).optional(),
+    /**
+     * Names the upload, so that it can go on after its link broke: the same command again, with the same name, on the next
+     * session. The agent answers from which byte. Absent: the upload dies with its stream.
+     */
+    upload: z.uuid().optional(),
   }),
   output: z.object({ path: artifactPathSchema, sizeBytes: z.int().nonnegative(), version, digest: digestSchema }),
 });

@@ -250,13 +250,20 @@ export function serveLake(
     }
     await stream.end();
   });
+  // One that forgets an upload with its stream, as an agent does that was restarted.
   on("artifact.write", async ({ path, ifMatch, ifNoneMatch, digest, sizeBytes, mediaType }, stream) => {
     if (path.includes("forbidden"))
       throw new ConnectorError("POLICY_DENIED", "The policy grants no write there.", { fix: "Ask the customer." });
     if (ifNoneMatch === "*" && files.has(path)) throw new ConnectorError("ARTIFACT_EXISTS", `${path} exists.`);
     matches(files.get(path), ifMatch);
     const chunks: Buffer[] = [];
-    for await (const chunk of stream.bytes) chunks.push(chunk);
+    let takenBytes = 0;
+    stream.respond({ type: "taking", offset: 0 });
+    for await (const chunk of stream.bytes) {
+      chunks.push(chunk);
+      takenBytes += chunk.length;
+      if (path.includes("forget")) await stream.write(ndjsonLine({ type: "taken", bytes: takenBytes }));
+    }
     const bytes = Buffer.concat(chunks);
     const actual = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
     if (digest !== undefined && digest !== actual)
@@ -265,7 +272,9 @@ export function serveLake(
       throw new ConnectorError("DIGEST_MISMATCH", "The bytes have another length.");
     const version = `v${actual.slice(7, 15)} "x"`;
     files.set(path, { bytes, version, mediaType: mediaType ?? "application/octet-stream" });
-    answer(stream, { path, sizeBytes: bytes.length, version, digest: actual });
+    const result = jsonBody({ path, sizeBytes: bytes.length, version, digest: actual });
+    await stream.write(ndjsonLine({ type: "result", body: result }));
+    await stream.end();
   });
   on("artifact.delete", ({ path, ifMatch }, stream) => {
     matches(find(path), ifMatch);

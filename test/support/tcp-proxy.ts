@@ -1,4 +1,5 @@
-// A proxy that breaks TCP connections on command: cut, stall, swallow, delay; all of them or one. Loopback only.
+// A proxy that breaks TCP connections on command: cut, stall, swallow, delay with jitter, drip, flip a bit; all of them
+// or one. Loopback only.
 import { connect, createServer } from "node:net";
 import type { AddressInfo, Socket } from "node:net";
 import type { Teardown } from "./launcher.ts";
@@ -46,17 +47,21 @@ export class ProxiedConnection {
   /** Bytes that arrived from the client and from the target, whether handed on or not. */
   readonly bytes: Record<Direction, number> = { up: 0, down: 0 };
   readonly #ends: Record<Direction, { readonly from: Socket; readonly to: Socket; mode: Mode }>;
-  #delayMs: number;
+  readonly #delayMs: () => number;
+  readonly #rate: () => number | null;
+  /** Directions whose next byte is handed on wrong. */
+  readonly #flips = new Set<Direction>();
 
-  constructor(client: Socket, target: Socket, delayMs: number) {
+  constructor(client: Socket, target: Socket, delayMs: () => number, rate: () => number | null) {
     this.#delayMs = delayMs;
+    this.#rate = rate;
     this.#ends = { up: { from: client, to: target, mode: "flow" }, down: { from: target, to: client, mode: "flow" } };
     for (const direction of ["up", "down"] as const) this.#carry(direction);
   }
 
-  /** Added to each chunk's way in each direction; throughput is kept. Chunks already on their way keep their time. */
-  setDelay(delayMs: number): void {
-    this.#delayMs = delayMs;
+  /** One bit of the next bytes of that way arrives wrong. */
+  flip(direction: Direction): void {
+    this.#flips.add(direction);
   }
 
   setMode(mode: Mode, directions: readonly Direction[] = ["up", "down"]): void {
@@ -84,7 +89,10 @@ export class ProxiedConnection {
     from.on("data", (bytes: Buffer) => {
       this.bytes[direction] += bytes.length;
       if (end.mode === "swallow") return;
-      line.push(this.#delayMs, () => {
+      if (this.#flips.delete(direction)) bytes[bytes.length >>> 1]! ^= 0x10;
+      const rate = this.#rate();
+      if (rate !== null) return drip(bytes, rate);
+      line.push(this.#delayMs(), () => {
         if (!to.writable || to.write(bytes)) return;
         from.pause();
         to.once("drain", () => {
@@ -92,13 +100,27 @@ export class ProxiedConnection {
         });
       });
     });
+    /** Twenty pieces a second; nothing more is read until the last has left, or the rate has gone. */
+    const drip = (bytes: Buffer, rate: number): void => {
+      from.pause();
+      const piece = Math.max(1, Math.round(rate / 20));
+      let at = 0;
+      const timer = setInterval(() => {
+        const until = this.#rate() === null ? bytes.length : at + piece;
+        if (to.writable) to.write(bytes.subarray(at, until));
+        at = until;
+        if (at < bytes.length && to.writable) return;
+        clearInterval(timer);
+        if (end.mode !== "stall") from.resume();
+      }, 50);
+    };
     from.on("end", () => {
-      if (end.mode === "flow") line.push(this.#delayMs, () => to.end());
+      if (end.mode === "flow") line.push(this.#delayMs(), () => to.end());
     });
     from.on("error", () => to.destroy());
     from.on("close", () => {
       // A peer behind a stalled or swallowing way does not learn that the other one is gone.
-      if (end.mode === "flow") line.push(this.#delayMs, () => to.destroy());
+      if (end.mode === "flow") line.push(this.#delayMs(), () => to.destroy());
     });
   }
 }
@@ -114,7 +136,13 @@ export interface TcpProxy {
   cut(): void;
   /** For the open connections and those to come. */
   setMode(mode: Mode, directions?: readonly Direction[]): void;
-  setDelay(delayMs: number): void;
+  /**
+   * Added to each chunk's way in each direction, with up to `jitterMs` more; order and throughput are kept. Chunks already
+   * on their way keep their time.
+   */
+  setDelay(delayMs: number, jitterMs?: number): void;
+  /** Bytes a second in each direction; null: as they come. */
+  setRate(bytesPerSecond: number | null): void;
   /** Where connections to come lead; those open stay where they are. */
   retarget(port: number): void;
   /** While set, new connections are reset at once. */
@@ -122,12 +150,18 @@ export interface TcpProxy {
   close(): Promise<void>;
 }
 
-/** Listens on a free loopback port and passes each connection to `target`. */
-export async function startTcpProxy(t: Teardown, target: { host?: string; port: number }): Promise<TcpProxy> {
+/** Listens on a free loopback port, or the one given, and passes each connection to `target`. */
+export async function startTcpProxy(
+  t: Teardown,
+  target: { host?: string; port: number },
+  listenPort = 0,
+): Promise<TcpProxy> {
   const connections = new Set<ProxiedConnection>();
   let accepted = 0;
   let refused = false;
   let delayMs = 0;
+  let jitterMs = 0;
+  let rate: number | null = null;
   let port = target.port;
   let modes: { mode: Mode; directions: readonly Direction[] | undefined }[] = [];
 
@@ -136,7 +170,12 @@ export async function startTcpProxy(t: Teardown, target: { host?: string; port: 
     accepted += 1;
     if (refused) return client.resetAndDestroy();
     const upstream = connect({ host: target.host ?? "127.0.0.1", port, allowHalfOpen: true });
-    const connection = new ProxiedConnection(client, upstream, delayMs);
+    const connection = new ProxiedConnection(
+      client,
+      upstream,
+      () => delayMs + Math.random() * jitterMs,
+      () => rate,
+    );
     for (const { mode, directions } of modes) connection.setMode(mode, directions);
     connections.add(connection);
     let open = 2;
@@ -149,7 +188,7 @@ export async function startTcpProxy(t: Teardown, target: { host?: string; port: 
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
-    server.listen(0, "127.0.0.1", resolve);
+    server.listen(listenPort, "127.0.0.1", resolve);
   });
 
   const cut = () => {
@@ -172,9 +211,12 @@ export async function startTcpProxy(t: Teardown, target: { host?: string; port: 
       modes = directions === undefined ? [{ mode, directions }] : [...modes, { mode, directions }];
       for (const connection of connections) connection.setMode(mode, directions);
     },
-    setDelay(ms) {
+    setDelay(ms, jitter = 0) {
       delayMs = ms;
-      for (const connection of connections) connection.setDelay(ms);
+      jitterMs = jitter;
+    },
+    setRate(bytesPerSecond) {
+      rate = bytesPerSecond;
     },
     retarget(next) {
       port = next;

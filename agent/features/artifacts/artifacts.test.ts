@@ -10,7 +10,7 @@ import { compilePolicy, defaultPolicy, type RawPolicy } from "../../policy/index
 import { createRedactor } from "../../redaction/index.ts";
 import { openSecrets } from "../../secrets/index.ts";
 import { manifestOf, openStores, parseArtifactPath } from "../../stores/index.ts";
-import { artifactKinds } from "./index.ts";
+import { artifactKinds, HeldUploads } from "./index.ts";
 
 const root = mkdtempSync(join(tmpdir(), "sallyport-artifacts-"));
 t.teardown(() => rmSync(root, { recursive: true }));
@@ -24,7 +24,12 @@ const stores = openStores(
   openSecrets({ vault: null, named: {}, environment: {}, redactor: createRedactor(), clock: systemClock }),
   systemClock,
 );
-const kinds = artifactKinds({ stores, parsePath: parseArtifactPath, makeManifest: manifestOf });
+const kinds = artifactKinds({
+  stores,
+  parsePath: parseArtifactPath,
+  makeManifest: manifestOf,
+  uploads: new HeldUploads(systemClock),
+});
 const FULL: RawPolicy = {
   stores: [{ store: "lake", read: ["data/*", "in/**"], write: ["in/**"], delete: ["in/**"] }],
   ceilings: { uploadBytes: 10 },
@@ -48,6 +53,7 @@ const run = async (kind: string, input: Record<string, unknown>, policy: RawPoli
     policy: guard,
     upload,
     trace: childOf(null),
+    intake: null,
   });
   found.spec.output.parse(result);
   let text = "";

@@ -17,7 +17,9 @@ import {
 import { defineKind, type AnyCommandKind } from "../../commands/command.ts";
 import type { PolicyGuard } from "../../policy/action.ts";
 import type { ArtifactStore, MakeManifest, Reach, Stores } from "../../stores/store.ts";
+export { HeldUploads } from "./held-uploads.ts";
 import { boundPreview } from "./bounds.ts";
+import type { HeldUploads } from "./held-uploads.ts";
 import { makePreview, previewReadBytes, previewType } from "./preview.ts";
 
 export interface ArtifactDeps {
@@ -25,6 +27,7 @@ export interface ArtifactDeps {
   /** Decoded path -> itself. Throws PATH_INVALID, naming the segment. */
   parsePath(path: string): string;
   makeManifest: MakeManifest;
+  uploads: HeldUploads;
 }
 
 type Access = "list" | "read" | "write" | "delete";
@@ -213,7 +216,7 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
       ask(policy, "write", input);
       policy.require({ kind: "ceiling", ceiling: "uploadBytes", value: input.sizeBytes ?? 0 });
     },
-    async run(input, { policy, signal, upload }) {
+    async run(input, { policy, signal, upload, intake }) {
       const path = ask(policy, "write", input);
       if (input.ifMatch !== undefined && input.ifNoneMatch !== undefined) {
         throw new ConnectorError("INPUT_INVALID", "A write is If-Match or If-None-Match, not both.", {
@@ -221,15 +224,27 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
         });
       }
       const store = await deps.stores.get(input.store);
-      const written = await store.write(path, counted(upload, input.sizeBytes, policy), {
-        signal,
-        ...reach(policy, "write", input),
-        ...(input.sizeBytes === null ? {} : { sizeBytes: input.sizeBytes }),
-        ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
-        ...(input.ifNoneMatch === undefined ? {} : { ifNoneMatch: input.ifNoneMatch }),
-        ...(input.digest === undefined ? {} : { digest: input.digest as Digest }),
-        ...(input.mediaType === undefined ? {} : { mediaType: input.mediaType }),
-      });
+      const begin = (bytes: AsyncIterable<Buffer>, until: AbortSignal) =>
+        store.write(path, counted(bytes, input.sizeBytes, policy), {
+          signal: until,
+          ...reach(policy, "write", input),
+          ...(input.sizeBytes === null ? {} : { sizeBytes: input.sizeBytes }),
+          ...(input.ifMatch === undefined ? {} : { ifMatch: input.ifMatch }),
+          ...(input.ifNoneMatch === undefined ? {} : { ifNoneMatch: input.ifNoneMatch }),
+          ...(input.digest === undefined ? {} : { digest: input.digest as Digest }),
+          ...(input.mediaType === undefined ? {} : { mediaType: input.mediaType }),
+        });
+      const written =
+        input.upload === undefined || intake === null
+          ? await begin(upload, signal)
+          : await deps.uploads.take({
+              id: input.upload,
+              of: JSON.stringify({ ...input, path }),
+              begin,
+              bytes: upload,
+              signal,
+              intake,
+            });
       return { result: { path, ...written } };
     },
   });

@@ -173,22 +173,30 @@ t.test("uploads: conditional, with digest, refused early without losing the answ
   t.equal((await world.api.call(content("up/stream"), { method: "DELETE" })).status, 404);
 });
 
-t.test("an upload whose link dies says so, one whose client dies leaves nothing", async (t) => {
-  const gate = Promise.withResolvers<void>();
-  const body = async function* () {
-    yield randomBytes(100_000);
-    await gate.promise;
-    yield randomBytes(100_000);
+t.test("an upload goes on over the next link; one that its agent has forgotten says so", async (t) => {
+  const upload = async (path: string) => {
+    const gate = Promise.withResolvers<void>();
+    const body = async function* () {
+      yield Buffer.alloc(100_000, "a");
+      await gate.promise;
+      yield Buffer.alloc(100_000, "b");
+    };
+    const before = agent.seen.length;
+    const answered = world.api.call(content(path), { method: "PUT", body: body() });
+    while (agent.seen.length === before) await new Promise((resolve) => setImmediate(resolve));
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await agent.cut();
+    await agent.connect();
+    gate.resolve();
+    return answered;
   };
-  const answered = world.api.call(content("up/cut"), { method: "PUT", body: body() });
-  while (agent.seen.at(-1)?.kind !== "artifact.write") await new Promise((resolve) => setImmediate(resolve));
-  await agent.cut();
-  gate.resolve();
-  const answer = await answered;
-  t.equal(answer.status, 502);
-  t.match(answer.json(), { code: "LINK_LOST", fix: /again/ });
-  t.notOk(files.has("up/cut"));
-  await agent.connect();
+  const kept = await upload("up/kept");
+  t.equal(kept.status, 200, kept.body.toString());
+  t.ok(files.get("up/kept")?.bytes.equals(Buffer.concat([Buffer.alloc(100_000, "a"), Buffer.alloc(100_000, "b")])));
+  const cut = await upload("up/forget");
+  t.equal(cut.status, 502);
+  t.match(cut.json(), { code: "LINK_LOST", detail: /restarted/, fix: /again/ });
+  t.notOk(files.has("up/forget"));
 });
 
 t.test("a cut read goes on inside the same response and gives exactly the bytes", async (t) => {

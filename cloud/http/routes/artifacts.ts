@@ -8,7 +8,6 @@ import {
   artifactPathSchema,
   artifactPreview,
   artifactStat,
-  artifactWrite,
   nameSchema,
   toConnectorError,
 } from "@sallyport/protocol";
@@ -23,6 +22,7 @@ import {
   parseTags,
   reprDigest,
   safeMediaType,
+  sendArtifact,
   tagMatches,
   type Download,
   type DownloadRequest,
@@ -313,11 +313,7 @@ export const artifactRoutes =
             ...(digest === undefined ? {} : { digest }),
             ...(mediaType === undefined ? {} : { mediaType }),
           };
-          const { result } = await dispatch.relay(scope, pool, artifactWrite, input, {
-            resource: resource(input.store, path),
-            signal,
-            upload: bytesOf(request),
-          });
+          const result = await sendArtifact(dispatch, scope, pool, input, bytesOf(request), signal);
           void reply.header("etag", etagOfVersion(result.version));
           return await reply.code(ifNoneMatch === null ? 200 : 201).send(result);
         } catch (error) {
