@@ -18,6 +18,7 @@ export * from "./trace.ts";
 export * from "./spans.ts";
 export * from "./transport.ts";
 export * from "./transport-ws.ts";
+export * from "./transport-nats.ts";
 export * from "./mux.ts";
 export * from "./enrolment.ts";
 export * from "./handshake.ts";

@@ -25,6 +25,7 @@ import { retryClass } from "./retry-table.ts";
 import { sendStatus, type StatusStream } from "./status-stream.ts";
 import { linkUrl } from "./address.ts";
 import { Addresses } from "./addresses.ts";
+import { dialNatsLink, type NatsRoute } from "./nats-dial.ts";
 import { STRAIGHT, type LinkNetwork } from "./network.ts";
 import { dial, findPinnedCa } from "./ws-dial.ts";
 
@@ -38,6 +39,8 @@ export const GOODBYE_MS = 30_000;
 export interface WsLinkOptions {
   /** Base URL of the control plane; null: the one of the identity. */
   readonly cloudUrl: string | null;
+  /** Over a NATS network, whatever `cloudUrl` says. Absent: by WebSocket. */
+  readonly nats?: NatsRoute | null;
   readonly identity: IdentityStore;
   /** Only looked at while there is no identity. */
   readonly enrolment: EnrolmentSecret | null;
@@ -238,12 +241,14 @@ export class WsLink implements AgentLink {
   async #connect(signal: AbortSignal): Promise<{ transport: Transport; hello: AgentHello; cloudUrl: string }> {
     const options = this.#options;
     const held = options.identity.load();
-    const cloudUrl = options.cloudUrl ?? held?.identity.cloudUrl ?? null;
+    const nats = options.nats ?? null;
+    const cloudUrl = nats?.url ?? options.cloudUrl ?? held?.identity.cloudUrl ?? null;
     if (cloudUrl === null) {
       throw new ConnectorError("CONFIG_INVALID", "The agent does not know the address of its control plane.", {
         fix: "Set cloud.url in the configuration.",
       });
     }
+    if (nats !== null) return await this.#connectTo(cloudUrl, held, signal);
     return await this.#addresses.tryEach(cloudUrl, (address) => this.#connectTo(address, held, signal), signal);
   }
 
@@ -253,8 +258,10 @@ export class WsLink implements AgentLink {
     signal: AbortSignal,
   ): Promise<{ transport: Transport; hello: AgentHello; cloudUrl: string }> {
     const options = this.#options;
-    const { secure, loopback } = linkUrl(cloudUrl);
-    const between = await this.#network.wayTo(cloudUrl, signal);
+    const nats = options.nats ?? null;
+    // A broker is no loopback, wherever it runs: whoever else it lets in must not be able to slip in a frame.
+    const { secure, loopback } = nats === null ? linkUrl(cloudUrl) : { secure: false, loopback: false };
+    const between = nats === null ? await this.#network.wayTo(cloudUrl, signal) : {};
     const base = {
       windows: DEFAULT_WINDOWS,
       maxStreams: DEFAULT_MAX_STREAMS,
@@ -296,7 +303,10 @@ export class WsLink implements AgentLink {
         },
       );
     }
-    const transport = await dial({ ...between, cloudUrl, ca, clock: this.#clock, signal });
+    const transport =
+      nats === null
+        ? await dial({ ...between, cloudUrl, ca, clock: this.#clock, signal })
+        : await dialNatsLink(nats, this.#clock, signal);
     return { transport, hello, cloudUrl };
   }
 

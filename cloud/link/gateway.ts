@@ -216,18 +216,7 @@ export class LinkGateway {
     // Agents send no Origin; a browser does, and has no business here whatever page it shows.
     if (request.headers.origin !== undefined) return answer(socket, 403, "Forbidden");
     const remoteAddress = socket.remoteAddress ?? "";
-    const fromThere = [...this.#greetings].reduce(
-      (count, greeting) => count + (greeting.remoteAddress === remoteAddress ? 1 : 0),
-      0,
-    );
-    if (
-      this.#draining ||
-      this.#greetings.size >= this.#limits.greeting ||
-      fromThere >= this.#limits.greetingPerAddress ||
-      this.#muxes.size >= this.#limits.sessions
-    ) {
-      return answer(socket, 503, "Service Unavailable", "retry-after: 5\r\n");
-    }
+    if (!this.mayGreet(remoteAddress)) return answer(socket, 503, "Service Unavailable", "retry-after: 5\r\n");
     // Before anybody is known, not even the WebSocket layer may be made to hold much.
     let greetingBytes = head.length;
     const meter = (chunk: Buffer) => {
@@ -238,16 +227,50 @@ export class LinkGateway {
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       const transport = webSocketTransport(webSocket, socket as unknown as SocketLike);
       (socket as unknown as { setNoDelay?: (on: boolean) => void }).setNoDelay?.(true);
-      this.#greet(transport, remoteAddress, () => socket.removeListener("data", meter)).catch((caught: unknown) => {
-        socket.destroy();
-        this.#failed(caught);
+      this.accept(transport, remoteAddress, {
+        loopback: isLoopback(remoteAddress),
+        onAuthenticated: () => socket.removeListener("data", meter),
       });
+    });
+  }
+
+  /** Whether somebody from there may begin to greet now; if not, it should ask again later. */
+  mayGreet(remoteAddress: string): boolean {
+    const fromThere = [...this.#greetings].reduce(
+      (count, greeting) => count + (greeting.remoteAddress === remoteAddress ? 1 : 0),
+      0,
+    );
+    return (
+      !this.#draining &&
+      this.#greetings.size < this.#limits.greeting &&
+      fromThere < this.#limits.greetingPerAddress &&
+      this.#muxes.size < this.#limits.sessions
+    );
+  }
+
+  /**
+   * Greets whoever is at the other end, and keeps the session that comes of it. `loopback`: nobody is in between, so that
+   * frames may go without a MAC. `onAuthenticated`: it has proved who it is. Until then the caller bounds what it may say.
+   */
+  accept(
+    transport: Transport,
+    remoteAddress: string,
+    { loopback, onAuthenticated }: { loopback: boolean; onAuthenticated: () => void },
+  ): void {
+    this.#greet(transport, remoteAddress, loopback, onAuthenticated).catch((caught: unknown) => {
+      transport.destroy();
+      this.#failed(caught);
     });
   }
 
   // Greeting
 
-  async #greet(transport: Transport, remoteAddress: string, onAuthenticated: () => void): Promise<void> {
+  async #greet(
+    transport: Transport,
+    remoteAddress: string,
+    peerOnLoopback: boolean,
+    onAuthenticated: () => void,
+  ): Promise<void> {
     const { clock, directory } = this.#options;
     const handshake = new CloudHandshake({
       identity: this.#options.identity,
@@ -259,7 +282,7 @@ export class LinkGateway {
       windows: DEFAULT_WINDOWS,
       maxStreams: DEFAULT_MAX_STREAMS,
       mac: this.#options.mac ?? true,
-      peerOnLoopback: isLoopback(remoteAddress),
+      peerOnLoopback,
     });
     let gone = false;
     let giveUp!: (error: ConnectorError) => void;

@@ -10,3 +10,4 @@ export {
   type GatewayOptions,
   type SessionElsewhere,
 } from "./gateway.ts";
+export { NatsListener, type NatsListenerOptions } from "./nats-listener.ts";

@@ -1,5 +1,7 @@
 // A NATS server for tests, by its recipe. Check `needs("nats")` of skip.ts first. Subjects are shared by all who use one
 // server: give each test a prefix of its own.
+// Where SALLYPORT_TEST_TRANSPORT is `nats`, link tests run over it instead of over WebSocket: a file does so by being
+// imported anew (see test/contract/link/nats.test.ts).
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { tempDir, type Teardown } from "./launcher.ts";
@@ -54,4 +56,14 @@ export async function startNats(t: Teardown, options: NatsOptions = {}): Promise
     password: settings["NATS_PASSWORD"]!,
     caFile: settings["NATS_CA"],
   };
+}
+
+export const overNats = process.env["SALLYPORT_TEST_TRANSPORT"] === "nats";
+
+let server: Promise<NatsServer> | undefined;
+/** One server a test process; it ends with the process's last test. */
+export const nats = (): Promise<NatsServer> => (server ??= started());
+async function started(): Promise<NatsServer> {
+  const { default: t } = await import("tap");
+  return startNats(t);
 }

@@ -14,10 +14,12 @@ import {
 import {
   IdentityStore,
   WsLink,
+  isNatsUrl,
   type AgentSession,
   type HelloSource,
   type LinkEvent,
   type LinkStateKind,
+  type NatsRoute,
 } from "../../../agent/link/index.ts";
 import { agentStatus } from "../../support/agent-status.ts";
 
@@ -42,7 +44,14 @@ export interface AgentEnd {
   stop(): void;
 }
 
+/** Of an address as a control plane's end gives it: nats://USER:PASSWORD@HOST:PORT/PREFIX. */
+export function natsRoute(url: string, name: string): NatsRoute {
+  const { username: user, password, pathname } = new URL(url);
+  return { url, ca: null, prefix: pathname.slice(1), name, login: async () => ({ kind: "password", user, password }) };
+}
+
 export interface AgentEndOptions {
+  /** Null: the one of its identity. */
   readonly url: string | null;
   readonly enrolment?: EnrolmentSecret;
   readonly stateDirectory?: string;
@@ -67,9 +76,12 @@ export function startAgentEnd(options: AgentEndOptions): AgentEnd {
       statusListener = listener;
     },
   };
+  const identity = new IdentityStore(stateDirectory);
+  const url = options.url ?? identity.load()?.identity.cloudUrl ?? null;
   const link = new WsLink({
     cloudUrl: options.url,
-    identity: new IdentityStore(stateDirectory),
+    nats: url !== null && isNatsUrl(url) ? natsRoute(url, "test-agent") : null,
+    identity,
     enrolment: options.enrolment ?? null,
     nameHint: "test-agent",
     ca: options.ca ?? null,

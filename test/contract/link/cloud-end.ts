@@ -18,10 +18,17 @@ import {
   type EnrolmentSecret,
   type PoolId,
   type ReplicaId,
+  type Transport,
   type WorkspaceId,
 } from "@sallyport/protocol";
+import { dialNatsLink } from "../../../agent/link/nats-dial.ts";
+import { dial } from "../../../agent/link/ws-dial.ts";
+import { connectNats, natsAccess } from "../../../cloud/nats/index.ts";
+import { nats, overNats } from "../../support/nats.ts";
+import { natsRoute } from "./agent-end.ts";
 import {
   LinkGateway,
+  NatsListener,
   type GatewayEvent,
   type GatewayOptions,
   type LinkDirectory,
@@ -115,8 +122,12 @@ export interface CloudEnd {
   readonly gateway: LinkGateway;
   readonly events: GatewayEvent[];
   readonly server: Server;
+  /** What agents dial: over NATS with user, password and prefix. */
   readonly url: string;
+  /** Of the HTTP server, or of the NATS server. */
   readonly port: number;
+  /** A transport to here, as an agent makes it. */
+  dial(): Promise<Transport>;
   readonly identityKey: KeyObject;
   readonly identityFingerprint: string;
   readonly commandKey: KeyObject;
@@ -161,15 +172,40 @@ export async function startCloudEnd(options: CloudEndOptions = {}): Promise<Clou
   const server = options.tls === undefined ? createServer() : createTlsServer(options.tls);
   gateway.attach(server);
   await new Promise<void>((resolve) => server.listen(options.port ?? 0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
+  const { port: httpPort } = server.address() as AddressInfo;
+  let url = `${options.tls === undefined ? "http" : "https"}://127.0.0.1:${httpPort}`;
+  let listener: NatsListener | null = null;
+  if (overNats && options.tls === undefined) {
+    const { user, password, url: natsUrl } = await nats();
+    const prefix = `test-${randomBytes(6).toString("hex")}`;
+    const address = natsUrl.replace("://", `://${user}:${password}@`);
+    const access = natsAccess(address, { ca: null, creds: null });
+    url = `${address}/${prefix}`;
+    listener = new NatsListener({
+      gateway,
+      connect: (name) => connectNats(access, name),
+      prefix,
+      clock: options.clock ?? systemClock,
+      onState: () => {},
+      onFailure: (error) => events.push({ type: "failed", error }),
+    });
+    await listener.start();
+  }
+  const port = Number(new URL(url).port);
   const identityFingerprint = keyFingerprint(identity.publicKey);
   return {
     directory,
     gateway,
     events,
     server,
-    url: `${options.tls === undefined ? "http" : "https"}://127.0.0.1:${port}`,
+    url,
     port,
+    dial() {
+      const { signal } = new AbortController();
+      return listener === null
+        ? dial({ cloudUrl: url, ca: null, clock: systemClock, signal })
+        : dialNatsLink(natsRoute(url, "stranger"), systemClock, signal);
+    },
     identityKey: identity.privateKey,
     identityFingerprint,
     commandKey: command.privateKey,
@@ -183,6 +219,7 @@ export async function startCloudEnd(options: CloudEndOptions = {}): Promise<Clou
       return { ...secret, text: formatEnrolmentSecret(secret) };
     },
     async stop() {
+      await listener?.stop();
       await gateway.drain(0);
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

@@ -6,15 +6,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FRAME, type ConnectorError } from "@sallyport/protocol";
 import t from "tap";
-import { WebSocket, WebSocketServer } from "ws";
+import { type WebSocket, WebSocketServer } from "ws";
 import { ManualClock } from "../../support/clock.ts";
+import { byWebSocketOnly } from "./by-web-socket.ts";
 import { startAgentEnd } from "./agent-end.ts";
 import { startCloudEnd } from "./cloud-end.ts";
 
 /** Both ends' limit for the other to speak. */
 const GREETING_MS = 4_000;
 
-t.test(
+byWebSocketOnly(
   "a control plane that is silent after the upgrade: the agent gives up at its deadline and dials again later",
   async (t) => {
     const server = createServer();
@@ -48,17 +49,16 @@ t.test(
   },
 );
 
-t.test("an agent that is silent after the upgrade is told why, cut off, and nothing is kept of it", async (t) => {
+t.test("an agent that is silent after the dial is told why, cut off, and nothing is kept of it", async (t) => {
   const clock = new ManualClock();
   const cloud = await startCloudEnd({ clock, limits: { greeting: 1 } });
   t.teardown(() => cloud.stop());
   const before = clock.pending;
-  const socket = new WebSocket(`${cloud.url.replace("http", "ws")}/link`);
-  t.teardown(() => socket.terminate());
+  const transport = await cloud.dial();
+  t.teardown(() => transport.destroy());
   const said: Buffer[] = [];
-  socket.on("message", (message: Buffer) => said.push(message));
-  const closed = new Promise((resolve) => socket.once("close", resolve));
-  await new Promise((resolve) => socket.once("open", resolve));
+  transport.onMessage((message) => said.push(message));
+  const closed = new Promise<void>((resolve) => transport.onClose(() => resolve()));
   await clock.advance(GREETING_MS - 1);
   t.equal(cloud.events.length, 0);
   await clock.advance(1);
@@ -70,9 +70,8 @@ t.test("an agent that is silent after the upgrade is told why, cut off, and noth
   await clock.advance(1_000);
   t.equal(clock.pending, before, "no timer of it is left");
   // Its place among those that greet is free again.
-  const next = new WebSocket(`${cloud.url.replace("http", "ws")}/link`);
-  t.teardown(() => next.terminate());
-  await new Promise((resolve, reject) => next.once("open", resolve).once("error", reject));
+  const next = await cloud.dial();
+  t.teardown(() => next.destroy());
 });
 
 t.test(

@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { AgentHandshake, ConnectorError, HandshakeRefused, newId, systemClock, wait } from "@sallyport/protocol";
 import t from "tap";
-import { dial } from "../../../agent/link/ws-dial.ts";
+import { byWebSocketOnly } from "./by-web-socket.ts";
 import { startAgentEnd } from "./agent-end.ts";
 import { startCloudEnd } from "./cloud-end.ts";
 
@@ -30,12 +30,7 @@ t.test("a stranger's proof with a field's name of any length is refused in words
         generations: {},
       }),
     });
-    const transport = await dial({
-      cloudUrl: cloud.url,
-      ca: null,
-      clock: systemClock,
-      signal: new AbortController().signal,
-    });
+    const transport = await cloud.dial();
     const outcome = new Promise((resolve) => {
       transport.onClose(() => resolve("closed"));
       transport.onMessage((message) => {
@@ -84,7 +79,7 @@ t.test("a refusal of any length breaks its stream alone", async (t) => {
   t.equal(agent.link.session?.id, id, "the session goes on");
 });
 
-t.test("a refused upgrade whose sender never closes does not keep the socket", async (t) => {
+byWebSocketOnly("a refused upgrade whose sender never closes does not keep the socket", async (t) => {
   const cloud = await startCloudEnd();
   t.teardown(() => cloud.stop());
   const sockets = await Promise.all(

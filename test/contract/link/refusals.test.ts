@@ -17,6 +17,7 @@ import {
 import t from "tap";
 import { WebSocket } from "ws";
 import { dial } from "../../../agent/link/ws-dial.ts";
+import { byWebSocketOnly } from "./by-web-socket.ts";
 import { startAgentEnd, type AgentEnd } from "./agent-end.ts";
 import { startCloudEnd, type CloudEnd } from "./cloud-end.ts";
 
@@ -130,8 +131,7 @@ t.test("recorded greetings are worth nothing, nor are foreign keys", async (t) =
       generations: {},
     }),
   });
-  const dialOnce = () =>
-    dial({ cloudUrl: cloud.url, ca: null, clock: systemClock, signal: new AbortController().signal });
+  const dialOnce = () => cloud.dial();
 
   // A key that is not the replica's.
   const record: Buffer[] = [];
@@ -190,7 +190,7 @@ t.test("recorded greetings are worth nothing, nor are foreign keys", async (t) =
   old.destroy();
 });
 
-t.test("strangers at the door", async (t) => {
+byWebSocketOnly("strangers at the door", async (t) => {
   const cloud = await cloudEnd(t, { limits: { greeting: 3, greetingPerAddress: 2 } });
   const status = (path: string, headers: Record<string, string> = {}) =>
     new Promise<number>((resolve, reject) => {
@@ -285,7 +285,7 @@ t.test("status comes at once and on change; drain says goodbye and the agent dia
   t.equal(cloud.directory.closes.at(-1)?.reason.code, "GOING_AWAY");
 });
 
-t.test("answers that are not the control plane's become precise errors", async (t) => {
+byWebSocketOnly("answers that are not the control plane's become precise errors", async (t) => {
   let status = 200;
   const headers: Record<string, string> = {};
   const server = createServer((_request, response) => response.writeHead(status, headers).end("<html>"));
