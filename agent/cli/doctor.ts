@@ -5,7 +5,7 @@ import { ConnectorError, parseEnrolmentSecret, systemClock, type EnrolmentSecret
 import type { Command } from "commander";
 import type { Config } from "../config/index.ts";
 import { diagnose, renderDiagnosis, type Known } from "../doctor/index.ts";
-import { IdentityStore, makeNetwork, readPem, type Identity } from "../link/index.ts";
+import { IdentityStore, isNatsUrl, makeNatsRoute, makeNetwork, readPem, type Identity } from "../link/index.ts";
 import { createRedactor } from "../redaction/index.ts";
 import { openSecrets } from "../secrets/index.ts";
 import { EXIT, type LocalCommands } from "./local.ts";
@@ -20,7 +20,7 @@ export function doctorCommand(program: Command, local: LocalCommands): void {
       local.perform(options.config, async (stateDir, config) => {
         const { environment } = local;
         const held = new IdentityStore(stateDir).load()?.identity ?? null;
-        const main = config.cloud.url ?? held?.cloudUrl ?? config.link.addresses[0];
+        const main = config.link.url ?? config.cloud.url ?? held?.cloudUrl ?? config.link.addresses[0];
         if (main === undefined)
           throw new ConnectorError("CONFIG_INVALID", "The agent does not know the address of its control plane.", {
             fix: "Set cloud.url in the configuration, or SALLYPORT_URL.",
@@ -28,14 +28,18 @@ export function doctorCommand(program: Command, local: LocalCommands): void {
         const redactor = createRedactor();
         const secrets = openSecrets({ ...config.secrets, environment, redactor, clock: systemClock });
         try {
+          const helpers = {
+            resolveSecret: async (text: string, signal: AbortSignal) => (await secrets.resolve(text, signal)).reveal(),
+            hide: (secret: string) => redactor.add(secret),
+          };
+          const network = makeNetwork({ ...config.link, ...helpers, environment });
+          const nats = isNatsUrl(main)
+            ? makeNatsRoute({ url: main, nats: config.link.nats, network, ...helpers })
+            : null;
           const diagnosis = await diagnose({
-            addresses: [...new Set([main, ...config.link.addresses])],
-            network: makeNetwork({
-              ...config.link,
-              environment,
-              resolveSecret: async (text, signal) => (await secrets.resolve(text, signal)).reveal(),
-              hide: (secret) => redactor.add(secret),
-            }),
+            addresses: nats === null ? [...new Set([main, ...config.link.addresses])] : [main],
+            network,
+            nats,
             known: knownOf(config, held, held === null ? enrolmentOf(environment) : null),
             clock: systemClock,
             signal: new AbortController().signal,

@@ -208,6 +208,29 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
       FULL.replace("do-not-show-me-either", '"${file:/x}"'),
       /serving\.process\.env\.HF_TOKEN: expected plain text/,
     ],
+    ["another scheme", "link: { url: 'ws://h' }", /link\.url: expected an address that begins with tls:/],
+    [
+      "NATS in the clear",
+      "link: { url: 'nats://h.example', nats: { user: a, password: hunter2hunter2 } }",
+      /link\.url: expected tls:/,
+    ],
+    ["a login for no server", "link: { nats: { name: a } }", /link\.url: expected the NATS server/],
+    [
+      "a user without password",
+      "link: { url: 'tls://h', nats: { user: a } }",
+      /link\.nats\.password: expected user and password/,
+    ],
+    [
+      "two logins",
+      "link: { url: 'tls://h', nats: { name: a, token: hunter2hunter2, nkey: hunter2hunter2 } }",
+      /link\.nats\.nkey: expected no other/,
+    ],
+    [
+      "a token tells no name",
+      "link: { url: 'tls://h', nats: { token: hunter2hunter2 } }",
+      /link\.nats\.name: expected the agent's part/,
+    ],
+    ["a subject in a name", "link: { url: 'tls://h', nats: { name: 'a.>' } }", /link\.nats\.name: expected 1 to 64/],
     ["no cores", FULL.replace("servingCpus: 1.5", "servingCpus: 0"), /limits\.servingCpus: expected a number above 0/],
     ["an id twice", FULL.replace("id: lake", "id: sample"), /an id that no other store has/],
     ["not YAML", "a: [1\nsecret: hunter2hunter2", /^agent\.yaml, line \d+: the file: expected YAML/],
@@ -241,6 +264,24 @@ t.test("what is wrong is named: field, line, expectation, what came; never a sec
       ),
     { code: "CONFIG_INVALID" },
   );
+  t.end();
+});
+
+t.test("the link over NATS", (t) => {
+  const { config, warnings } = load(
+    "link: { url: 'wss+nats://h', nats: { user: a, password: '${env:P}' } }\npolicy: { commands: ['*'] }",
+  );
+  t.match(config.link, {
+    url: "wss+nats://h",
+    nats: { name: null, prefix: null, user: "a", password: "${env:P}", creds: null },
+  });
+  t.strictSame(warnings, []);
+  t.match(load("link: { url: 'nats://127.0.0.1:4222', nats: { name: a } }").config.link.nats, { name: "a" });
+  t.match(
+    showConfig(load("link: { url: 'tls://h', nats: { name: a, token: hunter2hunter2 } }"), { origin: false }),
+    /token: "?\*\*\*/,
+  );
+  t.equal(load("").config.link.url, null);
   t.end();
 });
 

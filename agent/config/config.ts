@@ -67,7 +67,23 @@ export interface ServingConfig {
   process: { path: string; args: string[]; env: Record<string, string> } | null;
   image: string | null;
 }
+export interface NatsConfig {
+  /** Null: the user's name. */
+  name: string | null;
+  prefix: string | null;
+  /** Path of a PEM file; null: the machine's own list. */
+  ca: string | null;
+  user: string | null;
+  /** These four: text with references, resolved at each dial; one of them at most. */
+  password: string | null;
+  token: string | null;
+  nkey: string | null;
+  creds: string | null;
+}
 export interface LinkConfig {
+  /** Of a NATS server; null: a WebSocket to cloud.url. */
+  url: string | null;
+  nats: NatsConfig;
   /** Tried in turn after cloud.url. */
   addresses: string[];
   /** Null: HTTPS_PROXY. `password`: text with references, resolved at each dial. */
@@ -137,6 +153,17 @@ const MIB = 1024 * 1024;
 export const DEFAULT_LISTEN = "127.0.0.1:8470";
 export const DEFAULT_DOCKER_SOCKET = "/var/run/docker.sock";
 export const DEFAULT_LINK = { deadAfterMs: 12_000, stableAfterMs: 60_000 };
+const NATS_SECRETS = ["password", "token", "nkey", "creds"] as const;
+const NO_NATS: NatsConfig = {
+  name: null,
+  prefix: null,
+  ca: null,
+  user: null,
+  password: null,
+  token: null,
+  nkey: null,
+  creds: null,
+};
 export const DEFAULT_LIMITS: LimitsConfig = {
   replicas: 16,
   servingCpus: availableParallelism(),
@@ -214,6 +241,8 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
   return {
     cloud: { url: set("SALLYPORT_URL") ?? raw.cloud?.url ?? null, ca: raw.cloud?.ca ?? null },
     link: {
+      url: raw.link?.url ?? null,
+      nats: { ...NO_NATS, ...definedOf(raw.link?.nats ?? {}) },
       addresses: raw.link?.addresses ?? [],
       deadAfterMs: raw.link?.deadAfterMs ?? DEFAULT_LINK.deadAfterMs,
       stableAfterMs: raw.link?.stableAfterMs ?? DEFAULT_LINK.stableAfterMs,
@@ -352,6 +381,7 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
       text,
     ]),
     [["link", "proxy", "password"], config.link.proxy?.password ?? null],
+    ...NATS_SECRETS.map((field): [FieldPath, string | null] => [["link", "nats", field], config.link.nats[field]]),
     ...config.stores.flatMap((s, i): [FieldPath, string | null][] =>
       s.kind === "s3"
         ? (["accessKeyId", "secretAccessKey", "sessionToken"] as const).map((field) => [["stores", i, field], s[field]])
@@ -375,6 +405,7 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
   }
   if (config.link.proxy !== null && config.link.proxy.user === null && config.link.proxy.password !== null)
     problems.push({ path: ["link", "proxy", "user"], expected: "the user whose password link.proxy.password is" });
+  problems.push(...natsProblems(config.link, parsed.raw.link?.nats !== undefined));
   if (problems.length > 0) throw configInvalid(parsed.source, problems, parsed.lineOf);
 
   const warnings: string[] = [];
@@ -435,6 +466,25 @@ export function compileConfig(config: Config, parsed: ParsedFile, environment: E
     return written === undefined ? "default" : `${parsed.source}${line === null ? "" : `:${line}`}`;
   };
   return { config, policy: compilePolicy(policy), warnings, originOf };
+}
+
+function natsProblems({ url, nats }: LinkConfig, isSet: boolean): Problem[] {
+  const at = (field: string): FieldPath => ["link", "nats", field];
+  if (url === null) return isSet ? [{ path: ["link", "url"], expected: "the NATS server that link.nats is for" }] : [];
+  const problems: Problem[] = [];
+  if (url.startsWith("nats:") && !isLoopback(new URL(url).host))
+    problems.push({
+      path: ["link", "url"],
+      expected: "tls:// or wss+nats:// for another machine; nats:// has no TLS and is for loopback only",
+    });
+  if ((nats.user === null) !== (nats.password === null))
+    problems.push({ path: at(nats.user === null ? "user" : "password"), expected: "user and password together" });
+  const given = NATS_SECRETS.filter((field) => nats[field] !== null);
+  if (given.length > 1) problems.push({ path: at(given[1]!), expected: `no other login beside link.nats.${given[0]}` });
+  // A credentials file says its user's name itself.
+  if (nats.name === null && nats.user === null && nats.creds === null)
+    problems.push({ path: at("name"), expected: "the agent's part of the subjects, which this login does not tell" });
+  return problems;
 }
 
 /** `host`, with or without a port. */

@@ -99,6 +99,46 @@ export const configSchema = z.strictObject({
     .optional(),
   link: z
     .strictObject({
+      url: plainText
+        .superRefine((text, context) => {
+          const problem = urlProblem(text, ["tls:", "wss+nats:", "nats:"]);
+          if (problem !== null) context.addIssue({ code: "custom", message: problem });
+        })
+        .optional()
+        .describe(
+          "A NATS network that carries the link: tls://host:port, wss+nats://host:port (its servers' WebSocket listener), or on this machine nats://host:port. Default: a WebSocket to cloud.url.",
+        ),
+      nats: z
+        .strictObject({
+          name: z
+            .string()
+            .regex(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 letters, digits, '-' and '_'")
+            .optional()
+            .describe(
+              "This agent's part of the subjects, as its NATS user's permissions have it. Default: that user's name.",
+            ),
+          prefix: z
+            .string()
+            .regex(/^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){0,7}$/, "parts of a subject: letters, digits, '-' and '_'")
+            .optional()
+            .describe("First part of all subjects, the same at the control plane. Default sallyport."),
+          ca: absolutePath
+            .optional()
+            .describe(
+              "PEM file of the CA that signed the NATS server's certificate. Default: this machine's own list.",
+            ),
+          user: plainText.optional().describe("With password."),
+          password: secretText.optional().describe("By ${file:...} or ${env:...}."),
+          token: secretText.optional().describe("In place of user and password."),
+          nkey: secretText.optional().describe("Seed of the user's nkey, in place of user and password."),
+          creds: secretText
+            .optional()
+            .describe(
+              "Text of a NATS credentials file, such as ${file:/run/secrets/agent.creds}, in place of user and password.",
+            ),
+        })
+        .optional()
+        .describe("Who the agent is in the NATS network. Only with link.url."),
       addresses: z
         .array(httpUrl)
         .optional()

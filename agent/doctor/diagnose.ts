@@ -13,6 +13,7 @@ import {
 } from "@sallyport/protocol";
 import {
   dial,
+  dialNatsLink,
   findPinnedCa,
   GREETING_MS,
   linkUrl,
@@ -22,6 +23,7 @@ import {
   type HopDetails,
   type HopFacts,
   type LinkNetwork,
+  type NatsRoute,
 } from "../link/index.ts";
 import { explain, type Explained } from "./explain.ts";
 import type { Known } from "./known.ts";
@@ -33,6 +35,8 @@ export interface DoctorOptions {
   /** Base URLs, the main one first. */
   readonly addresses: readonly string[];
   readonly network: LinkNetwork;
+  /** Over a NATS network, whose server is then the one address. Absent or null: not. */
+  readonly nats?: NatsRoute | null;
   readonly known: Known;
   readonly clock: Clock;
   readonly signal: AbortSignal;
@@ -44,7 +48,26 @@ export async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
   return { ok: addresses.every(({ ok }) => ok), addresses };
 }
 
-async function walk(cloudUrl: string, { network, known, clock, signal }: DoctorOptions): Promise<AddressReport> {
+/** The NATS client is not looked into: its server is one hop, and whether a control plane answers behind it another. */
+async function walkNats(route: NatsRoute, { known, clock, signal }: DoctorOptions): Promise<AddressReport> {
+  const notes = new Notes(clock);
+  try {
+    const transport = await dialNatsLink(route, clock, signal);
+    notes.add("upgrade", "ok", "The NATS server takes this agent's login, and a control plane listens.");
+    try {
+      await greet(transport, known, notes, clock);
+    } finally {
+      transport.destroy();
+    }
+  } catch (caught) {
+    notes.failed(notes.hops.length === 0 ? "upgrade" : "handshake", toLinkFailure(caught).reason, null);
+  }
+  return { url: route.url, proxy: null, ok: notes.hops.every(({ state }) => state !== "failed"), hops: notes.hops };
+}
+
+async function walk(cloudUrl: string, options: DoctorOptions): Promise<AddressReport> {
+  const { network, nats = null, known, clock, signal } = options;
+  if (nats !== null) return walkNats(nats, options);
   const notes = new Notes(clock);
   let proxy: string | null = null;
   /** Closer looks go the same way, without being noted as hops. */

@@ -1,7 +1,8 @@
 // The agent's end of the link: dials out, proves who both are, keeps one session alive, hands streams up.
 // It knows no command. main.ts wires it; nothing else of the agent imports more than the types in link.ts.
 export * from "./link.ts";
-export { isNatsUrl, natsTarget, type NatsLogin, type NatsRoute } from "./nats-dial.ts";
+export { dialNatsLink, isNatsUrl, type NatsRoute } from "./nats-dial.ts";
+export { makeNatsRoute } from "./nats-route.ts";
 export { GREETING_MS, WsLink, type WsLinkOptions } from "./ws-link.ts";
 export { IdentityStore, type Identity } from "./identity.ts";
 export { retryClass, type RetryClass } from "./retry-table.ts";

@@ -14,6 +14,8 @@ import {
   type Transport,
 } from "@sallyport/protocol";
 import { LinkFailure } from "./link-failure.ts";
+import type { LinkNetwork } from "./network.ts";
+import { openWay } from "./way.ts";
 
 export type NatsLogin =
   | { readonly kind: "none" }
@@ -28,11 +30,13 @@ export interface NatsRoute {
   /** nats:// on loopback, tls://, or wss+nats:// for the server's WebSocket listener. */
   readonly url: string;
   /** PEM of the only CA to trust; null: the machine's own list. */
-  readonly ca: string | null;
+  ca(): string | null;
   /** Null: the default. */
   readonly prefix: string | null;
   /** Its part of the subjects; null: the name of its NATS user. */
   readonly name: string | null;
+  /** Proxy and client certificate of the way to a WebSocket listener. What is not HTTP goes straight. */
+  readonly network: LinkNetwork;
   /** Resolved at each dial. */
   login(signal: AbortSignal): Promise<NatsLogin>;
 }
@@ -89,7 +93,7 @@ export async function dialNatsLink(route: NatsRoute, clock: Clock, signal: Abort
   const login = await route.login(signal);
   const name = nameOf(route, login);
   let connection: NatsConnection | null = null;
-  const opening = open(target, route.ca, login);
+  const opening = open(target, route, login, signal);
   const given = (failure: LinkFailure) => {
     // Whatever comes of the attempt, nothing of it may stay.
     if (connection !== null) void connection.close();
@@ -174,9 +178,11 @@ function userOfCreds(creds: string): string | null {
 /** A connection to the server. Rejects with a LinkFailure. */
 async function open(
   target: NatsTarget,
-  ca: string | null,
+  { network, ...route }: NatsRoute,
   login: NatsLogin,
+  signal: AbortSignal,
 ): Promise<{ connection: NatsConnection; socket: NatsSocketLike }> {
+  const ca = route.ca();
   // Loaded only when NATS is the way: an agent that does not use it does not pay for it.
   const core = await import("@nats-io/nats-core");
   const bytes = (text: string) => Buffer.from(`${text}\n`);
@@ -209,6 +215,9 @@ async function open(
       const connection = await connect({ ...options, tls: target.tls ? tls : null });
       return { connection, socket: natsSocket(connection) };
     }
+    const cloudUrl = `https://${target.server}`;
+    const way = { ...(await network.wayTo(cloudUrl, signal)), cloudUrl, ca };
+    const tcp = await openWay(way, { signal });
     const { WebSocket } = await import("ws");
     let socket: NatsSocketLike | null = null;
     const connection = await core.wsconnect({
@@ -222,12 +231,11 @@ async function open(
           skipUTF8Validation: true,
           // Within TLS a mask hides nothing and costs a copy of each byte.
           generateMask: (mask) => void mask.fill(0),
-          ...(ca === null ? {} : { ca: [ca] }),
+          createConnection: () => tcp as never,
           headers: { "user-agent": "sallyport-agent" },
         });
         webSocket.on("error", (error) => (cause ??= error));
         webSocket.on("upgrade", ({ socket: below }) => {
-          below.setNoDelay(true);
           socket = {
             get bufferedBytes() {
               return webSocket.bufferedAmount;
@@ -241,6 +249,7 @@ async function open(
     });
     return { connection, socket: socket! };
   } catch (caught) {
+    if (caught instanceof LinkFailure) throw caught;
     throw new LinkFailure(connectError(cause ?? caught, target));
   }
 }

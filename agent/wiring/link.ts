@@ -5,7 +5,7 @@ import { hostname } from "node:os";
 import { ConnectorError, type Clock, type LinkStream } from "@sallyport/protocol";
 import type { CommandRunner } from "../commands/runner.ts";
 import { compactionTime } from "../journal/compaction-time.ts";
-import { makeNetwork, WsLink, type AgentSession, type LinkEvent, type LinkNetwork } from "../link/index.ts";
+import { isNatsUrl, makeNatsRoute, makeNetwork, WsLink, type AgentSession, type LinkEvent } from "../link/index.ts";
 import type { AgentContext } from "./context.ts";
 import type { Membership } from "./membership.ts";
 import type { Parts } from "./parts.ts";
@@ -47,7 +47,7 @@ export function makeLink(
     enrolment,
     nameHint: hostname().slice(0, 63),
     ca,
-    network: networkOf(context, parts),
+    ...waysOf(context, parts, cloudUrl),
     mac: true,
     version,
     hello: {
@@ -75,13 +75,17 @@ export function makeLink(
   return { link, watch, skewMs };
 }
 
-function networkOf({ compiled, environment, redactor }: AgentContext, { connections }: Parts): LinkNetwork {
-  return makeNetwork({
-    ...compiled.config.link,
-    environment,
-    resolveSecret: async (text, signal) => (await connections.secrets.resolve(text, signal)).reveal(),
-    hide: (secret) => redactor.add(secret),
-  });
+/** How to get out, and over which NATS network when `cloudUrl` is one of its servers. */
+function waysOf({ compiled, environment, redactor }: AgentContext, { connections }: Parts, cloudUrl: string) {
+  const { link } = compiled.config;
+  const helpers = {
+    resolveSecret: async (text: string, signal: AbortSignal) =>
+      (await connections.secrets.resolve(text, signal)).reveal(),
+    hide: (secret: string) => redactor.add(secret),
+  };
+  const network = makeNetwork({ ...link, ...helpers, environment });
+  const nats = isNatsUrl(cloudUrl) ? makeNatsRoute({ url: cloudUrl, nats: link.nats, network, ...helpers }) : null;
+  return { network, nats };
 }
 
 export class LinkWatch {

@@ -10,6 +10,7 @@ export interface Membership {
   names: Identity["names"] | null;
   /** Null when it has joined. */
   enrolment: EnrolmentSecret | null;
+  /** What is dialled: of the control plane, or of a NATS server. */
   cloudUrl: string;
   /** PEM; null = the system's certificate authorities, or what the enrolment says. */
   ca: string | null;
@@ -31,7 +32,7 @@ export function findMembership(context: AgentContext): Membership {
     );
   }
   const { ca } = config.cloud;
-  const cloudUrl = config.cloud.url ?? held?.identity.cloudUrl ?? config.link.addresses[0] ?? null;
+  const cloudUrl = config.link.url ?? config.cloud.url ?? held?.identity.cloudUrl ?? config.link.addresses[0] ?? null;
   if (cloudUrl === null) {
     throw new ConnectorError("CONFIG_INVALID", "The agent does not know the address of its control plane.", {
       fix: "Set cloud.url in the configuration, or SALLYPORT_URL.",

@@ -203,14 +203,15 @@ function peersOf({ peerListen, peerUrl, database, keys }: Options): CloudConfig[
   return { host, port: Number(peerListen.slice(colon + 1)), url: peerUrl ?? null, tls };
 }
 
-function natsOf({ natsUrl, natsCa, natsCreds }: Options): NatsAccess | null {
+function natsOf({ natsUrl, natsCa, natsCreds, natsPrefix }: Options): NatsAccess | null {
   if (natsUrl !== undefined)
-    return natsAccess(natsUrl, {
-      ca: natsCa === undefined ? null : resolve(natsCa),
-      creds: natsCreds === undefined ? null : resolve(natsCreds),
-    });
-  if (natsCa !== undefined || natsCreds !== undefined)
-    throw invalid("There are settings for NATS, but no natsUrl.", "Give natsUrl, or leave natsCa and natsCreds out.");
+    return natsAccess(
+      natsUrl,
+      { ca: natsCa === undefined ? null : resolve(natsCa), creds: natsCreds === undefined ? null : resolve(natsCreds) },
+      natsPrefix ?? null,
+    );
+  if ((natsCa ?? natsCreds ?? natsPrefix) !== undefined)
+    throw invalid("There are settings for NATS, but no natsUrl.", "Give natsUrl, or leave the others out.");
   return null;
 }
 

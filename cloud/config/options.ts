@@ -110,6 +110,14 @@ export const OPTIONS = {
     fallback: (): undefined => undefined,
     text: "NATS credentials file (.creds), in place of user and password in the address",
   },
+  natsPrefix: {
+    schema: z.string().regex(/^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){0,7}$/, "parts of a subject, such as sallyport"),
+    flag: "nats-prefix",
+    argument: "<subject>",
+    variable: "SALLYPORT_NATS_PREFIX",
+    fallback: (): undefined => undefined,
+    text: "first part of all NATS subjects; sallyport unless agents are told another",
+  },
   /** Loopback needs no TLS; anything else gets it. */
   listen: {
     schema: listen,

@@ -14,6 +14,8 @@ export interface NatsAccess {
   readonly user: string | null;
   /** With a user its password, alone a token. */
   readonly password: string | null;
+  /** First part of all subjects; null: the usual one. */
+  readonly prefix: string | null;
   /** A NATS credentials file (JWT and seed); null: none. */
   readonly credsFile: string | null;
 }
@@ -29,7 +31,11 @@ const isLoopbackHost = (host: string): boolean =>
   host === "localhost" || host === "[::1]" || (isIP(host) === 4 && host.startsWith("127."));
 
 /** `address`: one URL, or several of one kind with commas between; user and password in the first. Throws CONFIG_INVALID. */
-export function natsAccess(address: string, files: { ca: string | null; creds: string | null }): NatsAccess {
+export function natsAccess(
+  address: string,
+  files: { ca: string | null; creds: string | null },
+  prefix: string | null = null,
+): NatsAccess {
   const urls = address.split(",").map((text) => {
     const url = URL.parse(text.trim());
     if (url === null || !["nats:", "tls:"].includes(url.protocol) || url.hostname === "" || url.pathname.length > 1)
@@ -58,6 +64,7 @@ export function natsAccess(address: string, files: { ca: string | null; creds: s
     user: user === "" || password === "" ? null : user,
     password: password !== "" ? password : user !== "" ? user : null,
     credsFile: files.creds,
+    prefix,
   };
 }
 

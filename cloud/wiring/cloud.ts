@@ -24,6 +24,7 @@ import { tokenRoutes } from "../http/routes/tokens.ts";
 import { makeApiServer } from "../http/server.ts";
 import { loadKeyRing, ownTls, writePrivateFile, type ServerTls } from "../keys/index.ts";
 import { LinkGateway, revoked } from "../link/index.ts";
+import { listenOnNats } from "./nats-links.ts";
 import { lockDatabase, openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
 import { linkDirectory } from "./link-directory.ts";
@@ -308,6 +309,7 @@ export async function startCloud(
       await group?.membership.leaving();
       await Promise.all([gateway.drain(config.drainMs, group === null ? 0 : HANDOVER_MS), api.close(config.drainMs)]);
     });
+    if (config.nats !== null) undo.push(listenOnNats(config.nats, gateway, clock, log));
     const port = await api.listen(config.listen.host, config.listen.port);
     url = publicUrlOf(config, port);
     writePrivateFile(join(config.data, PUBLIC_URL_FILE), `${url}\n`);

@@ -21,6 +21,7 @@ import {
   type LinkStateKind,
   type NatsRoute,
 } from "../../../agent/link/index.ts";
+import { STRAIGHT } from "../../../agent/link/network.ts";
 import { agentStatus } from "../../support/agent-status.ts";
 
 export const sampleStatus = (labels: Record<string, string> = {}): AgentStatus =>
@@ -47,7 +48,14 @@ export interface AgentEnd {
 /** Of an address as a control plane's end gives it: nats://USER:PASSWORD@HOST:PORT/PREFIX. */
 export function natsRoute(url: string, name: string): NatsRoute {
   const { username: user, password, pathname } = new URL(url);
-  return { url, ca: null, prefix: pathname.slice(1), name, login: async () => ({ kind: "password", user, password }) };
+  return {
+    url,
+    ca: () => null,
+    prefix: pathname.slice(1),
+    name,
+    network: STRAIGHT,
+    login: async () => ({ kind: "password", user, password }),
+  };
 }
 
 export interface AgentEndOptions {
