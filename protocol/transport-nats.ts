@@ -356,6 +356,7 @@ export class NatsTransport implements Transport {
         return this.#end(null);
       case PACKET.cut:
         return this.#end(lost("the other end cut it"));
+      default:
     }
     this.#end(lost("the peer sent a packet that is none"));
   }

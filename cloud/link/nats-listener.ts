@@ -57,7 +57,7 @@ export class NatsListener {
     this.#timer = null;
     try {
       const connection = await this.#options.connect("sallyport-cloud hellos");
-      if (this.#stopped) return void (await connection.close());
+      if (this.#stopped) return await connection.close();
       this.#connection = connection;
       void connection.closed().then((error) => {
         if (this.#connection === connection) this.#away(error ?? new Error("The NATS server closed the connection."));
@@ -124,7 +124,7 @@ export class NatsListener {
     const remoteAddress = `nats:${name}`;
     const subjects = natsSubjects(this.#prefix, name, session);
     const refuse = () => this.#connection?.publish(subjects.down, natsRefusal(REFUSED_RETRY_MS));
-    if (this.#opening >= MAX_OPENING || !gateway.mayGreet(remoteAddress)) return void refuse();
+    if (this.#opening >= MAX_OPENING || !gateway.mayGreet(remoteAddress)) return refuse();
     this.#opening++;
     try {
       const connection = await this.#options.connect(`sallyport-cloud ${name}`);
