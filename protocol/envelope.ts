@@ -90,6 +90,7 @@ export const DOMAIN = {
   dispatch: "sallyport/dispatch/1",
   helloCloud: "sallyport/hello/cloud/1",
   helloAgent: "sallyport/hello/agent/1",
+  identityOffer: "sallyport/identity/offer/1",
   peerAcceptor: "sallyport/peer/acceptor/1",
   peerDialer: "sallyport/peer/dialer/1",
 } as const;

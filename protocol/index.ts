@@ -22,6 +22,7 @@ export * from "./transport-nats.ts";
 export * from "./mux.ts";
 export * from "./enrolment.ts";
 export * from "./handshake.ts";
+export * from "./key-change.ts";
 export * from "./features/artifacts.ts";
 export * from "./features/pipelines.ts";
 export * from "./features/deployments.ts";

@@ -94,6 +94,8 @@ export interface LinkConfig {
   clientCertificate: { cert: string; key: string } | null;
   deadAfterMs: number;
   stableAfterMs: number;
+  /** 0: only when asked. */
+  keyDays: number;
 }
 export interface LimitsConfig {
   replicas: number;
@@ -152,7 +154,7 @@ export interface ParsedFile {
 const MIB = 1024 * 1024;
 export const DEFAULT_LISTEN = "127.0.0.1:8470";
 export const DEFAULT_DOCKER_SOCKET = "/var/run/docker.sock";
-export const DEFAULT_LINK = { deadAfterMs: 12_000, stableAfterMs: 60_000 };
+export const DEFAULT_LINK = { deadAfterMs: 12_000, stableAfterMs: 60_000, keyDays: 90 };
 const NATS_SECRETS = ["password", "token", "nkey", "creds"] as const;
 const NO_NATS: NatsConfig = {
   name: null,
@@ -246,6 +248,7 @@ export function defaultConfig({ raw }: Pick<ParsedFile, "raw">, environment: Env
       addresses: raw.link?.addresses ?? [],
       deadAfterMs: raw.link?.deadAfterMs ?? DEFAULT_LINK.deadAfterMs,
       stableAfterMs: raw.link?.stableAfterMs ?? DEFAULT_LINK.stableAfterMs,
+      keyDays: raw.link?.keyDays ?? DEFAULT_LINK.keyDays,
       proxy:
         raw.link?.proxy === undefined
           ? null

@@ -180,6 +180,12 @@ export const configSchema = z.strictObject({
         .min(0)
         .optional()
         .describe("A link that was up for so long is dialled anew at once when it breaks. Default 60000."),
+      keyDays: z
+        .int()
+        .min(0)
+        .max(3650)
+        .optional()
+        .describe("A key of that age is changed for a new one, over the link. 0 = only when asked. Default 90."),
     })
     .optional()
     .describe("The network between the agent and its control plane."),

@@ -9,6 +9,7 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  statSync,
   writeSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
@@ -16,6 +17,7 @@ import { z } from "zod";
 import { ConnectorError, poolIdSchema, replicaIdSchema, workspaceIdSchema } from "@sallyport/protocol";
 
 const KEY_FILE = "identity.key";
+const NEXT_KEY_FILE = "identity.next.key";
 const FILE = "identity.json";
 
 export const identitySchema = z.object({
@@ -60,21 +62,46 @@ export class IdentityStore {
    * repeated with the same key (and is then the same replica).
    */
   enrolmentKey(): KeyObject {
-    const path = join(this.#directory, KEY_FILE);
-    if (!existsSync(path)) {
-      mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-      const { privateKey } = generateKeyPairSync("ed25519");
-      writeDurably(path, privateKey.export({ format: "pem", type: "pkcs8" }) as string);
-    }
-    return this.#readKey();
+    return this.#madeKey(KEY_FILE);
+  }
+
+  /** The key to change to. Made once, and the same until it is taken: an offer whose answer was lost is repeated. */
+  nextKey(): KeyObject {
+    return this.#madeKey(NEXT_KEY_FILE);
+  }
+
+  /** A change was begun and not ended. */
+  get changing(): boolean {
+    return existsSync(join(this.#directory, NEXT_KEY_FILE));
+  }
+
+  /** From now on the next key is the key. One step: before it the old one is there, after it the new one. */
+  takeNextKey(): void {
+    renameSync(join(this.#directory, NEXT_KEY_FILE), join(this.#directory, KEY_FILE));
+    syncDirectory(this.#directory);
+  }
+
+  /** When the key was made, ms since the epoch. */
+  keyMadeAt(): number {
+    return statSync(join(this.#directory, KEY_FILE)).mtimeMs;
   }
 
   save(identity: Identity): void {
     writeDurably(join(this.#directory, FILE), `${JSON.stringify(identity, null, 2)}\n`);
   }
 
-  #readKey(): KeyObject {
-    const path = join(this.#directory, KEY_FILE);
+  #madeKey(file: string): KeyObject {
+    const path = join(this.#directory, file);
+    if (!existsSync(path)) {
+      mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+      const { privateKey } = generateKeyPairSync("ed25519");
+      writeDurably(path, privateKey.export({ format: "pem", type: "pkcs8" }) as string);
+    }
+    return this.#readKey(file);
+  }
+
+  #readKey(file = KEY_FILE): KeyObject {
+    const path = join(this.#directory, file);
     chmodSync(path, 0o600);
     return createPrivateKey(readFileSync(path, "utf8"));
   }
@@ -91,7 +118,11 @@ function writeDurably(path: string, text: string): void {
     closeSync(file);
   }
   renameSync(temporary, path);
-  const directory = openSync(dirname(path), "r");
+  syncDirectory(dirname(path));
+}
+
+function syncDirectory(path: string): void {
+  const directory = openSync(path, "r");
   try {
     fsyncSync(directory);
   } finally {

@@ -4,6 +4,7 @@ export * from "./link.ts";
 export { dialNatsLink, isNatsUrl, type NatsRoute } from "./nats-dial.ts";
 export { makeNatsRoute } from "./nats-route.ts";
 export { GREETING_MS, WsLink, type WsLinkOptions } from "./ws-link.ts";
+export { changeKey } from "./key-change.ts";
 export { IdentityStore, type Identity } from "./identity.ts";
 export { retryClass, type RetryClass } from "./retry-table.ts";
 export { makeNetwork, readPem, type LinkNetwork, type NetworkOptions } from "./network.ts";

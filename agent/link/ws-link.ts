@@ -478,10 +478,11 @@ export class WsLink implements AgentLink {
       timer.cancel();
       if (this.#leaving !== leaving) return;
       this.#leaving = null;
-      // It was waited for in vain until now, perhaps because that very process held on to its door: it is gone.
-      if (this.#state.kind === "offline") this.#rest(new LinkFailure(reason), onlineMs);
+      // The next one was dialled in vain until now, perhaps because this very process held on to its door: it is gone.
+      if (this.#state.kind === "offline" && this.#state !== firstWait) this.#rest(new LinkFailure(reason), onlineMs);
     });
     this.#rest(new LinkFailure(reason, retryAfterMs), onlineMs);
+    const firstWait = this.#state;
   }
 
   /** There is another session: the cloud ends the one that is left with its last stream, once it knows that. */

@@ -2,10 +2,19 @@
 // of it, and the journal is compacted by the time that both clocks allow.
 import { randomInt } from "node:crypto";
 import { hostname } from "node:os";
-import { ConnectorError, type Clock, type LinkStream } from "@sallyport/protocol";
+import { ConnectorError, keyChangeSchema, toConnectorError, type Clock, type LinkStream } from "@sallyport/protocol";
 import type { CommandRunner } from "../commands/runner.ts";
 import { compactionTime } from "../journal/compaction-time.ts";
-import { isNatsUrl, makeNatsRoute, makeNetwork, WsLink, type AgentSession, type LinkEvent } from "../link/index.ts";
+import {
+  changeKey,
+  isNatsUrl,
+  makeNatsRoute,
+  makeNetwork,
+  WsLink,
+  type AgentSession,
+  type IdentityStore,
+  type LinkEvent,
+} from "../link/index.ts";
 import type { AgentContext } from "./context.ts";
 import type { Membership } from "./membership.ts";
 import type { Parts } from "./parts.ts";
@@ -13,6 +22,7 @@ import type { OpenState } from "./state.ts";
 import { makeStatus } from "./status.ts";
 
 const COMPACT_MS = 3600_000;
+const DAY_MS = 24 * 3600_000;
 
 export interface WatchedLink {
   readonly link: WsLink;
@@ -64,10 +74,13 @@ export function makeLink(
     random: () => randomInt(2 ** 32) / 2 ** 32,
   });
   const watch = new LinkWatch(clock);
-  link.onStream((stream, session) => takeStream(runner, stream, session));
+  const keys = new KeyChanges(context, identity);
+  link.onStream((stream, session) => takeStream(runner, keys, stream, session));
   link.observe((event) => {
-    if (event.type === "online") goOnline(context, event.session, state, parts);
-    else if (event.type === "state") {
+    if (event.type === "online") {
+      goOnline(context, event.session, state, parts);
+      keys.look(event.session);
+    } else if (event.type === "state") {
       watch.note(event);
       logMove(context, event);
     }
@@ -111,9 +124,48 @@ export class LinkWatch {
   }
 }
 
-function takeStream(runner: CommandRunner, stream: LinkStream, session: AgentSession): void {
+/** Changes the agent's key: when it is asked to, when it is old, and when a change was begun and not ended. */
+class KeyChanges {
+  readonly #context: AgentContext;
+  readonly #identity: IdentityStore;
+  #changing: Promise<void> | null = null;
+
+  constructor(context: AgentContext, identity: IdentityStore) {
+    this.#context = context;
+    this.#identity = identity;
+  }
+
+  /** Of each session once, and then each day. */
+  look(session: AgentSession): void {
+    const { clock, compiled, log } = this.#context;
+    const { keyDays } = compiled.config.link;
+    const timer = clock.after(DAY_MS, () => this.look(session));
+    void session.closed.then(() => timer.cancel());
+    const oldMs = clock.now() - this.#identity.keyMadeAt();
+    if (!this.#identity.changing && (keyDays === 0 || oldMs < keyDays * DAY_MS)) return;
+    this.change(session).catch((error: unknown) =>
+      log.warn({ code: toConnectorError(error).code }, `the key stays as it is: ${toConnectorError(error).message}`),
+    );
+  }
+
+  change(session: AgentSession): Promise<void> {
+    this.#changing ??= changeKey(this.#identity, session, this.#context.clock)
+      .then(() =>
+        this.#context.log.info("the agent has a new key; the control plane takes the old one until it has seen it"),
+      )
+      .finally(() => (this.#changing = null));
+    return this.#changing;
+  }
+}
+
+function takeStream(runner: CommandRunner, keys: KeyChanges, stream: LinkStream, session: AgentSession): void {
   const type = (stream.head as { type?: unknown } | null)?.type;
   if (type === "command") void runner.handle(stream, session);
+  else if (keyChangeSchema.safeParse(stream.head).success)
+    keys.change(session).then(
+      () => stream.respond({}, { end: true }),
+      (error: unknown) => stream.reset(toConnectorError(error)),
+    );
   else
     stream.reset(
       new ConnectorError("PROTOCOL_ERROR", "The agent takes no stream of this type.", { fix: "Update the agent." }),

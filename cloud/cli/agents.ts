@@ -119,6 +119,14 @@ export function agentCommands(program: Command, client: () => Client): void {
       process.stderr.write(`${name} is now ${renamed.name}\n`);
     });
   agent
+    .command("rotate-key")
+    .description("have the agent change its key for a new one")
+    .argument("<name>", "name or id")
+    .action(async (name: string) => {
+      await client().json(`/v1/agents/${(await find(name)).id}/rotate-key`, { method: "POST", json: {} });
+      process.stderr.write(`${name} has a new key\n`);
+    });
+  agent
     .command("revoke")
     .description("cut the agent off, for good: its key is never accepted again")
     .argument("<name>", "name or id")

@@ -40,7 +40,11 @@ t.before(async () => {
       secureCookies: false,
     }),
     tokenRoutes({ store, clock: systemClock }),
-    agentRoutes({ store, clock: systemClock, links: { ofReplica: () => null, revoke: () => {} } }),
+    agentRoutes({
+      store,
+      clock: systemClock,
+      links: { ofReplica: () => null, revoke: () => {}, changeKey: async () => false },
+    }),
   ]);
   agent = await world.replica("prod-1");
   serveLake(agent, files);

@@ -1,6 +1,7 @@
 // The dispatcher: from a wish of the API to a command on an agent, and from reports to the record. Not the link, not
 // HTTP. main.ts makes one; routes and features see what is exported here.
 import {
+  keyChangeSchema,
   noSpans,
   type Clock,
   type PoolId,
@@ -107,7 +108,11 @@ export function makeDispatch(deps: DispatchDeps): Dispatch {
     sessions,
     clock,
     metrics,
-    headFor: (session, head) => completeOffer(signer, sequences, session, head, incarnation, clock.now()),
+    // What needs no signature of the dispatcher passes as it is.
+    headFor: (session, head) =>
+      keyChangeSchema.safeParse(head).success
+        ? keyChangeSchema.parse(head)
+        : completeOffer(signer, sequences, session, head, incarnation, clock.now()),
     start() {
       serveReports({
         store,

@@ -17,6 +17,8 @@ export interface LinkReplica {
   readonly id: ReplicaId;
   /** Raw Ed25519 key, base64url. */
   readonly publicKey: string;
+  /** The key that it has offered and not used yet; null: none. Either opens the door. */
+  readonly nextKey: string | null;
   readonly names: { readonly replica: string; readonly pool: string; readonly workspace: string };
   readonly revoked: boolean;
 }
@@ -36,6 +38,10 @@ export interface LinkDirectory {
     readonly nameHint: string | null;
     readonly remoteAddress: string;
   }): Promise<LinkReplica>;
+  /** The replica has offered a key, and proved that it holds it and its present one. Takes the place of an earlier offer. */
+  keyOffered(replica: ReplicaId, publicKey: string): Promise<void>;
+  /** It was used: from now on it is the only one. */
+  keyUsed(replica: ReplicaId, publicKey: string): Promise<void>;
   /** Before READY. Answers the session's epoch, which rises with each session of the replica. */
   opened(session: {
     readonly id: SessionId;

@@ -13,7 +13,9 @@ import {
   MAX_MESSAGE_BYTES,
   Mux,
   hashEnrolmentSecret,
+  keyOfferSchema,
   newId,
+  provesOffer,
   toConnectorError,
   wait,
   webSocketTransport,
@@ -21,6 +23,7 @@ import {
   type AgentStatus,
   type Clock,
   type KeyRing,
+  type LinkStream,
   type ReplicaId,
   type Signer,
   type SocketLike,
@@ -127,6 +130,7 @@ export class LinkGateway {
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
     this.#registry = new SessionRegistry(options.clock);
     this.sessions = this.#registry;
+    this.#registry.onStream("identity.offer", (stream, session) => void this.#takeOffer(stream, session));
     const serverOptions: ServerOptions & { maxFragments: number; maxBufferedChunks: number; closeTimeout: number } = {
       noServer: true,
       clientTracking: false,
@@ -389,9 +393,33 @@ export class LinkGateway {
         },
       );
     }
-    if (!handshake.provesKey(replica.publicKey)) throw unproved();
+    const proved = handshake.provesKey(replica.publicKey);
+    const byNext = !proved && replica.nextKey !== null && handshake.provesKey(replica.nextKey);
+    if (!proved && !byNext) throw unproved();
     if (replica.revoked) throw revoked();
+    if (byNext) await directory.keyUsed(replica.id, replica.nextKey!);
     return replica;
+  }
+
+  /** A replica offers its next key. It is noted before that is said. */
+  async #takeOffer(stream: LinkStream, session: CloudSession): Promise<void> {
+    try {
+      const { directory } = this.#options;
+      const offer = keyOfferSchema.safeParse(stream.head);
+      const replica = await directory.findReplica(session.replica);
+      const about = { session: session.id, replica: session.replica };
+      // The present key may be the one that was offered before and used meanwhile.
+      if (!offer.success || replica === null || !provesOffer(about, offer.data, replica.publicKey))
+        throw new ConnectorError(
+          "HANDSHAKE_FAILED",
+          "The offer of a new key is not signed by the old and the new one.",
+        );
+      if (replica.revoked) throw revoked();
+      await directory.keyOffered(replica.id, offer.data.publicKey);
+      stream.respond({}, { end: true });
+    } catch (caught) {
+      stream.reset(toConnectorError(caught));
+    }
   }
 
   /** An older session of the replica: superseded by the same instance, or when it no longer answers. */

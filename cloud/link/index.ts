@@ -2,6 +2,7 @@
 // main.ts wires it; dispatch and the API import the types in sessions.ts, the store's adapter those in directory.ts.
 export * from "./sessions.ts";
 export * from "./directory.ts";
+export { askKeyChange } from "./ask-key-change.ts";
 export {
   LinkGateway,
   revoked,

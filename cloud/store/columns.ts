@@ -90,6 +90,7 @@ export const STORED_COLUMNS: AllowList = {
     pool_id: POOL,
     name: "its name as people gave it",
     public_key: "its public key; the private key never leaves the agent",
+    next_key: "the public key that it changes to, until that was used once",
     fingerprint: "digest of the public key, to compare by eye",
     created_at: "when it joined",
     revoked_at: "when its key was refused from",

@@ -222,4 +222,9 @@ export const MIGRATIONS: readonly Migration[] = [
       `alter table commands add column trace text`,
     ],
   },
+  {
+    id: 8,
+    name: "keys that change",
+    statements: [`alter table replicas add column next_key text`],
+  },
 ];

@@ -77,6 +77,8 @@ const ROUTES: Partial<Record<WriteName, Route>> = {
   removeWebSession: { kind: "none" },
   touchToken: { kind: "none" },
   redeemEnrollment: { kind: "of", table: "enrollments", id: ([input]) => (input as { id: string }).id },
+  offerKey: { kind: "of", table: "replicas", id: ([id]) => id as string },
+  takeKey: { kind: "of", table: "replicas", id: ([id]) => id as string },
   openSession: { kind: "of", table: "replicas", id: ([id]) => id as string },
   holdSession: { kind: "of", table: "replicas", id: ([id]) => id as string },
   closeSession: { kind: "of", table: "replicas", id: ([id]) => id as string },

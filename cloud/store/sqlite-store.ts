@@ -30,6 +30,8 @@ const WRITE_NAMES = [
   "redeemEnrollment",
   "renameReplica",
   "revokeReplica",
+  "offerKey",
+  "takeKey",
   "deleteReplica",
   "openSession",
   "closeSession",

@@ -103,6 +103,8 @@ export interface ReplicaRow {
   poolName: string;
   /** Raw Ed25519 public key, base64url. */
   publicKey: string;
+  /** Offered and not used yet. */
+  nextKey: string | null;
   fingerprint: string;
   createdAt: number;
   revokedAt: number | null;
@@ -500,6 +502,10 @@ export interface Store {
   /** For the handshake, where the key is the only credential. */
   replicaByKey(id: string): Promise<ReplicaRow | null>;
   renameReplica(scope: Scope, id: ReplicaId, name: string): Promise<ReplicaRow | null>;
+  /** Its next key; takes the place of an earlier offer. */
+  offerKey(id: ReplicaId, publicKey: string): Promise<void>;
+  /** The offered key was used: it is the key from now on. Nothing when it is that already, or another was offered since. */
+  takeKey(id: ReplicaId, publicKey: string, fingerprint: string): Promise<void>;
   revokeReplica(scope: Scope, id: ReplicaId, now: number): Promise<ReplicaRow | null>;
   /** Only when revoked or not connected; its commands keep its name. */
   deleteReplica(scope: Scope, id: ReplicaId, now: number): Promise<boolean>;

@@ -62,6 +62,7 @@ export interface Tables {
     pool_id: string;
     name: string;
     public_key: string;
+    next_key: string | null;
     fingerprint: string;
     created_at: number;
     revoked_at: number | null;

@@ -23,7 +23,7 @@ import { sessionRoutes } from "../http/routes/session.ts";
 import { tokenRoutes } from "../http/routes/tokens.ts";
 import { makeApiServer } from "../http/server.ts";
 import { loadKeyRing, ownTls, writePrivateFile, type ServerTls } from "../keys/index.ts";
-import { LinkGateway, revoked } from "../link/index.ts";
+import { askKeyChange, LinkGateway, revoked } from "../link/index.ts";
 import { listenOnNats } from "./nats-links.ts";
 import { lockDatabase, openStore } from "../store/index.ts";
 import { lockData } from "./data-lock.ts";
@@ -279,6 +279,11 @@ export async function startCloud(
           clock,
           links: {
             ofReplica: (workspace, replica) => sessions.ofReplica(workspace, replica),
+            async changeKey(workspace, replica) {
+              const session = sessions.ofReplica(workspace, replica);
+              if (session !== null) await askKeyChange(session, clock);
+              return session !== null;
+            },
             revoke(replica) {
               gateway.revoke(replica);
               group?.membership.revoked(replica, revoked());

@@ -16,9 +16,13 @@ const toLink = (row: ReplicaRow): LinkReplica => ({
   pool: row.pool,
   id: row.id,
   publicKey: row.publicKey,
+  nextKey: row.nextKey,
   names: { replica: row.name, pool: row.poolName, workspace: row.workspaceName },
   revoked: row.revokedAt !== null,
 });
+
+const fingerprintOf = (publicKey: string): string =>
+  createHash("sha256").update(Buffer.from(publicKey, "base64url")).digest("base64url");
 
 /**
  * `process`: names this cloud process in the presence rows. `ignored`: counts what agents say of deployments not theirs.
@@ -36,8 +40,10 @@ export function linkDirectory(
       const row = await store.replicaByKey(id);
       return row === null ? null : toLink(row);
     },
+    keyOffered: (replica, publicKey) => store.offerKey(replica, publicKey),
+    keyUsed: (replica, publicKey) => store.takeKey(replica, publicKey, fingerprintOf(publicKey)),
     async redeemEnrollment(request) {
-      const fingerprint = createHash("sha256").update(Buffer.from(request.publicKey, "base64url")).digest("base64url");
+      const fingerprint = fingerprintOf(request.publicKey);
       const answer = await store.redeemEnrollment({ ...request, fingerprint, now: clock.now() });
       if ("refused" in answer)
         throw new ConnectorError(answer.refused, REFUSALS[answer.refused], {

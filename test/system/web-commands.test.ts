@@ -37,7 +37,11 @@ t.test("commands in the page", { skip: needs("chromium"), timeout: 240_000 }, as
         agentRoutes({
           store,
           clock,
-          links: { ofReplica: (workspace, id) => sessions.ofReplica(workspace, id), revoke: () => {} },
+          links: {
+            ofReplica: (workspace, id) => sessions.ofReplica(workspace, id),
+            revoke: () => {},
+            changeKey: async () => false,
+          },
           poke: dispatch.poke,
         }),
       ];

@@ -25,7 +25,11 @@ t.test("an agent's connection in the page", { skip: needs("chromium"), timeout: 
         agentRoutes({
           store,
           clock: systemClock,
-          links: { ofReplica: (workspace, id) => sessions.ofReplica(workspace, id), revoke: () => undefined },
+          links: {
+            ofReplica: (workspace, id) => sessions.ofReplica(workspace, id),
+            revoke: () => undefined,
+            changeKey: async () => false,
+          },
         }),
       ];
     },

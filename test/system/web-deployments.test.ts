@@ -88,7 +88,11 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 420_000 },
         agentRoutes({
           store,
           clock: systemClock,
-          links: { ofReplica: (workspace, id) => sessions.ofReplica(workspace, id), revoke: () => Promise.resolve() },
+          links: {
+            ofReplica: (workspace, id) => sessions.ofReplica(workspace, id),
+            revoke: () => Promise.resolve(),
+            changeKey: async () => false,
+          },
         }),
       ];
     },

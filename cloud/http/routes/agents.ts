@@ -27,6 +27,8 @@ export interface Links {
   ofReplica(workspace: WorkspaceId, replica: ReplicaId): LiveSession | null;
   /** Cuts the replica's link now; its key is refused from then on. */
   revoke(replica: ReplicaId): void;
+  /** The agent changes its key; resolves when it has. False: it is not connected. */
+  changeKey(workspace: WorkspaceId, replica: ReplicaId): Promise<boolean>;
 }
 
 const params = z.object({ id: replicaIdSchema });
@@ -122,6 +124,27 @@ export const agentRoutes =
         if (row === null) throw notFound("agent of that id");
         links.revoke(row.id);
         return view(row);
+      },
+    );
+
+    app.post(
+      "/v1/agents/:id/rotate-key",
+      {
+        schema: {
+          tags: ["agents"],
+          summary: "Have an agent change its key for a new one, over its link",
+          params,
+          response: { 204: z.null() },
+        },
+      },
+      async (request, reply) => {
+        const row = await store.replica(app.scope(request), request.params.id);
+        if (row === null) throw notFound("agent of that id");
+        if (!(await links.changeKey(row.workspace, row.id)))
+          throw new ConnectorError("AGENT_OFFLINE", `Agent ${row.name} is not connected.`, {
+            fix: "Start it; it changes its key by itself, too, when that is old.",
+          });
+        return reply.code(204).send(null);
       },
     );
 

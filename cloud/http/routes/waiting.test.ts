@@ -19,7 +19,11 @@ t.before(async () => {
       agentRoutes({
         store,
         clock,
-        links: { ofReplica: (workspace, replica) => sessions.ofReplica(workspace, replica), revoke: () => {} },
+        links: {
+          ofReplica: (workspace, replica) => sessions.ofReplica(workspace, replica),
+          revoke: () => {},
+          changeKey: async () => false,
+        },
         poke: dispatch.poke,
       }),
     ],

@@ -245,6 +245,7 @@ export async function redeemEnrollment(
       pool_id: row.pool_id,
       name: await freeName(tx, row.workspace_id, row.name ?? nameFrom(input.nameHint), pool.name),
       public_key: input.publicKey,
+      next_key: null,
       fingerprint: input.fingerprint,
       created_at: input.now,
       revoked_at: null,
@@ -364,6 +365,7 @@ async function withAlarms(
     pool: row.pool_id as PoolId,
     poolName: row.pool_name,
     publicKey: row.public_key,
+    nextKey: row.next_key,
     fingerprint: row.fingerprint,
     createdAt: row.created_at,
     revokedAt: row.revoked_at,
@@ -420,6 +422,27 @@ export async function renameReplica(tx: Tx, scope: Scope, id: ReplicaId, name: s
     .execute();
   tx.touch(scope.workspace, "agent", id);
   return { ...row, name };
+}
+
+export async function offerKey(tx: Tx, id: ReplicaId, publicKey: string): Promise<void> {
+  await tx.db
+    .updateTable("replicas")
+    .set((eb) => ({ next_key: eb.fn<string | null>("nullif", [eb.val(publicKey), "public_key"]) }))
+    .where("replica_id", "=", id)
+    .where("revoked_at", "is", null)
+    .where("deleted_at", "is", null)
+    .execute();
+}
+
+export async function takeKey(tx: Tx, id: ReplicaId, publicKey: string, fingerprint: string): Promise<void> {
+  const taken = await tx.db
+    .updateTable("replicas")
+    .set({ public_key: publicKey, fingerprint, next_key: null })
+    .where("replica_id", "=", id)
+    .where("next_key", "=", publicKey)
+    .returning("workspace_id")
+    .executeTakeFirst();
+  if (taken !== undefined) tx.touch(taken.workspace_id, "agent", id);
 }
 
 export async function revokeReplica(tx: Tx, scope: Scope, id: ReplicaId, now: number): Promise<ReplicaRow | null> {

@@ -31,6 +31,8 @@ export const WRITES = {
   redeemEnrollment: fleet.redeemEnrollment,
   renameReplica: fleet.renameReplica,
   revokeReplica: fleet.revokeReplica,
+  offerKey: fleet.offerKey,
+  takeKey: fleet.takeKey,
   deleteReplica: fleet.deleteReplica,
   openSession: fleet.openSession,
   closeSession: fleet.closeSession,

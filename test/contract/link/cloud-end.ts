@@ -84,6 +84,7 @@ export class MemoryDirectory implements LinkDirectory {
       pool: this.pool,
       id,
       publicKey: request.publicKey,
+      nextKey: null,
       names: { replica: request.nameHint ?? "agent", pool: "default", workspace: "default" },
       revoked: false,
       epoch: 0,
@@ -91,6 +92,16 @@ export class MemoryDirectory implements LinkDirectory {
     this.replicas.set(id, replica);
     enrollment.usedBy = id;
     return replica;
+  }
+
+  /** Called when an offer was noted, before that is said. */
+  afterOffer: (() => void) | null = null;
+  async keyOffered(id: ReplicaId, nextKey: string): Promise<void> {
+    this.replicas.set(id, { ...this.replicas.get(id)!, nextKey });
+    this.afterOffer?.();
+  }
+  async keyUsed(id: ReplicaId, publicKey: string): Promise<void> {
+    this.replicas.set(id, { ...this.replicas.get(id)!, publicKey, nextKey: null });
   }
 
   async opened(session: Parameters<LinkDirectory["opened"]>[0]): Promise<{ epoch: number }> {
