@@ -142,14 +142,48 @@ export class FrameWriter {
  */
 export class FrameReader {
   readonly mac: FrameMac | null;
+  /** Of a DATA whose payload is the next message, and how much of that is still to come. */
   #head: Buffer | null = null;
+  #leftBytes = 0;
+  /** Of a message that must be whole before it is looked at. */
+  #parts: Buffer[] = [];
 
   constructor(mac: FrameMac | null) {
     this.mac = mac;
   }
 
-  /** The frame that this message ends, or null when its payload is yet to come. Throws PROTOCOL_ERROR, FRAME_TOO_LARGE. */
-  read(message: Buffer): Frame | null {
+  /**
+   * The next message or, with `more`, a part of it. A detached payload without a MAC is handed on part by part, each as a
+   * frame of its own; anything else is gathered. Null: there is more to come before there is a frame. Throws
+   * PROTOCOL_ERROR, FRAME_TOO_LARGE.
+   */
+  read(bytes: Buffer, more = false): Frame | null {
+    if (this.#head !== null && (this.#head[1]! & FLAG.maced) === 0) return this.#readPart(this.#head, bytes, more);
+    if (more || this.#parts.length > 0) {
+      this.#parts.push(bytes);
+      if (more) return null;
+      const whole = Buffer.concat(this.#parts);
+      this.#parts = [];
+      return this.#readMessage(whole);
+    }
+    return this.#readMessage(bytes);
+  }
+
+  #readPart(head: Buffer, bytes: Buffer, more: boolean): Frame | null {
+    this.#leftBytes -= bytes.length;
+    if (this.#leftBytes < 0 || (!more && this.#leftBytes > 0)) throw wrongLength();
+    if (!more) this.#head = null;
+    if (bytes.length === 0) return null;
+    return {
+      type: FRAME.data,
+      flags: head[1]!,
+      stream: head.readUInt32BE(2),
+      timestampUs: head.readUInt32BE(6),
+      payload: bytes,
+    };
+  }
+
+  #readMessage(message: Buffer): Frame | null {
     if (this.#head !== null) return this.#readDetached(this.#head, message);
     if (message.length < HEADER_BYTES) throw violation(`a message of ${message.length} bytes is shorter than a header`);
     const type = message[0] as FrameType;
@@ -166,6 +200,7 @@ export class FrameReader {
       if (end !== DETACHED_HEADER_BYTES) throw violation("a detached DATA header has the wrong length");
       if (message.readUInt32BE(10) > maxPayloadBytes(type)) throw tooLarge(type, message.readUInt32BE(10));
       this.#head = message;
+      this.#leftBytes = message.readUInt32BE(10);
       return null;
     }
     const start = isData ? DATA_HEADER_BYTES : HEADER_BYTES;
@@ -183,8 +218,7 @@ export class FrameReader {
 
   #readDetached(head: Buffer, payload: Buffer): Frame {
     this.#head = null;
-    if (payload.length !== head.readUInt32BE(10))
-      throw violation("a detached payload does not have the length that was announced");
+    if (payload.length !== head.readUInt32BE(10)) throw wrongLength();
     if ((head[1]! & FLAG.maced) !== 0) this.#verify(head, DETACHED_HEADER_BYTES, payload);
     return {
       type: FRAME.data,
@@ -202,6 +236,8 @@ export class FrameReader {
     }
   }
 }
+
+const wrongLength = (): ConnectorError => violation("a detached payload does not have the length that was announced");
 
 const tooLarge = (type: FrameType, bytes: number): ConnectorError =>
   new ConnectorError(

@@ -1,5 +1,8 @@
 // What the multiplexer stands on: an ordered channel of binary messages with back-pressure. It knows nothing of frames.
 
+/** `more`: the message goes on in the next call. */
+export type MessageReceiver = (bytes: Buffer, more?: boolean) => void;
+
 export interface Transport {
   /** Hands over one message; the buffer must not be changed after. Never throws: a dead channel says so by `onClose`. */
   send(message: Uint8Array): void;
@@ -8,8 +11,11 @@ export interface Transport {
   uncork(): void;
   /** Bytes handed over that the kernel has not taken yet. */
   readonly bufferedBytes: number;
-  /** One receiver at a time; messages that come while there is none are kept (a few) and given to the next. */
-  onMessage(receiver: ((message: Buffer) => void) | null): void;
+  /**
+   * One receiver at a time; messages that come while there is none are kept (a few) and given to the next. `inParts`: it
+   * takes a message as it comes, in parts; otherwise, and on a channel that has whole ones anyway, each call is a message.
+   */
+  onMessage(receiver: MessageReceiver | null, options?: { inParts?: boolean }): void;
   /** Called when `bufferedBytes` has fallen to zero again. */
   onDrain(listener: () => void): void;
   /** Called once, when the channel is over; null after a clean end. */

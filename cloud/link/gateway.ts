@@ -227,9 +227,9 @@ export class LinkGateway {
       greetingBytes += chunk.length;
       if (greetingBytes > MAX_GREETING_BYTES) socket.destroy();
     };
-    socket.on("data", meter);
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       const transport = webSocketTransport(webSocket, socket as unknown as SocketLike);
+      socket.prependListener("data", meter);
       (socket as unknown as { setNoDelay?: (on: boolean) => void }).setNoDelay?.(true);
       this.accept(transport, remoteAddress, {
         loopback: isLoopback(remoteAddress),

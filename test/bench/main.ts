@@ -1,17 +1,29 @@
-// npm run bench: measurements, ours beside a bare peer in the same run, as ratios.
-//   npm run bench                all, as a table        npm run bench -- link --json     one JSON object a line
-// Exit code 1 when a bar is missed.
-import { mkdirSync, writeFileSync } from "node:fs";
+// npm run bench: measurements, ours beside peers in the same run, as ratios.
+//   npm run bench                        all, as tables
+//   npm run bench -- link api --json     these, one JSON object per bar and line
+//   npm run bench -- --write             no measurement: the committed results, the README's table and the plots, made
+//                                        from bench-results/latest.json
+// Exit code 1 when a bar is missed. Each bench's result is kept in bench-results/latest.json until it runs again.
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
-import { benchCommands } from "./commands.bench.ts";
-import { benchLink } from "./link.bench.ts";
-import { benchRouter } from "./router.bench.ts";
-import type { BarResult, Row } from "./report.ts";
+import { join } from "node:path";
+import { repository } from "../support/launcher.ts";
+import { writePages, type Results } from "./pages.ts";
+import type { BenchResult } from "./report.ts";
 
-const BENCHES: Readonly<Record<string, () => Promise<{ rows: Row[]; bars: BarResult[] }>>> = {
-  link: benchLink,
-  commands: benchCommands,
-  router: benchRouter,
+const BENCHES: Readonly<Record<string, () => Promise<BenchResult>>> = {
+  link: async () => await (await import("./link.bench.ts")).benchLink(),
+  api: async () => await (await import("./api.bench.ts")).benchApi(),
+  artifact: async () => await (await import("./artifact.bench.ts")).benchArtifact(),
+  fairness: async () => await (await import("./fairness.bench.ts")).benchFairness(),
+  shaped: async () => await (await import("./shaped.bench.ts")).benchShaped(),
+  recovery: async () => await (await import("./recovery.bench.ts")).benchRecovery(),
+  footprint: async () => await (await import("./footprint.bench.ts")).benchFootprint(),
+  fleet: async () => await (await import("./fleet.bench.ts")).benchFleet(),
+  memory: async () => await (await import("./memory.bench.ts")).benchMemory(),
+  reconnects: async () => await (await import("./reconnects.bench.ts")).benchReconnects(),
+  commands: async () => await (await import("./commands.bench.ts")).benchCommands(),
+  router: async () => await (await import("./router.bench.ts")).benchRouter(),
 };
 
 const args = process.argv.slice(2);
@@ -24,14 +36,22 @@ for (const name of names) {
   }
 }
 
-const versions = { node: process.versions.node, cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length };
+const file = join(repository, "bench-results/latest.json");
+const results: Results = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Results) : { benches: {} };
+if (args.includes("--write")) {
+  writePages(results);
+  process.exit(0);
+}
+
+const machine = { node: process.versions.node, cpu: cpus()[0]?.model ?? "unknown", cores: String(cpus().length) };
 let missed = false;
-const results: unknown[] = [];
 for (const name of names.length > 0 ? names : Object.keys(BENCHES)) {
-  const { rows, bars } = await BENCHES[name]!();
+  const { rows, bars, versions: peers = {}, missing = [] } = await BENCHES[name]!();
+  const versions = { ...machine, ...peers };
   if (!json) {
     console.log(`\n${name}`);
-    for (const row of rows) console.log(`  ${row.what.padEnd(34)} ${row.value.padStart(12)} ${row.unit}`);
+    for (const { what, value, unit } of rows) console.log(`  ${what.padEnd(44)} ${value.padStart(12)} ${unit}`);
+    for (const peer of missing) console.log(`  not here: ${peer}`);
     console.log();
   }
   for (const bar of bars) {
@@ -39,11 +59,11 @@ for (const name of names.length > 0 ? names : Object.keys(BENCHES)) {
     if (json) console.log(JSON.stringify({ ...bar, versions }));
     else
       console.log(
-        `  ${bar.met ? "met   " : "MISSED"} ${bar.bar.padEnd(34)} ${String(bar.value).padStart(9)} ${bar.unit}, limit ${bar.limit}`,
+        `  ${bar.met ? "met   " : "MISSED"} ${bar.bar.padEnd(48)} ${String(bar.value).padStart(9)} ${bar.unit}, limit ${bar.limit}`,
       );
   }
-  results.push({ name, rows, bars });
+  results.benches[name] = { at: new Date().toISOString(), versions, missing, rows, bars };
+  mkdirSync(join(repository, "bench-results"), { recursive: true });
+  writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
 }
-mkdirSync("bench-results", { recursive: true });
-writeFileSync("bench-results/latest.json", `${JSON.stringify({ versions, results }, null, 2)}\n`);
 process.exitCode = missed ? 1 : 0;
