@@ -27,7 +27,7 @@ async function digestOf(stream: AsyncIterable<Buffer>): Promise<string> {
 export function benchRecovery(): Promise<BenchResult> {
   return withTeardown(async (t) => {
     let proxy: TcpProxy | undefined;
-    const config = `link: { stableAfter: ${STABLE_MS} }`;
+    const config = `link: { stableAfterMs: ${STABLE_MS} }`;
     const world = await startWorld(t, {
       objectBytes: GIB,
       config,

@@ -50,7 +50,7 @@ function shapedNamespace(t: Teardown, ports: readonly number[]): string[] {
   const set = ["ports", "{", ports.join(", "), "}"].slice(1).join(" ");
   execFileSync("sysctl", ["-qw", `net.ipv4.conf.${veth}.route_localnet=1`]);
   execFileSync("nft", ["-f", "-"], {
-    input: `table ip bench_${name} { chain pre { type nat hook prerouting priority -100; iifname "${veth}" ip daddr ${outside} tcp dport ${set} dnat to 127.0.0.1; } }\n`,
+    input: `table ip bench_${name} {\nchain pre { type nat hook prerouting priority -100; iifname "${veth}" ip daddr ${outside} tcp dport ${set} dnat to 127.0.0.1; }\n}\n`,
   });
   const within = (command: string, args: string[], input?: string) =>
     execFileSync(enter[0]!, [enter[1]!, command, ...args], input === undefined ? {} : { input });
@@ -58,8 +58,8 @@ function shapedNamespace(t: Teardown, ports: readonly number[]): string[] {
   within(
     "nft",
     ["-f", "-"],
-    `table ip bench { chain out { type nat hook output priority -100; ip daddr 127.0.0.1 tcp dport ${set} dnat to ${outside}; }
-chain post { type nat hook postrouting priority 100; oifname "e0" ip saddr 127.0.0.1 snat to ${inside}; } }\n`,
+    `table ip bench {\nchain out { type nat hook output priority -100; ip daddr 127.0.0.1 tcp dport ${set} dnat to ${outside}; }
+chain post { type nat hook postrouting priority 100; oifname "e0" ip saddr 127.0.0.1 snat to ${inside}; }\n}\n`,
   );
   // Half a second of the rate before it drops: what a slow router keeps, and what TCP alone would fill.
   const shape = ["root", "tbf", "rate", RATE, "burst", "16kb", "latency", "500ms"];

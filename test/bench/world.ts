@@ -70,6 +70,7 @@ export interface WorldOptions {
   /** More of the agent's configuration. */
   readonly config?: string;
   readonly cloudNodeArgs?: string[];
+  readonly agentNodeArgs?: string[];
 }
 
 export async function startWorld(t: Teardown, options: WorldOptions): Promise<World> {
@@ -97,6 +98,7 @@ export async function startWorld(t: Teardown, options: WorldOptions): Promise<Wo
   const cloud = await TestCloud.start(t, { tree: "dist", nodeArgs: options.cloudNodeArgs ?? [] });
   const agent = await connectAgent(t, cloud, "lab", {
     tree: "dist",
+    nodeArgs: options.agentNodeArgs ?? [],
     ...(options.through === undefined ? {} : { url: await options.through(cloud) }),
     config: `
 stores:

@@ -36,6 +36,9 @@ const params = z.object({ pool: nameSchema, store: nameSchema });
 const pathQuery = z.object({ path: artifactPathSchema.min(1) });
 const flag = z.enum(["true", "false"]).transform((text) => text === "true");
 
+/** Of a download, taken from the link before the client's socket asks: chunks that came together leave in one write. */
+const CHUNKS_AHEAD = 8;
+
 /** After a refusal, how long a client may go on sending the body that nobody reads. */
 const DRAIN_MS = 10_000;
 
@@ -271,7 +274,9 @@ export const artifactRoutes =
         headers(reply, { path, ...head });
         void reply.header("content-length", String(head.lengthBytes));
         // A failure after the head destroys the socket: a cut body never looks complete.
-        return reply.code(status).send(Readable.from(download.bytes, { objectMode: true, highWaterMark: 1 }));
+        return reply
+          .code(status)
+          .send(Readable.from(download.bytes, { objectMode: true, highWaterMark: CHUNKS_AHEAD }));
       }
     });
 
