@@ -4,6 +4,7 @@
 // Then downloads that are cancelled under the same load: from the client's leaving until the agent lets go of its own
 // connection to the store, which a proxy of the bench sees.
 import { spawn, type ChildProcess } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { Agent, request as httpRequest } from "node:http";
 import { connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -96,10 +97,14 @@ function bulk(args: string[], count: number): { stop(): Promise<number> } {
     async stop() {
       over = true;
       const seconds = (performance.now() - began) / 1000;
-      // SIGINT: curl still says how much it had.
-      for (const child of children) child.kill("SIGINT");
+      // Of those that are not through: what they have written to nowhere.
+      for (const child of children) {
+        bytes += Number(/^wchar: (\d+)$/m.exec(readFileSync(`/proc/${child.pid}/io`, "utf8"))?.[1] ?? 0);
+        child.kill("SIGKILL");
+      }
+      const rate = bytes / 1e6 / seconds;
       await Promise.all(all);
-      return bytes / 1e6 / seconds;
+      return rate;
     },
   };
 }

@@ -50,7 +50,7 @@ export const sallyport = (mac: boolean): Peer => ({
       const head = stream.head as { type: "echo" } | { type: "bulk"; bytes: number };
       if (head.type === "echo") return stream.respond(head, { end: true });
       stream.respond({});
-      void bulk(stream, head.bytes);
+      bulk(stream, head.bytes).catch(() => undefined); // its reader has enough
     };
   },
 });
