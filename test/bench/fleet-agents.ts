@@ -10,7 +10,7 @@ import { startAgentEnd } from "../contract/link/agent-end.ts";
 const [url, folder] = process.argv.slice(2);
 const secrets = (await text(process.stdin)).trim().split("\n");
 /** Not all in one tick: a fleet does not start as one. */
-const PER_TICK = 8;
+const PER_TICK = 2;
 
 let online = 0;
 let told = -1;
@@ -35,5 +35,5 @@ for (const [n, secret] of secrets.entries()) {
     else if (event.type === "state" && event.from === "online") online--;
     agent.events.length = 0;
   });
-  if (n % PER_TICK === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+  if (n % PER_TICK === 0) await new Promise((resolve) => setTimeout(resolve, 20));
 }
