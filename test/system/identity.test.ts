@@ -30,9 +30,9 @@ t.test("key change, clone, revocation", async (t) => {
   await waitFor("the next dial", () => proxy.accepted > dialled);
   await cloud.connected();
 
-  // The new key, copied with all that belongs to it.
-  const state = join(tempDir(t, "copy"), "state");
-  cpSync(agent.state, state, { recursive: true, filter: (path) => !path.endsWith(".sock") });
+  // The new key, copied to where another agent runs.
+  const state = tempDir(t, "copy");
+  for (const name of ["identity.json", "identity.key"]) cpSync(join(agent.state, name), join(state, name));
   const clone = new TestAgent(t, cloud, { config, state });
   clone.start();
   const cloned = /Another running agent uses the identity/;
