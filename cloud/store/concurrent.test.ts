@@ -292,3 +292,75 @@ t.test("reports that come several times at once are applied once; rivals of a ge
   const queued = (await w.of(0).commands(w.scope, { limit: 100, state: "queued" })).items;
   t.equal(queued.filter((one) => one.resource === `deployment:${id}`).length, 1, "older applies are superseded");
 });
+
+t.test("processes that offer one command to replicas of their own: one replica may have it", async (t) => {
+  const w = await world(t);
+  const replicas = await Promise.all(Array.from({ length: 4 }, () => w.replica()));
+  for (let round = 0; round < 6; round++) {
+    const command = w.wish({ resource: `x${round}` });
+    await w.of(0).createCommand(w.scope, command);
+    const offer = (caller: number) =>
+      w.of(caller).nextDispatch(w.scope.workspace, command.id, replicas[caller % 4]!, 0, 20, true);
+    const won = (await callers(async (caller) => ((await offer(caller)) === null ? null : caller % 4))).filter(
+      (one) => one !== null,
+    );
+    t.equal(new Set(won).size, 1, "to one replica, however often");
+    const holder = won[0]!;
+    t.equal(await w.of(1).cancelQueued(w.scope, command.id, 30, true), false, "it may have it: not ended here");
+    const last = (await offer(holder))!;
+    const freed = { attempt: last.attempt, replica: replicas[holder]!, code: "AT_CAPACITY" };
+    t.equal(await w.of(2).markNotTaken(w.scope.workspace, command.id, freed, 1_000_000), null);
+    t.not(await offer(holder + 1), null, "it said no: another may be asked");
+  }
+});
+
+t.test("processes: listed, beating, gone; sessions of the one that is gone are over, and those only", async (t) => {
+  const w = await world(t);
+  const join = (id: string, kids: string[], store = w.of(0)) =>
+    store.joinProcess({ id, peerUrl: `ws://${id}`, identity: "f", kids, now: 5 });
+  await w.of(0).putCloudKeys([{ kid: "k1", purpose: "identity", publicKey: "p", createdAt: 1 }]);
+  await Promise.all(["a", "b"].map((id, at) => join(id, ["k1", "k2"], w.of(at))));
+  await t.rejects(join("c", ["other"]), { code: "CONFIG_INVALID" });
+  await t.rejects(w.of(0).checkIdentity(["other"]), { code: "CONFIG_INVALID" });
+  t.ok(await w.of(1).beatProcess("a"));
+  t.match(await w.of(1).processes(), [
+    { id: "a", peerUrl: "ws://a", beat: 2, leaving: false },
+    { id: "b", beat: 1 },
+  ]);
+  await w.of(0).announceLeaving("b");
+  t.match((await w.of(1).processes())[1], { leaving: true });
+
+  const [one, two] = [await w.replica(), await w.replica()];
+  const session = (process: string) => ({
+    id: newId("session"),
+    process,
+    instance: "i",
+    journal: newId("journal"),
+    remoteAddress: "192.0.2.1",
+    now: 7,
+  });
+  const [atA, atB] = [session("a"), session("b")];
+  t.equal((await w.of(0).openSession(one, atA)).epoch, 1);
+  await w.of(1).openSession(two, atB);
+  const here = async () => (await w.of(0).presence()).map((row) => [row.replica, row.process, row.session]).toSorted();
+  t.same(
+    await here(),
+    [
+      [one, "a", atA.id],
+      [two, "b", atB.id],
+    ].toSorted(),
+  );
+  t.equal(await w.of(1).leaveProcess("a", 1), false, "it has moved on since it was looked at");
+  t.ok(await w.of(1).leaveProcess("a", 2));
+  t.equal(await w.of(1).releaseProcess("a", 9), 1);
+  t.same(await here(), [[two, "b", atB.id]]);
+  t.equal(await w.of(0).beatProcess("a"), false, "it hears that it was taken for gone");
+  await join("a", ["k1"]);
+  await w.of(0).holdSession(one, atA.id);
+  t.same((await here()).length, 2, "and goes on");
+  const newer = session("b");
+  t.equal((await w.of(1).openSession(one, newer)).epoch, 2, "the newest epoch wins");
+  await w.of(0).closeSession(one, atA.id, 10);
+  await w.of(0).holdSession(one, atA.id);
+  t.match(await w.of(0).presenceOf([one]), [{ session: newer.id, process: "b", epoch: 2, live: true, instance: "i" }]);
+});

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { binFile, runProgram, tempDir, waitFor, type Teardown } from "./launcher.ts";
 import type { NatsServer } from "./nats.ts";
 import { postgres } from "./postgres.ts";
-import { TestCloud, type CloudOptions } from "./stack.ts";
+import { freePort, TestCloud, type CloudOptions } from "./stack.ts";
 
 export interface Balancer {
   readonly port: number;
@@ -70,7 +70,15 @@ export interface Processes {
 export async function startProcesses(
   t: Teardown,
   count: number,
-  { nats, ...options }: Pick<CloudOptions, "tree" | "nodeArgs" | "env"> & { nats?: NatsServer } = {},
+  {
+    nats,
+    url,
+    ...options
+  }: Pick<CloudOptions, "tree" | "nodeArgs" | "env"> & {
+    nats?: NatsServer;
+    /** https:// of a balancer of the caller's: the processes have TLS then, towards each other too. */
+    url?: string;
+  } = {},
 ): Promise<Processes> {
   const [database, balancer] = [await (await postgres()).database(), await startBalancer(t)];
   const keys = join(tempDir(t, "keys"), "keys");
@@ -79,11 +87,20 @@ export async function startProcesses(
     args: [binFile("cloud/bin/sallyport-cloud", options.tree), "keys", keys],
   });
   if (made.code !== 0) throw new Error(`no keys were made:\n${made.stderr}`);
-  const args = ["--keys", keys, "--peer-listen", "127.0.0.1:0", "--url", balancer.url];
+  const args = ["--keys", keys, "--url", url ?? balancer.url];
   if (nats !== undefined) args.push("--nats-url", nats.url.replace("://", `://${nats.user}:${nats.password}@`));
   const all: TestCloud[] = [];
-  for (let n = 0; n < count; n++)
-    all.push(await TestCloud.start(t, { ...options, database, args, token: all[0]?.api.token ?? null }));
+  for (let n = 0; n < count; n++) {
+    const port = url === undefined ? 0 : await freePort();
+    const peer =
+      url === undefined
+        ? ["--peer-listen", "127.0.0.1:0"]
+        : ["--peer-listen", `0.0.0.0:${port}`, "--peer-url", `wss://127.0.0.1:${port}`];
+    const token = all[0]?.api.token ?? null;
+    all.push(
+      await TestCloud.start(t, { ...options, tls: url !== undefined, database, args: [...args, ...peer], token }),
+    );
+  }
   balancer.prefer(...all.map((one) => one.port));
   await waitFor("the processes to reach each other", async () =>
     (await Promise.all(all.map((one) => reached(one)))).every((seen) => seen === count),
