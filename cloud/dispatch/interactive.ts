@@ -104,6 +104,8 @@ const HEAD_DEADLINE_MS = 60_000;
 const ARRIVAL_MS = 10_000;
 /** Between two tries while it is on its way. */
 const AGAIN_MS = 100;
+/** Of those, every so many looks into SQL. */
+const LOOK_EVERY = 5;
 
 export function makeInteractive(deps: InteractiveDeps): Interactive {
   const { clock, sessions, sequences } = deps;
@@ -151,11 +153,25 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
   }
 
   /** Nobody is known to be there: looks once more, and waits for one that is on its way between two processes. */
-  async function arrival(scope: Scope, pool: PoolRef, options: RelayOptions): Promise<void> {
+  async function arrival(scope: Scope, pool: PoolRef, { replica, signal }: RelayOptions): Promise<void> {
+    const { workspace } = scope;
+    const there = (): boolean =>
+      replica === undefined
+        ? sessions.ofPool(workspace, pool.id).length > 0
+        : sessions.ofReplica(workspace, replica) !== null;
+    const untilMs = clock.monotonic() + ARRIVAL_MS;
     await sessions.refresh?.();
-    if (sessions.ofPool(scope.workspace, pool.id).length > 0) return;
-    if (sessions.moving?.(scope.workspace, pool.id) === true)
-      await sessions.waitForPool(scope.workspace, pool.id, ARRIVAL_MS, options.signal);
+    let waited = 0;
+    while (
+      !there() &&
+      sessions.moving?.(workspace, pool.id, replica) === true &&
+      clock.monotonic() < untilMs &&
+      signal?.aborted !== true
+    ) {
+      await wait(clock, AGAIN_MS, signal);
+      // Notes tell sooner, if they come.
+      if (++waited % LOOK_EVERY === 0) await sessions.refresh?.();
+    }
   }
 
   const interactive: Interactive = {

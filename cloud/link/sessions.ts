@@ -55,7 +55,7 @@ export interface Sessions {
   /** Looks whether there is a session that this process has not noticed yet. Absent: there cannot be. */
   refresh?(): Promise<void>;
   /** An agent of the pool is on its way from one process to another, as far as is known. Absent: it cannot be. */
-  moving?(workspace: WorkspaceId, pool: PoolId): boolean;
+  moving?(workspace: WorkspaceId, pool: PoolId, replica?: ReplicaId): boolean;
   /** Resolves with a live session of the pool, at once or as soon as one comes; null after `withinMs`. */
   waitForPool(
     workspace: WorkspaceId,

@@ -23,7 +23,8 @@ export class AllSessions implements Sessions {
   readonly #look: () => Promise<void>;
   readonly #byReplica = new Map<ReplicaId, RemoteSession>();
   readonly #byPool = new Map<string, Set<RemoteSession>>();
-  readonly #movingUntilMs = new Map<string, number>();
+  /** Replicas on their way, with their pool, until they are not expected any more (monotonic). */
+  readonly #moving = new Map<ReplicaId, { key: string; untilMs: number }>();
   readonly #online: ((session: CloudSession) => void)[] = [];
   readonly #offline: ((session: CloudSession) => void)[] = [];
   readonly #status: Parameters<Sessions["onStatus"]>[0][] = [];
@@ -84,8 +85,14 @@ export class AllSessions implements Sessions {
     return this.#look();
   }
 
-  moving(workspace: WorkspaceId, pool: PoolId): boolean {
-    return (this.#movingUntilMs.get(keyOf(workspace, pool)) ?? 0) > this.#clock.monotonic();
+  moving(workspace: WorkspaceId, pool: PoolId, replica?: ReplicaId): boolean {
+    const now = this.#clock.monotonic();
+    const key = keyOf(workspace, pool);
+    for (const [id, one] of this.#moving) {
+      if (one.untilMs <= now) this.#moving.delete(id);
+      else if (one.key === key && (replica === undefined || replica === id)) return true;
+    }
+    return false;
   }
 
   waitForPool(
@@ -160,7 +167,7 @@ export class AllSessions implements Sessions {
     pool?.delete(session);
     if (pool?.size === 0) this.#byPool.delete(key);
     session.elsewhere.lost = lost;
-    if (lost) this.#movingUntilMs.set(key, this.#clock.monotonic() + MOVING_MS);
+    if (lost) this.#moving.set(session.replica, { key, untilMs: this.#clock.monotonic() + MOVING_MS });
     session.end(reason);
     for (const listener of [...this.#offline]) listener(session);
   }
@@ -171,7 +178,7 @@ export class AllSessions implements Sessions {
   }
 
   #arrived(session: CloudSession): void {
-    this.#movingUntilMs.delete(keyOf(session.workspace, session.pool));
+    this.#moving.delete(session.replica);
     for (const listener of [...this.#online]) listener(session);
   }
 }
