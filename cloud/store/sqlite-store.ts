@@ -37,6 +37,12 @@ const WRITE_NAMES = [
   "closeSession",
   "refuseConnection",
   "releaseSessions",
+  "joinProcess",
+  "beatProcess",
+  "announceLeaving",
+  "leaveProcess",
+  "releaseProcess",
+  "holdSession",
   "seen",
   "addAlarm",
   "createCommand",
@@ -67,6 +73,11 @@ const READ_NAMES = [
   "replicas",
   "replica",
   "replicaByKey",
+  "checkIdentity",
+  "processes",
+  "presence",
+  "presenceOf",
+  "changeNumbers",
   "connections",
   "idempotent",
   "command",
@@ -89,6 +100,10 @@ const READ_NAMES = [
   "deploymentHolder",
   "changesAfter",
 ] as const satisfies readonly (keyof typeof READS)[];
+type Named = (typeof WRITE_NAMES)[number] | (typeof READ_NAMES)[number];
+/** Not `true`: an operation that the lists above lack. */
+const whole: [Exclude<keyof typeof WRITES | keyof typeof READS, Named>] extends [never] ? true : false = true;
+void whole;
 
 class WorkerCalls {
   readonly #worker: Worker;
