@@ -2,6 +2,9 @@
 // a reader that stalls at the far end stalls the agent, and nothing piles up here.
 import { toConnectorError, type LinkStream } from "@sallyport/protocol";
 
+/** Chunks on their way from one to the other: waiting for each would cost a turn of the event loop. */
+const AHEAD = 8;
+
 /** `asked`: accepted from another process; `held`: opened to the agent. `ended`: the asker sends no bytes. */
 export function relay(asked: LinkStream, held: LinkStream, ended: boolean): void {
   const both = (caught: unknown): void => {
@@ -13,7 +16,15 @@ export function relay(asked: LinkStream, held: LinkStream, ended: boolean): void
   asked.signal.addEventListener("abort", () => held.reset(toConnectorError(asked.signal.reason)), { once: true });
   held.signal.addEventListener("abort", () => void settle(), { once: true });
   const pump = async (from: LinkStream, to: LinkStream): Promise<void> => {
-    for await (const chunk of from.bytes) await to.write(chunk);
+    const under: Promise<void>[] = [];
+    for await (const chunk of from.bytes) {
+      const writing = to.write(chunk);
+      // Its failure is heard when its turn comes.
+      writing.catch(() => {});
+      under.push(writing);
+      if (under.length >= AHEAD) await under.shift();
+    }
+    await Promise.all(under);
     await to.end();
   };
   const answering = (async () => {

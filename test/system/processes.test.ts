@@ -127,7 +127,7 @@ t.test("any process serves any request", { skip: needs("postgres", "nats"), time
   await t.test("a look, a download, a run, its log, a stop", async (t) => {
     const preview = await b.api.json<Preview>("/v1/pools/lab/stores/lake/preview?path=table.csv");
     t.match(JSON.stringify(preview), /grace/);
-    for (const [where, cloud] of Object.entries({ "over two processes": b, "over one": a })) {
+    for (const [where, cloud] of Object.entries({ "over two processes": b, "over one": a, "over two again": b })) {
       const began = performance.now();
       const { digest, bytes } = await download(cloud);
       t.comment(`64 MiB ${where}: ${Math.round((bytes / MIB / (performance.now() - began)) * 1000)} MiB/s`);
