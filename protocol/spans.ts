@@ -89,22 +89,21 @@ export class SpanExporter implements Spans {
 
   /** Sends what waits, within `withinMs`; what is left then is dropped. */
   async close(withinMs: number): Promise<void> {
-    const { clock } = this.#options;
     let late = false;
-    const over = new Promise<void>((resolve) =>
-      clock.after(
-        withinMs,
-        () => {
-          late = true;
-          resolve();
-        },
-        { keepAlive: true },
-      ),
+    const over = Promise.withResolvers<void>();
+    const deadline = this.#options.clock.after(
+      withinMs,
+      () => {
+        late = true;
+        over.resolve();
+      },
+      { keepAlive: true },
     );
     while (!late && (this.#queue.length > 0 || this.#sending !== null)) {
       this.#send();
-      await Promise.race([this.#sending, over]);
+      await Promise.race([this.#sending, over.promise]);
     }
+    deadline.cancel();
     this.#timer?.cancel();
     this.counts.dropped += this.#queue.length;
     this.#queue = [];

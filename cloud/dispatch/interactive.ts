@@ -5,6 +5,7 @@ import {
   commandAnswerSchema,
   jsonBody,
   laneOf,
+  noSpans,
   parseTraceparent,
   readJsonBody,
   readNdjson,
@@ -217,20 +218,21 @@ export function makeInteractive(deps: InteractiveDeps): Interactive {
       deps.metrics.inFlight(-1);
       deps.metrics.interactive(spec.kind, outcome, ms, sent + received);
       const endMs = clock.now();
-      deps.spans.record({
-        name: `dispatch ${spec.kind}`,
-        kind: "client",
-        context: trace,
-        parentSpanId: parent?.spanId ?? null,
-        startMs: endMs - ms,
-        endMs,
-        attributes: {
-          "sallyport.kind": spec.kind,
-          "sallyport.pool": pool.name,
-          "sallyport.agent": on?.replica ?? "",
-        },
-        error: outcome === "ok" ? null : outcome,
-      });
+      if (deps.spans !== noSpans)
+        deps.spans.record({
+          name: `dispatch ${spec.kind}`,
+          kind: "client",
+          context: trace,
+          parentSpanId: parent?.spanId ?? null,
+          startMs: endMs - ms,
+          endMs,
+          attributes: {
+            "sallyport.kind": spec.kind,
+            "sallyport.pool": pool.name,
+            "sallyport.agent": on?.replica ?? "",
+          },
+          error: outcome === "ok" ? null : outcome,
+        });
       deps.audit.info(
         {
           workspace: scope.workspace,

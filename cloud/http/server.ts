@@ -154,6 +154,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   app.addHook("onResponse", async (request, reply) => {
     const route = request.routeOptions.url ?? "none";
     metrics.answered(request.method, route, reply.statusCode, reply.elapsedTime);
+    if (spans === noSpans) return;
     const { context, parentSpanId } = traceOf(request.raw);
     const endMs = clock.now();
     spans.record({
