@@ -90,18 +90,21 @@ export class SpanExporter implements Spans {
   /** Sends what waits, within `withinMs`; what is left then is dropped. */
   async close(withinMs: number): Promise<void> {
     let late = false;
-    const over = Promise.withResolvers<void>();
+    let expire!: () => void;
+    const over = new Promise<void>((resolve) => {
+      expire = resolve;
+    });
     const deadline = this.#options.clock.after(
       withinMs,
       () => {
         late = true;
-        over.resolve();
+        expire();
       },
       { keepAlive: true },
     );
     while (!late && (this.#queue.length > 0 || this.#sending !== null)) {
       this.#send();
-      await Promise.race([this.#sending, over.promise]);
+      await Promise.race([this.#sending, over]);
     }
     deadline.cancel();
     this.#timer?.cancel();

@@ -262,11 +262,11 @@ function Line({ connections, now }: { connections: Connection[]; now: number }) 
             <b key={one.no} style={{ left: share(one.endedAt ?? one.at) }} title={one.message ?? ""} />
           ))}
       </div>
-      <div className="row small faint num" style={{ justifyContent: "space-between" }}>
+      <div className="row small faint num nowrap" style={{ justifyContent: "space-between" }}>
         <span>{formatClock(from)}</span>
-        <span className="clip">{words}</span>
         <span>now</span>
       </div>
+      <div className="small dim num">{words}</div>
     </div>
   );
 }
