@@ -7,6 +7,11 @@ import type { Clock } from "./clock.ts";
 
 /** Standing queue that is aimed at. */
 export const QUEUE_TARGET_MS = 25;
+/**
+ * On a long path the queue may be this part of the round trip: there a host that is late by more than 25 ms, as busy ones
+ * are, would be taken for a queue, and the window shrink below what the path carries.
+ */
+const LONG_PATH_QUEUE = 4;
 const QUEUE_MAX_BYTES = 1024 * 1024;
 const START_BYTES = 256 * 1024;
 const MIN_BYTES = 64 * 1024;
@@ -129,9 +134,9 @@ export class InFlight {
   #steer(rttMs: number): void {
     const bytesPerMs = this.#windowBytes / rttMs;
     const queueMs = rttMs - this.#baseMs;
-    const queueTargetBytes = Math.min(bytesPerMs * QUEUE_TARGET_MS, QUEUE_MAX_BYTES);
-    if (this.#starting && queueMs > QUEUE_TARGET_MS / 4 && queueMs * bytesPerMs > queueTargetBytes / 4)
-      this.#starting = false;
+    const targetMs = Math.max(QUEUE_TARGET_MS, this.#baseMs / LONG_PATH_QUEUE);
+    const queueTargetBytes = Math.min(bytesPerMs * targetMs, QUEUE_MAX_BYTES);
+    if (this.#starting && queueMs > targetMs / 4 && queueMs * bytesPerMs > queueTargetBytes / 4) this.#starting = false;
     const wanted = this.#starting ? this.#windowBytes * 2 : bytesPerMs * this.#baseMs + queueTargetBytes;
     // At most doubled or halved per round trip: one odd sample does not starve the link.
     const next = Math.min(Math.max(wanted, this.#windowBytes / 2), this.#windowBytes * 2);

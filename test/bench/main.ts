@@ -5,7 +5,7 @@
 //                                        from bench-results/latest.json
 // Exit code 1 when a bar is missed. Each bench's result is kept in bench-results/latest.json until it runs again.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
 import { repository } from "../support/launcher.ts";
 import { writePages, type Results } from "./pages.ts";
@@ -46,6 +46,8 @@ if (args.includes("--write")) {
 const machine = { node: process.versions.node, cpu: cpus()[0]?.model ?? "unknown", cores: String(cpus().length) };
 let missed = false;
 for (const name of names.length > 0 ? names : Object.keys(BENCHES)) {
+  // Before it: what others do on the machine. Its own processes are in what comes after.
+  const load = Math.round(loadavg()[0]! * 10) / 10;
   const { rows, bars, versions: peers = {}, missing = [] } = await BENCHES[name]!();
   const versions = { ...machine, ...peers };
   if (!json) {
@@ -62,7 +64,7 @@ for (const name of names.length > 0 ? names : Object.keys(BENCHES)) {
         `  ${bar.met ? "met   " : "MISSED"} ${bar.bar.padEnd(48)} ${String(bar.value).padStart(9)} ${bar.unit}, limit ${bar.limit}`,
       );
   }
-  results.benches[name] = { at: new Date().toISOString(), versions, missing, rows, bars };
+  results.benches[name] = { at: new Date().toISOString(), load, versions, missing, rows, bars };
   mkdirSync(join(repository, "bench-results"), { recursive: true });
   writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
 }

@@ -9,7 +9,15 @@ export interface Results {
   /** By the bench's name; each as of its last run. */
   benches: Record<
     string,
-    { at: string; versions: Record<string, string>; missing: readonly string[]; rows: Row[]; bars: BarResult[] }
+    {
+      at: string;
+      /** Load average of the machine when it began. */
+      load?: number;
+      versions: Record<string, string>;
+      missing: readonly string[];
+      rows: Row[];
+      bars: BarResult[];
+    }
   >;
 }
 
@@ -101,6 +109,15 @@ function table(results: Results): string {
       .join(", ")}.`,
   );
   if (missing.size > 0) lines.push(`Not here when it was measured: ${[...missing].join("; ")}.`);
+  const busy = SHOWN.flatMap((name) => {
+    const result = results.benches[name];
+    if (result === undefined || (result.load !== undefined && result.load < 1)) return [];
+    return [`${name} ${result.load ?? "unknown"}`];
+  });
+  if (busy.length > 0)
+    lines.push(
+      `Others used the machine when these were measured (load average before): ${busy.join(", ")}. Such figures are worse than the program.`,
+    );
   if (unmeasured.length > 0) lines.push(`Not measured yet: ${unmeasured.join(", ")}.`);
   return lines.join("\n");
 }
