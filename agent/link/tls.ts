@@ -78,7 +78,7 @@ const authoritiesOfMachine = (): string[] =>
   (machineAuthorities ??= [...new Set([...getCACertificates("default"), ...getCACertificates("system")])]);
 
 const contexts: { ca: string | null; cert: string | undefined; key: string | undefined; context: SecureContext }[] = [];
-/** Kept while nothing changes: reading a machine's authorities takes some 50 ms. */
+/** Kept while nothing changes: reading a machine's authorities takes 100 ms and more. */
 export function contextOf(ca: string | null, certificate: ClientCertificate | null): SecureContext {
   const cert = certificate?.cert;
   const key = certificate?.key;

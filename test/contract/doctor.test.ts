@@ -476,3 +476,34 @@ t.test("CONNECT: bytes that come with the answer are kept, and the way carries a
   t.match(asked[0], `CONNECT 127.0.0.1:${cloud.port} HTTP/1.1\r\n`);
   t.match(asked[0], `Proxy-Authorization: Basic ${Buffer.from("app:pässwörd:x").toString("base64")}\r\n`);
 });
+
+t.test("an https:// proxy: TLS within TLS carries a session", async (t) => {
+  const inner = makeAuthority(dir(t, "ca"));
+  const outer = makeAuthority(dir(t, "proxy-ca"));
+  const read = (file: string) => readFileSync(file, "utf8");
+  const cloud = await startCloudEnd({ tls: { cert: read(inner.certFile), key: read(inner.keyFile) } });
+  t.teardown(() => cloud.stop());
+  const proxy = createHttpsServer(pems(outer));
+  proxy.on("connect", (_request, socket: Socket) => {
+    const to = connect(cloud.port, "127.0.0.1");
+    to.on("error", () => socket.destroy());
+    socket.on("error", () => to.destroy());
+    socket.write("HTTP/1.1 200 OK\r\n\r\n");
+    socket.pipe(to).pipe(socket);
+  });
+  const port = await listening(t, proxy);
+  const url = `https://127.0.0.1:${cloud.port}`;
+  const network = makeNetwork({
+    addresses: [],
+    proxy: { url: `https://localhost:${port}`, user: null, password: null, ca: outer.caFile },
+    noProxy: [],
+    clientCertificate: null,
+    environment: {},
+    resolveSecret: async (text) => text,
+    hide: () => {},
+  });
+  const agent = startAgentEnd({ url, enrolment: cloud.enrolment(), ca: read(inner.caFile), network });
+  t.teardown(() => agent.stop());
+  const session = await agent.online();
+  t.equal(agent.link.session, session);
+});

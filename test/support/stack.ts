@@ -221,9 +221,10 @@ export class TestAgent {
   }
 
   /** Another subcommand of the same program: `cli(["ps"])`. */
-  cli(args: string[]): Program {
+  cli(args: string[], env: Record<string, string> = {}): Program {
     return startProgram(this.#t, {
       name: `agent ${args[0]}`,
+      env,
       ...this.#within([binFile("agent/bin/sallyport-agent", this.#options.tree), ...args, "--config", this.configFile]),
     });
   }

@@ -1,7 +1,7 @@
 // A real agent goes online, shows a preview and gives a download through what stands between companies and the world:
 // proxies, inspection, terminators, IPv6, names that move. Real partners, with their default time-outs.
 import { createHash, randomBytes } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { connect } from "node:tls";
 import t, { type Test } from "tap";
@@ -10,7 +10,7 @@ import { tempDir, waitFor } from "../support/launcher.ts";
 import { startServer, type Server } from "../support/servers.ts";
 import { needs, needsCommand } from "../support/skip.ts";
 import { family, socketsOf } from "../support/sockets.ts";
-import { CEILINGS, connectAgent, TestCloud, type AgentOptions, type TestAgent } from "../support/stack.ts";
+import { CEILINGS, connectAgent, TestAgent, TestCloud, type AgentOptions } from "../support/stack.ts";
 
 t.setTimeout(300_000);
 
@@ -92,6 +92,22 @@ t.test("proxies", { skip: needs("squid") }, async (t) => {
   const link = (proxy: Server, file = passwordFile) =>
     `{ noProxy: [], proxy: { url: "http://127.0.0.1:${portOf(proxy)}", user: app, password: "\${file:${file}}" } }`;
   writeFileSync(passwordFile, `${PASSWORD}\n`);
+
+  await t.test("before the enrolment: the secret is looked at, and stays good", async (t) => {
+    const squid = await startServer(t, "squid");
+    const agent = new TestAgent(t, cloud, { url, config: `link: ${link(squid)}\n` });
+    const { secret } = await cloud.enroll("early");
+    const run = agent.cli(["doctor"], { SALLYPORT_ENROLL_SECRET: secret });
+    t.match(await run.exited, { code: 0 });
+    const said = run.output.toString();
+    t.match(said, /ok {4}tls .*\n.*ok {4}upgrade .*\n.*ok {4}handshake .*identity key of the enrolment secret/, said);
+    t.notMatch(said, PASSWORD);
+    t.notOk(existsSync(join(agent.state, "identity.key")), "nothing was made");
+    agent.start(secret);
+    await waitFor("the agent to join by it", async () =>
+      (await cloud.agents()).some((one) => one.pool.name === "early"),
+    );
+  });
 
   await t.test("CONNECT with a password; the CA is the one of the enrolment", async (t) => {
     const squid = await startServer(t, "squid");

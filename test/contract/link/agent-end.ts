@@ -20,6 +20,7 @@ import {
   type LinkEvent,
   type LinkStateKind,
   type NatsRoute,
+  type WsLinkOptions,
 } from "../../../agent/link/index.ts";
 import { STRAIGHT } from "../../../agent/link/network.ts";
 import { agentStatus } from "../../support/agent-status.ts";
@@ -67,6 +68,7 @@ export interface AgentEndOptions {
   readonly random?: () => number;
   readonly mac?: boolean;
   readonly ca?: string;
+  readonly network?: WsLinkOptions["network"];
   readonly deadMs?: number;
   readonly stableMs?: number;
 }
@@ -93,6 +95,7 @@ export function startAgentEnd(options: AgentEndOptions): AgentEnd {
     enrolment: options.enrolment ?? null,
     nameHint: "test-agent",
     ca: options.ca ?? null,
+    ...(options.network === undefined ? {} : { network: options.network }),
     mac: options.mac ?? true,
     version: "0.1.0",
     hello,
