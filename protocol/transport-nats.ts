@@ -8,6 +8,8 @@
 //   welcome  the control plane listens now        refuse   it does not: JSON {retryAfterMs}
 // A number that is not the next one means that something was lost: the transport ends, as a broken socket would.
 // Each packet names the sender's own subject as where to answer, so the server says (status 503) when nobody is there.
+import { AsyncLocalStorage } from "node:async_hooks";
+import { subscribe } from "node:diagnostics_channel";
 import { z } from "zod";
 import type { Clock } from "./clock.ts";
 import { ConnectorError } from "./errors.ts";
@@ -65,6 +67,27 @@ export function natsSocket(connection: unknown): NatsSocketLike {
     onDrain: (listener) => void socket.on("drain", listener),
     destroy: () => socket.destroy(),
   };
+}
+
+const dialling = new AsyncLocalStorage<{ destroy(): void }[]>();
+let watching = false;
+
+/** Runs one dial of the NATS client. A dial that fails by its time leaves its socket open; here it does not. */
+export async function dialCleanly<T>(dial: () => Promise<T>): Promise<T> {
+  if (!watching) {
+    watching = true;
+    // Told of each client socket as it is made, by whoever makes it.
+    subscribe("net.client.socket", (message) =>
+      dialling.getStore()?.push((message as { socket: { destroy(): void } }).socket),
+    );
+  }
+  const sockets: { destroy(): void }[] = [];
+  try {
+    return await dialling.run(sockets, dial);
+  } catch (error) {
+    for (const socket of sockets) socket.destroy();
+    throw error;
+  }
 }
 
 /** First part of all subjects unless both ends are told another. */

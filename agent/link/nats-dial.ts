@@ -2,10 +2,12 @@
 // of redialling is not used: it gives up, follows what servers gossip, and loses what was sent meanwhile without a word.
 import { randomBytes } from "node:crypto";
 import { isIP } from "node:net";
+import type { Duplex } from "node:stream";
 import type { ConnectionOptions, NatsConnection } from "@nats-io/nats-core";
 import {
   ConnectorError,
   NATS_PREFIX,
+  dialCleanly,
   dialNats,
   natsNameSchema,
   natsSocket,
@@ -142,6 +144,10 @@ export async function dialNatsLink(route: NatsRoute, clock: Clock, signal: Abort
       }),
       over,
     ]);
+  } catch (caught) {
+    // A session that was not to be: no attempt may leave a connection behind.
+    void connection?.close();
+    throw caught;
   } finally {
     settle();
   }
@@ -207,17 +213,19 @@ async function open(
   };
   // The client wraps what a WebSocket said into words; its code is kept here.
   let cause: Error | null = null;
+  let below: Duplex | null = null;
   try {
     if (!target.webSocket) {
       const { connect } = await import("@nats-io/transport-node");
       // `host`: without it the certificate of a server that is named by its address would be held against `localhost`.
       const tls = { host: target.host, ...(ca === null ? {} : { ca }) };
-      const connection = await connect({ ...options, tls: target.tls ? tls : null });
+      const connection = await dialCleanly(() => connect({ ...options, tls: target.tls ? tls : null }));
       return { connection, socket: natsSocket(connection) };
     }
     const cloudUrl = `https://${target.server}`;
     const way = { ...(await network.wayTo(cloudUrl, signal)), cloudUrl, ca };
     const tcp = await openWay(way, { signal });
+    below = tcp;
     const { WebSocket } = await import("ws");
     let socket: NatsSocketLike | null = null;
     const connection = await core.wsconnect({
@@ -235,12 +243,12 @@ async function open(
           headers: { "user-agent": "sallyport-agent" },
         });
         webSocket.on("error", (error) => (cause ??= error));
-        webSocket.on("upgrade", ({ socket: below }) => {
+        webSocket.on("upgrade", () => {
           socket = {
             get bufferedBytes() {
               return webSocket.bufferedAmount;
             },
-            onDrain: (listener) => void below.on("drain", listener),
+            onDrain: (listener) => void tcp.on("drain", listener),
             destroy: () => webSocket.terminate(),
           };
         });
@@ -249,6 +257,7 @@ async function open(
     });
     return { connection, socket: socket! };
   } catch (caught) {
+    (below as Duplex | null)?.destroy();
     if (caught instanceof LinkFailure) throw caught;
     throw new LinkFailure(connectError(cause ?? caught, target));
   }

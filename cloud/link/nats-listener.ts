@@ -15,6 +15,7 @@ import {
   toConnectorError,
   type Clock,
   type ConnectorError,
+  type NatsTransport,
   type Timer,
 } from "@sallyport/protocol";
 import type { LinkGateway } from "./gateway.ts";
@@ -120,7 +121,7 @@ export class NatsListener {
   }
 
   async #take({ name, session }: { name: string; session: string }): Promise<void> {
-    const { gateway, clock } = this.#options;
+    const { gateway } = this.#options;
     const remoteAddress = `nats:${name}`;
     const subjects = natsSubjects(this.#prefix, name, session);
     const refuse = () => this.#connection?.publish(subjects.down, natsRefusal(REFUSED_RETRY_MS));
@@ -128,14 +129,9 @@ export class NatsListener {
     this.#opening++;
     try {
       const connection = await this.#options.connect(`sallyport-cloud ${name}`);
-      const transport = await acceptNats({
-        connection,
-        socket: natsSocket(connection),
-        prefix: this.#prefix,
-        name,
-        session,
-        clock,
-        greetingBytes: MAX_GREETING_BYTES,
+      const transport = await this.#open(connection, name, session).catch((error: unknown) => {
+        void connection.close();
+        throw error;
       });
       // What the broker says of the other end proves nothing: every frame needs its MAC, wherever the broker runs.
       gateway.accept(transport, remoteAddress, { loopback: false, onAuthenticated: () => transport.trust() });
@@ -145,5 +141,17 @@ export class NatsListener {
     } finally {
       this.#opening--;
     }
+  }
+
+  async #open(connection: NatsConnection, name: string, session: string): Promise<NatsTransport> {
+    return await acceptNats({
+      connection,
+      socket: natsSocket(connection),
+      prefix: this.#prefix,
+      name,
+      session,
+      clock: this.#options.clock,
+      greetingBytes: MAX_GREETING_BYTES,
+    });
   }
 }

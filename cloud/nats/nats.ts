@@ -2,8 +2,8 @@
 // up, follows what servers gossip, and loses what was published meanwhile without a word. Who connects also redials.
 import { readFileSync } from "node:fs";
 import { isIP } from "node:net";
-import type { NatsConnection } from "@nats-io/nats-core";
-import { ConnectorError } from "@sallyport/protocol";
+import type { ConnectionOptions, NatsConnection } from "@nats-io/nats-core";
+import { ConnectorError, dialCleanly } from "@sallyport/protocol";
 
 export interface NatsAccess {
   /** `host:port`, tried in turn at random. */
@@ -104,7 +104,7 @@ export async function connectNats(access: NatsAccess, name: string): Promise<Nat
     // `host`: without it the certificate of a server that is named by its address would be held against `localhost`.
     const tls = { host: new URL(`tls://${server}`).hostname.replace(/^\[|\]$/g, "") };
     try {
-      return await connect({
+      const options: ConnectionOptions = {
         servers: server,
         name,
         tls: access.tls ? { ...tls, ...(access.caFile === null ? {} : { caFile: access.caFile }) } : null,
@@ -121,7 +121,8 @@ export async function connectNats(access: NatsAccess, name: string): Promise<Nat
         timeout: CONNECT_MS,
         pingInterval: PING_MS,
         maxPingOut: 2,
-      });
+      };
+      return await dialCleanly(() => connect(options));
     } catch (error) {
       failure = error;
     }

@@ -1,6 +1,7 @@
 // The transport over a real NATS server, one end of it a plain NATS client: what is sent comes whole and in order, what
 // waits is bounded, and whatever goes missing ends it.
 import { randomBytes } from "node:crypto";
+import { createServer, type AddressInfo } from "node:net";
 import { connect, type NatsConnection } from "@nats-io/transport-node";
 import {
   MAX_MESSAGE_BYTES,
@@ -15,9 +16,11 @@ import {
 } from "@sallyport/protocol";
 import fc from "fast-check";
 import t, { type Test } from "tap";
+import { dialNatsLink } from "../../../agent/link/index.ts";
 import { waitFor } from "../../support/launcher.ts";
 import { startNats, type NatsServer } from "../../support/nats.ts";
 import { needs } from "../../support/skip.ts";
+import { natsRoute } from "./agent-end.ts";
 
 const MIB = 2 ** 20;
 const WINDOW = 16 * MIB;
@@ -178,7 +181,16 @@ t.test(
       ["the other end cuts it", ({ say }) => say(6, Buffer.alloc(0)), /other end cut it/],
       [
         "the other end's process is gone",
-        ({ agent, peer }) => void peer.close().then(() => agent.send(Buffer.from("are you there?"))),
+        ({ agent, over, peer }) => {
+          let told = false;
+          void over.then(() => (told = true));
+          // The server may learn of it a moment after the first question.
+          const ask = async () => {
+            agent.send(Buffer.from("are you there?"));
+            return told;
+          };
+          void peer.close().then(() => waitFor("the word of it", ask));
+        },
         /nobody is at the other end/,
       ],
     ];
@@ -202,3 +214,16 @@ t.test(
     });
   },
 );
+
+t.test("a server that takes the connection and says nothing gets it back when the dial is given up", async (t) => {
+  const silent = createServer();
+  const closed = new Promise<void>((resolve) =>
+    silent.on("connection", (socket) => void socket.resume().on("close", () => resolve())),
+  );
+  await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
+  t.teardown(() => silent.close());
+  const { port } = silent.address() as AddressInfo;
+  const route = natsRoute(`nats://user:password@127.0.0.1:${port}/none`, name);
+  await t.rejects(dialNatsLink(route, systemClock, new AbortController().signal), /within 4 s/);
+  await closed;
+});

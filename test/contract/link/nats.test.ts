@@ -10,4 +10,5 @@ if (skip === false) {
   await import("./deadlines.test.ts");
   await import("./hostile.test.ts");
   await import("./life.test.ts");
+  await import("./moves.test.ts");
 } else t.test("the link's contract over NATS", { skip }, async () => {});
