@@ -124,7 +124,8 @@ export async function connectNats(access: NatsAccess, name: string): Promise<Nat
       };
       return await dialCleanly(() => connect(options));
     } catch (error) {
-      failure = error;
+      // Of several, a server that answered says more than one that did not.
+      if (!(failure instanceof Error && failure.name === "AuthorizationError")) failure = error;
     }
   }
   throw failure;

@@ -139,8 +139,6 @@ export interface CloudEnd {
   readonly port: number;
   /** A transport to here, as an agent makes it. */
   dial(): Promise<Transport>;
-  /** As the program does before it ends: first nobody new, then the gateway's own drain. */
-  drain(...wish: Parameters<LinkGateway["drain"]>): Promise<void>;
   readonly identityKey: KeyObject;
   readonly identityFingerprint: string;
   readonly commandKey: KeyObject;
@@ -154,8 +152,6 @@ export interface CloudEnd {
 }
 
 export interface CloudEndOptions {
-  /** Of another end that is a process of the same control plane; absent: its own. Only looked at over NATS. */
-  readonly natsPrefix?: string;
   readonly clock?: Clock;
   readonly port?: number;
   readonly mac?: boolean;
@@ -192,7 +188,7 @@ export async function startCloudEnd(options: CloudEndOptions = {}): Promise<Clou
   let listener: NatsListener | null = null;
   if (overNats && options.tls === undefined) {
     const { user, password, url: natsUrl } = await nats();
-    const prefix = options.natsPrefix ?? `test-${randomBytes(6).toString("hex")}`;
+    const prefix = `test-${randomBytes(6).toString("hex")}`;
     const address = natsUrl.replace("://", `://${user}:${password}@`);
     const access = natsAccess(address, { ca: null, creds: null });
     url = `${address}/${prefix}`;
@@ -232,10 +228,6 @@ export async function startCloudEnd(options: CloudEndOptions = {}): Promise<Clou
         caFingerprint: wish.caFingerprint ?? null,
       };
       return { ...secret, text: formatEnrolmentSecret(secret) };
-    },
-    async drain(...wish) {
-      await listener?.stop();
-      await gateway.drain(...wish);
     },
     async stop() {
       await listener?.stop();

@@ -16,12 +16,11 @@ async function twoClouds(t: Test) {
   const first = await startCloudEnd();
   const second = await startCloudEnd({
     directory: first.directory,
-    natsPrefix: new URL(first.url).pathname.slice(1),
     identityKey: { privateKey: first.identityKey, publicKey: createPublicKey(first.identityKey) },
   });
   const proxy = await startTcpProxy(t, { port: first.port });
   t.teardown(() => Promise.all([first.stop(), second.stop()]));
-  return { first, second, proxy, url: first.url.replace(`:${first.port}`, `:${proxy.port}`) };
+  return { first, second, proxy, url: `http://127.0.0.1:${proxy.port}` };
 }
 
 const sessionOf = (cloud: CloudEnd) => cloud.gateway.sessions.all()[0] ?? null;
@@ -68,7 +67,7 @@ t.test("told to go, the agent is online at the next process before the last stre
   })();
   await waitFor("commands to flow", () => asked > 20);
   proxy.retarget(second.port);
-  const drained = first.drain(20_000, 5_000);
+  const drained = first.gateway.drain(20_000, 5_000);
   await waitFor("the agent to be at the second process", () => sessionOf(second) !== null);
   const before = asked;
   await waitFor("commands to flow there", () => asked > before + 20);
@@ -98,7 +97,7 @@ t.test("what does not end within 30 s is cut, also when there is nowhere to go",
   const cut = t.rejects(long.answer, { code: "LINK_LOST" });
   await waitFor("the command to arrive", () => agent.streams.length === 1);
   proxy.refuse(true);
-  void first.drain(600_000);
+  void first.gateway.drain(600_000);
   await waitFor("the goodbye to arrive", () => agent.link.state !== "online");
   t.ok(agent.link.session, "it is still there for what is open");
   await clock.advance(29_900);

@@ -1,4 +1,5 @@
-// All that the link's contract says, over the transport `nats`, but for what is about HTTP, its upgrade and its TLS.
+// All that the link's contract says, over the transport `nats`, but for what is about HTTP, its upgrade and its TLS, and
+// but for moves.test.ts: which process takes an agent there is the queue group's choice, not an address's.
 import t from "tap";
 import { needs } from "../../support/skip.ts";
 
@@ -10,5 +11,4 @@ if (skip === false) {
   await import("./deadlines.test.ts");
   await import("./hostile.test.ts");
   await import("./life.test.ts");
-  await import("./moves.test.ts");
 } else t.test("the link's contract over NATS", { skip }, async () => {});
