@@ -141,7 +141,7 @@ export async function startTunnels(
   targetPort: number,
 ): Promise<{ tunnels: Tunnel[]; missing: string[] }> {
   const tunnels: Tunnel[] = [];
-  const missing: string[] = ["chisel, frp (their modules are not served by the Go module proxy here)"];
+  const missing: string[] = ["chisel, frp, rathole, wstunnel (no recipe)"];
   for (const recipe of RECIPES) {
     const tunnel = await recipe.start(t, folder(recipe.name.replaceAll(/\W/g, "")), targetPort);
     if (tunnel === null) missing.push(`${recipe.name} (${recipe.installedBy})`);
