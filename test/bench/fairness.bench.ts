@@ -99,7 +99,11 @@ function bulk(args: string[], count: number): { stop(): Promise<number> } {
       const seconds = (performance.now() - began) / 1000;
       // Of those that are not through: what they have written to nowhere.
       for (const child of children) {
-        bytes += Number(/^wchar: (\d+)$/m.exec(readFileSync(`/proc/${child.pid}/io`, "utf8"))?.[1] ?? 0);
+        try {
+          bytes += Number(/^wchar: (\d+)$/m.exec(readFileSync(`/proc/${child.pid}/io`, "utf8"))?.[1] ?? 0);
+        } catch {
+          // through just now: it says so itself
+        }
         child.kill("SIGKILL");
       }
       const rate = bytes / 1e6 / seconds;
