@@ -199,6 +199,23 @@ t.test("an upload goes on over the next link; one that its agent has forgotten s
   t.notOk(files.has("up/forget"));
 });
 
+t.test("an upload whose client dies leaves nothing", async (t) => {
+  const before = agent.seen.length;
+  const body = async function* () {
+    yield Buffer.alloc(100_000, "a");
+    while (agent.seen.length === before) await new Promise((resolve) => setImmediate(resolve));
+    throw new Error("the client dies");
+  };
+  await t.rejects(world.api.call(content("up/gone"), { method: "PUT", body: body() }));
+  const whole = await world.api.call(content("up/gone"), {
+    method: "PUT",
+    body: Buffer.from("whole"),
+    headers: { "if-none-match": "*" },
+  });
+  t.equal(whole.status, 201, whole.body.toString());
+  t.equal(files.get("up/gone")?.bytes.toString(), "whole");
+});
+
 t.test("a cut read goes on inside the same response and gives exactly the bytes", async (t) => {
   const bytes = randomBytes(700_001);
   files.set("big", file(bytes, "application/octet-stream"));
