@@ -54,9 +54,12 @@ interface Offer {
   at: number;
   refused: boolean;
 }
+/** The new one has this long to be offered a queued command before it may be moved again. */
+const OFFERED_WITHIN_MS = 30_000;
 interface Move {
   from: string;
   to: string;
+  at: number;
   accepted: boolean;
   released: boolean;
   settled: boolean;
@@ -123,10 +126,10 @@ const letGo = (one: Command, replica: string): Command => {
   if (last?.to === replica && open(one)) moves[moves.length - 1] = { ...last, accepted: false };
   return { ...one, moves };
 };
-const movedTo = (one: Command, from: string, to: string, holds: boolean): Command => ({
+const movedTo = (one: Command, from: string, to: string, holds: boolean, at: number): Command => ({
   ...one,
   replica: one.state === "queued" ? one.replica : to,
-  moves: [...one.moves, { from, to, accepted: false, released: !holds, settled: false }],
+  moves: [...one.moves, { from, to, at, accepted: false, released: !holds, settled: false }],
 });
 const holderOf = (one: Command): string | null => one.replica ?? one.moves.at(-1)?.to ?? null;
 
@@ -152,7 +155,7 @@ function reported(before: Command, replica: string, report: ReportOf): Command {
     const nobodyTook = !one.moves.at(-1)!.accepted && one.replica !== null && open(one);
     // Taken from it, and nobody has it since: what it says makes it its own again.
     if (!nobodyTook || report.type === "released") return report.type === "released" ? letGo(one, replica) : one;
-    one = movedTo(one, one.replica!, replica, true);
+    one = movedTo(one, one.replica!, replica, true, 0);
   }
   if (one.replica !== replica) {
     if (one.replica !== null || !one.offers.some((offer) => offer.replica === replica)) return one;
@@ -279,8 +282,10 @@ export function perform(state: State, op: Op): { state: State; answer: Answer } 
         if (maybe(one) !== op.from) return same(false);
         const last = one.moves.at(-1);
         if (last?.from === op.from && last.to === op.to) return same(true);
+        const offered = one.offers.some((offer) => offer.replica === last?.to && offer.at >= last.at);
+        if (last?.from === op.from && last.at > op.now - OFFERED_WITHIN_MS && !offered) return same(false);
       }
-      return { state: put(state, movedTo(one, op.from, op.to, op.holds)), answer: true };
+      return { state: put(state, movedTo(one, op.from, op.to, op.holds, op.now)), answer: true };
     }
     case "settled": {
       const next = op.ids.reduce((after, each) => {
