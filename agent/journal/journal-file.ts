@@ -3,7 +3,8 @@
 import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
-import { ConnectorError, newId, type Body, type CommandId, type Report, type ReportBody } from "@sallyport/protocol";
+import type { Body, CommandId, Report, ReportBody } from "@sallyport/protocol";
+import { ConnectorError, newId } from "@sallyport/protocol/basics";
 import type { JournaledCommand } from "./journal.ts";
 
 /** Schema changes, in order, for ever: a released one is never edited. `user_version` counts those applied. */

@@ -2,7 +2,7 @@
 // each in its savepoint; answers are posted after COMMIT, hence after the fsync. Never imported: started by
 // sqlite-journal.ts.
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
-import { ConnectorError, toConnectorError, type ErrorBody } from "@sallyport/protocol";
+import { ConnectorError, toConnectorError, type ErrorBody } from "@sallyport/protocol/basics";
 import {
   diskFault,
   JournalFile,

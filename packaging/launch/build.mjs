@@ -72,7 +72,9 @@ await script(async () => {
     for (const folder of FOLDERS) copyOthers(folder);
 
     const manifest = JSON.parse(readFileSync(join(root, "protocol/package.json"), "utf8"));
-    manifest.exports = { ".": "./index.js" };
+    manifest.exports = Object.fromEntries(
+      Object.entries(manifest.exports).map(([door, file]) => [door, file.replace(/\.ts$/, ".js")]),
+    );
     writeFileSync(join(aside, "protocol/package.json"), `${JSON.stringify(manifest, undefined, 2)}\n`);
     mkdirSync(join(aside, "node_modules/@sallyport"), { recursive: true });
     symlinkSync("../../protocol", join(aside, "node_modules/@sallyport/protocol"), "junction");
