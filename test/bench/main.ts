@@ -37,7 +37,9 @@ for (const name of names) {
 }
 
 const file = join(repository, "bench-results/latest.json");
-const results: Results = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Results) : { benches: {} };
+/** Of the runs before; a file of another shape is begun anew. */
+const before = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Partial<Results>) : {};
+const results: Results = { benches: before.benches ?? {} };
 if (args.includes("--write")) {
   writePages(results);
   process.exit(0);
