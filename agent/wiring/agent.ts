@@ -43,7 +43,8 @@ export async function startAgent(context: AgentContext): Promise<RunningAgent> {
     watchMetrics({ figures, version, startedAt, state, parts, watched, loop, spans: spans.counts });
     const metrics = makeMetricsListener(context, parts, watched);
     parts.changes.on(heldBackLog(parts.runner, parts.policy, context.log));
-    await parts.facts.start();
+    // Half a second: the link does not wait for it.
+    void parts.facts.start().then(() => parts.changes.tell());
     await control.listen();
     await metrics?.listen();
     telemetry.loop.start();
