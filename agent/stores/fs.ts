@@ -60,7 +60,7 @@ export class FsStore implements ArtifactStore {
     if (after !== null && segmentProblem(after) !== null) throw cursorInvalid();
     const folder = await this.#open(path, constants.O_RDONLY, reached);
     try {
-      if (!(await folder.handle.stat()).isDirectory()) throw notATree(this.id, path);
+      if (!folder.info.isDirectory()) throw notATree(this.id, path);
       // Only the page's names are kept, however many there are: sorted and cut whenever four pages have come together.
       let names: string[] = [];
       const keep = limit + 1;
@@ -93,20 +93,17 @@ export class FsStore implements ArtifactStore {
 
   async stat(path: string, { reached }: Reach = {}): Promise<ArtifactEntry> {
     const opened = await this.#open(path, constants.O_RDONLY, reached);
-    try {
-      return await entryOf(path, opened.handle);
-    } finally {
-      await opened.handle.close();
-    }
+    await opened.handle.close();
+    return entryFrom(path, opened.info);
   }
 
   async read(
     path: string,
     options: Reach & { range?: ReadRange; suffixBytes?: number; ifMatch?: string; signal?: AbortSignal } = {},
   ): Promise<OpenedRead> {
-    const { handle } = await this.#open(path, constants.O_RDONLY, options.reached);
+    const { handle, info } = await this.#open(path, constants.O_RDONLY, options.reached);
     try {
-      const entry = await entryOf(path, handle);
+      const entry = entryFrom(path, info);
       if (entry.kind === "tree") throw notAFile(this.id, path);
       const totalBytes = entry.sizeBytes!;
       if (options.ifMatch !== undefined && options.ifMatch !== entry.version)
@@ -259,7 +256,7 @@ export class FsStore implements ArtifactStore {
     path: string,
     flags: number,
     reached?: (realPath: string) => void,
-  ): Promise<{ handle: FileHandle; anchored: string; real: string }> {
+  ): Promise<{ handle: FileHandle; anchored: string; real: string; info: BigIntStats }> {
     const root = await this.#root();
     const full = path === "" ? root : join(root, ...path.split("/"));
     // Not blocking: opening a FIFO must not wait for its other end.
@@ -267,9 +264,9 @@ export class FsStore implements ArtifactStore {
     try {
       const real = await this.#contained(handle, full, root, path);
       if (real !== path) reached?.(real);
-      const info = await handle.stat();
+      const info = await handle.stat({ bigint: true });
       if (!info.isFile() && !info.isDirectory()) throw notFound(this.id, path);
-      return { handle, anchored: PROC ? `/proc/self/fd/${handle.fd}` : full, real };
+      return { handle, anchored: PROC ? `/proc/self/fd/${handle.fd}` : full, real, info };
     } catch (error) {
       await handle.close();
       throw error;
@@ -447,9 +444,6 @@ interface BigStat {
 }
 const versionOf = (info: BigStat): string =>
   `${info.mtimeNs.toString(36)}-${info.size.toString(36)}-${info.ino.toString(36)}`;
-
-const entryOf = async (path: string, handle: FileHandle): Promise<ArtifactEntry> =>
-  entryFrom(path, await handle.stat({ bigint: true }));
 
 function entryFrom(path: string, info: BigIntStats): ArtifactEntry {
   const name = baseName(path);

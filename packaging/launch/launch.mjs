@@ -140,7 +140,6 @@ export async function becomeProgram(scriptUrl, base) {
     return script(() => runNode24(fileURLToPath(scriptUrl), process.argv.slice(2), { cwd: process.cwd() }));
   }
   keepYoungGenerationSmall();
-  markOnOneThread();
   collectDeadBuffers();
   const compiled = fileURLToPath(new URL(`${base}.js`, scriptUrl));
   const entry = existsSync(compiled) ? compiled : fileURLToPath(new URL(`${base}.ts`, scriptUrl));
@@ -158,15 +157,6 @@ export async function becomeProgram(scriptUrl, base) {
  */
 function keepYoungGenerationSmall() {
   setFlagsFromString("--semi-space-growth-factor=1");
-}
-
-/**
- * While a full collection marks, V8's helper threads take the cores that the event loop and its peers need: on two cores
- * each was a standstill of about 20 ms. Marked in small steps by the thread itself, the router's p99 was 8 instead of
- * 21 ms at a third of its rate, at no cost in memory (measured).
- */
-function markOnOneThread() {
-  setFlagsFromString("--no-concurrent-marking");
 }
 
 /**

@@ -105,10 +105,17 @@ export function artifactKinds(deps: ArtifactDeps): AnyCommandKind[] {
     async run(input, { policy, signal }) {
       const path = ask(policy, "list", input, "metadata");
       const store = await deps.stores.get(input.store);
-      const entry = await store.stat(path, { signal, ...reach(policy, "list", input, "metadata") });
+      let real: string | null = null;
+      const entry = await store.stat(path, {
+        signal,
+        reached(realPath) {
+          reach(policy, "list", input, "metadata").reached(realPath);
+          real = realPath;
+        },
+      });
       if (entry.kind === "file") {
         ask(policy, "read", { store: input.store, path });
-        await store.stat(path, { signal, ...reach(policy, "read", input, "metadata") });
+        if (real !== null) reach(policy, "read", input, "metadata").reached(real);
       }
       if (!input.digest) return { result: { ...entry, digest: null } };
       // A tree's digest covers all that is in it: each file is asked about before it is read.
