@@ -1,7 +1,9 @@
 // Backup and restore of the one database or the other, by whether the configuration names one.
 import type { BackupFigures } from "./backup.ts";
-import { backupPostgres, restorePostgres } from "./postgres-backup.ts";
-import { backupSqlite, restoreSqlite } from "./sqlite-backup.ts";
+
+// Loaded when asked for: a control plane that runs needs neither.
+const ofSqlite = () => import("./sqlite-backup.ts");
+const ofPostgres = () => import("./postgres-backup.ts");
 
 /** `database` null: SQLite in the data directory. */
 export interface StorePlace {
@@ -9,8 +11,10 @@ export interface StorePlace {
   database: string | null;
 }
 
-export const backupStore = ({ dir, database }: StorePlace, file: string, now: number): Promise<BackupFigures> =>
-  database === null ? backupSqlite(dir, file, now) : backupPostgres(database, file, now);
+export const backupStore = async ({ dir, database }: StorePlace, file: string, now: number): Promise<BackupFigures> =>
+  database === null
+    ? (await ofSqlite()).backupSqlite(dir, file, now)
+    : (await ofPostgres()).backupPostgres(database, file, now);
 
 /** `kept`: where the database lies that was there before; null when there was none, or (PostgreSQL) it was not kept. */
 export async function restoreStore(
@@ -20,6 +24,6 @@ export async function restoreStore(
   options: { replace: boolean },
 ): Promise<BackupFigures & { kept: string | null }> {
   return database === null
-    ? restoreSqlite(dir, file, now, options)
-    : { ...(await restorePostgres(database, file, now, options)), kept: null };
+    ? (await ofSqlite()).restoreSqlite(dir, file, now, options)
+    : { ...(await (await ofPostgres()).restorePostgres(database, file, now, options)), kept: null };
 }

@@ -5,6 +5,5 @@ export * from "./store.ts";
 export { backupStore, restoreStore } from "./backup-store.ts";
 export { openStore, type StoreOptions } from "./open-store.ts";
 export { openSqliteStore, DATABASE_FILE, type SqliteStoreOptions } from "./sqlite-store.ts";
-export { openPostgresStore, type PostgresStoreOptions } from "./postgres-store.ts";
 export { postgresClientConfig, shownDatabase, withoutPassword } from "./postgres-url.ts";
-export { lockDatabase, type DatabaseLock } from "./postgres-lock.ts";
+export { lockDatabase, type DatabaseLock } from "./lock-database.ts";

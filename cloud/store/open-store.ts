@@ -1,6 +1,5 @@
 // The one or the other, by whether the configuration names a database.
 import type { ConnectorError } from "@sallyport/protocol";
-import { openPostgresStore } from "./postgres-store.ts";
 import { openSqliteStore } from "./sqlite-store.ts";
 import type { Store } from "./store.ts";
 
@@ -15,7 +14,9 @@ export interface StoreOptions {
   onOutage?: (error: ConnectorError | null) => void;
 }
 
-export const openStore = ({ dir, database, onDeath, onOutage }: StoreOptions): Promise<Store> =>
-  database === null
-    ? openSqliteStore({ dir, ...(onDeath === undefined ? {} : { onDeath }) })
-    : openPostgresStore({ url: database, ...(onOutage === undefined ? {} : { onOutage }) });
+/** PostgreSQL's client, and on this thread the queries, are loaded where there is a PostgreSQL. */
+export async function openStore({ dir, database, onDeath, onOutage }: StoreOptions): Promise<Store> {
+  if (database === null) return openSqliteStore({ dir, ...(onDeath === undefined ? {} : { onDeath }) });
+  const { openPostgresStore } = await import("./postgres-store.ts");
+  return openPostgresStore({ url: database, ...(onOutage === undefined ? {} : { onOutage }) });
+}
