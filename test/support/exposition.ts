@@ -68,7 +68,8 @@ export function parseExposition(text: string): Map<string, Family> {
       rest = rest.slice(whole.length);
     }
     const number = value === "+Inf" ? Infinity : value === "-Inf" ? -Infinity : Number(value);
-    if (value === "" || (Number.isNaN(number) && value !== "NaN")) wrong("a value that is no number");
+    // In any case of letters, as Prometheus reads it: prom-client writes Nan while a figure has no value yet.
+    if (value === "" || (Number.isNaN(number) && !/^nan$/i.test(value!))) wrong("a value that is no number");
     const key = `${name} ${labelsKey(labels)}`;
     if (seen.has(key)) wrong("a series twice");
     seen.add(key);
