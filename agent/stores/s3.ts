@@ -6,7 +6,7 @@ import { Agent as HttpAgent } from "node:http";
 import { Agent as HttpsAgent } from "node:https";
 import type { Readable } from "node:stream";
 import type { GetObjectCommandOutput, HeadObjectCommandOutput, S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
-import { ConnectorError, type ArtifactEntry, type Clock, type Digest, type Timer } from "@sallyport/protocol";
+import { ConnectorError, type ArtifactEntry, type Clock, type Digest } from "@sallyport/protocol";
 import type { Secrets } from "../secrets/index.ts";
 import { mediaTypeOf } from "./media-types.ts";
 import { baseName, segmentProblem } from "./path.ts";
@@ -220,7 +220,10 @@ export class S3Store implements ArtifactStore {
   ): AsyncIterable<Buffer> {
     const target = this.#target(path);
     const clock = this.#clock;
-    const source = new BodyChunks(body);
+    // Without a listener an abort before the first pull would be an uncaught error.
+    body.on("error", () => {});
+    // The socket hands over 64 KiB at a time and is read only as far as we pull.
+    const source = body[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
     let left = lengthBytes;
     let ended = false;
     const end = (): void => {
@@ -233,23 +236,19 @@ export class S3Store implements ArtifactStore {
       [Symbol.asyncIterator]() {
         return {
           async next(): Promise<IteratorResult<Buffer>> {
-            let stalled: Timer | null = null;
+            const stalled = clock.after(STALL_MS, () =>
+              abort.abort(
+                new ConnectorError(
+                  "STORE_UNREACHABLE",
+                  `Store ${target.store} sent nothing for ${STALL_MS / 1000} seconds.`,
+                  { fix: "Try again; look at the store's load." },
+                ),
+              ),
+            );
             try {
               abort.signal.throwIfAborted();
-              let chunk = source.take();
-              if (chunk === undefined) {
-                stalled = clock.after(STALL_MS, () =>
-                  abort.abort(
-                    new ConnectorError(
-                      "STORE_UNREACHABLE",
-                      `Store ${target.store} sent nothing for ${STALL_MS / 1000} seconds.`,
-                      { fix: "Try again; look at the store's load." },
-                    ),
-                  ),
-                );
-                chunk = await source.wait();
-              }
-              if (chunk === null) {
+              const step = await source.next();
+              if (step.done === true) {
                 end();
                 if (left > 0)
                   throw new ConnectorError(
@@ -259,14 +258,14 @@ export class S3Store implements ArtifactStore {
                   );
                 return { done: true, value: undefined };
               }
-              left -= chunk.length;
-              return { done: false, value: chunk };
+              left -= step.value.length;
+              return step;
             } catch (error) {
               end();
               const reason: unknown = abort.signal.aborted ? abort.signal.reason : error;
               throw s3Error(reason, target);
             } finally {
-              stalled?.cancel();
+              stalled.cancel();
             }
           },
           async return(): Promise<IteratorResult<Buffer>> {
@@ -703,61 +702,6 @@ async function* partsOf(
   }
   upload.sourceEnded = true;
   yield take();
-}
-
-/** Held of a body that is not taken as fast as it comes: the socket is paused from the first of these to the second. */
-const AHEAD_BYTES = { most: 256 * 1024, least: 64 * 1024 };
-
-/**
- * A body's chunks as the socket read them. The stream's own iterator costs an event and several turns for each, and
- * puts into one what came meanwhile, by copying.
- */
-class BodyChunks {
-  readonly #body: Readable;
-  #chunks: Buffer[] = [];
-  #heldBytes = 0;
-  #over: { error: unknown } | "ended" | null = null;
-  #wake: (() => void) | null = null;
-
-  constructor(body: Readable) {
-    this.#body = body;
-    body.on("data", (chunk: Buffer) => {
-      this.#chunks.push(chunk);
-      this.#heldBytes += chunk.length;
-      if (this.#heldBytes >= AHEAD_BYTES.most) body.pause();
-      this.#wake?.();
-    });
-    const end = (over: { error: unknown } | "ended"): void => {
-      this.#over ??= over;
-      this.#wake?.();
-    };
-    body.on("end", () => end("ended"));
-    // Also before the first pull: an abort must find a listener.
-    body.on("error", (error) => end({ error }));
-    body.on("close", () => end("ended"));
-  }
-
-  /** Undefined: nothing is here. Null: nothing will come. Throws the body's error once what came before it was taken. */
-  take(): Buffer | null | undefined {
-    const chunk = this.#chunks.shift();
-    if (chunk !== undefined) {
-      this.#heldBytes -= chunk.length;
-      if (this.#heldBytes <= AHEAD_BYTES.least && this.#body.isPaused()) this.#body.resume();
-      return chunk;
-    }
-    if (this.#over === null) return undefined;
-    if (this.#over === "ended") return null;
-    throw this.#over.error;
-  }
-
-  async wait(): Promise<Buffer | null> {
-    for (;;) {
-      const chunk = this.take();
-      if (chunk !== undefined) return chunk;
-      await new Promise<void>((resolve) => (this.#wake = resolve));
-      this.#wake = null;
-    }
-  }
 }
 
 /** A failed condition means another thing for a write that was to make, and for one that was to replace. */
