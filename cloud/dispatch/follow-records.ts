@@ -7,11 +7,11 @@ import {
   readNdjson,
   toConnectorError,
   wait,
-  type ErrorCode,
   type LogRecord,
 } from "@sallyport/protocol";
 import type { Dispatch } from "./index.ts";
 import type { Relayed } from "./interactive.ts";
+import { RESUMABLE, RESUME_MS, RETRIED } from "./resumable.ts";
 
 /** What every kind of log takes. */
 export interface RecordsRequest {
@@ -21,20 +21,7 @@ export interface RecordsRequest {
   tail?: number;
 }
 
-/** An agent that was updated or lost its network is back within this, or the reader is told. */
-const RESUME_MS = 60_000;
 const PAUSE_MS = { first: 100, most: 2_000 };
-const RESUMABLE: ReadonlySet<ErrorCode> = new Set([
-  "LINK_LOST",
-  "GOING_AWAY",
-  "SESSION_SUPERSEDED",
-  "AGENT_OFFLINE",
-  "AGENT_DRAINING",
-  "STREAM_REFUSED",
-]);
-
-/** Before the first answer: only a link that broke while it was on its way. An offline agent is said at once. */
-const RETRIED: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED"]);
 
 /**
  * Resolves when the agent has answered; the records then come as they are read. AGENT_OFFLINE is said at once.

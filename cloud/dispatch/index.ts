@@ -24,6 +24,7 @@ import { serveReports } from "./reports.ts";
 export type { CommandView, Durable, ExplainedCommand, SubmitKey, Submission } from "./durable.ts";
 export type { Interactive, PoolRef, Relayed, RelayOptions } from "./interactive.ts";
 export { followRecords, type RecordsRequest } from "./follow-records.ts";
+export { RESUMABLE, RESUME_MS, RETRIED } from "./resumable.ts";
 export type { DispatchMetrics } from "./metrics.ts";
 export { agentOffline, type Waiting } from "./waiting.ts";
 

@@ -12,6 +12,7 @@ import {
   type WorkspaceId,
 } from "@sallyport/protocol";
 import type { CloudSession, Sessions } from "./sessions.ts";
+import { waitForSession } from "./wait-for-session.ts";
 
 /** A session as its registry sees it. */
 export interface HeldSession {
@@ -66,34 +67,7 @@ export class SessionRegistry implements Sessions {
   ): Promise<CloudSession | null> {
     const live = this.ofPool(workspace, pool)[0];
     if (live !== undefined) return Promise.resolve(live);
-    return new Promise((resolve, reject) => {
-      const settle = () => {
-        timer.cancel();
-        signal?.removeEventListener("abort", onAbort);
-        const at = this.#online.indexOf(onOnline);
-        if (at !== -1) this.#online.splice(at, 1);
-      };
-      const onOnline = (session: CloudSession) => {
-        if (session.workspace !== workspace || session.pool !== pool) return;
-        settle();
-        resolve(session);
-      };
-      const onAbort = () => {
-        settle();
-        reject(toConnectorError(signal?.reason));
-      };
-      const timer = this.#clock.after(
-        withinMs,
-        () => {
-          settle();
-          resolve(null);
-        },
-        { keepAlive: true },
-      );
-      if (signal?.aborted === true) return onAbort();
-      signal?.addEventListener("abort", onAbort, { once: true });
-      this.#online.push(onOnline);
-    });
+    return waitForSession(this.#clock, this.#online, { workspace, id: pool }, withinMs, signal);
   }
 
   // For the gateway.

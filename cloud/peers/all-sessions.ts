@@ -1,13 +1,7 @@
 // Live sessions of all processes behind the port of one: those held here, and those that SQL shows at the others.
-import {
-  toConnectorError,
-  type Clock,
-  type ConnectorError,
-  type PoolId,
-  type ReplicaId,
-  type WorkspaceId,
-} from "@sallyport/protocol";
+import { type Clock, type ConnectorError, type PoolId, type ReplicaId, type WorkspaceId } from "@sallyport/protocol";
 import type { CloudSession, Sessions } from "../link/sessions.ts";
+import { waitForSession } from "../link/wait-for-session.ts";
 import type { RemoteSession } from "./remote-session.ts";
 
 /** Who lost its process dials another one within this, as a rule. */
@@ -95,49 +89,25 @@ export class AllSessions implements Sessions {
     return false;
   }
 
-  waitForPool(
+  async waitForPool(
     workspace: WorkspaceId,
     pool: PoolId,
     withinMs: number,
     signal?: AbortSignal,
   ): Promise<CloudSession | null> {
     const live = this.ofPool(workspace, pool)[0];
-    if (live !== undefined) return Promise.resolve(live);
-    return new Promise((resolve, reject) => {
-      const settle = () => {
-        timer.cancel();
-        looking.cancel();
-        signal?.removeEventListener("abort", onAbort);
-        const at = this.#online.indexOf(onOnline);
-        if (at !== -1) this.#online.splice(at, 1);
-      };
-      const onOnline = (session: CloudSession) => {
-        if (session.workspace !== workspace || session.pool !== pool) return;
-        settle();
-        resolve(session);
-      };
-      const onAbort = () => {
-        settle();
-        reject(toConnectorError(signal?.reason));
-      };
-      const timer = this.#clock.after(
-        withinMs,
-        () => {
-          settle();
-          resolve(null);
-        },
-        { keepAlive: true },
-      );
-      let looking = { cancel: () => {} };
-      const look = (): void => {
-        void this.#look();
-        looking = this.#clock.after(WAITING_LOOK_MS, look);
-      };
-      look();
-      if (signal?.aborted === true) return onAbort();
-      signal?.addEventListener("abort", onAbort, { once: true });
-      this.#online.push(onOnline);
-    });
+    if (live !== undefined) return live;
+    let looking = { cancel: () => {} };
+    const look = (): void => {
+      void this.#look();
+      looking = this.#clock.after(WAITING_LOOK_MS, look);
+    };
+    look();
+    try {
+      return await waitForSession(this.#clock, this.#online, { workspace, id: pool }, withinMs, signal);
+    } finally {
+      looking.cancel();
+    }
   }
 
   // For the mirror.

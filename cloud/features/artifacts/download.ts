@@ -1,8 +1,8 @@
 // One download of an artifact, over as many links as it takes. When a link breaks in the middle, the read is issued
 // again from the next byte, of the same version, on the next live session; the reader of the bytes notices only a pause.
-import { ConnectorError, artifactRead, toConnectorError, wait, type ErrorCode } from "@sallyport/protocol";
+import { ConnectorError, artifactRead, toConnectorError, wait } from "@sallyport/protocol";
 import type { z } from "zod";
-import type { Dispatch, PoolRef } from "../../dispatch/index.ts";
+import { RESUMABLE, RESUME_MS, RETRIED, type Dispatch, type PoolRef } from "../../dispatch/index.ts";
 import type { Scope } from "../../store/store.ts";
 
 export interface DownloadRequest {
@@ -19,21 +19,7 @@ export interface Download {
   bytes: AsyncIterable<Buffer>;
 }
 
-/** How long a broken download waits for its pool to come back. */
-const RESUME_MS = 60_000;
 const PAUSE_MS = { first: 50, most: 2_000 };
-/** The link's failures, and an agent on its way out or back: the next session may give the rest. */
-const RESUMABLE: ReadonlySet<ErrorCode> = new Set([
-  "LINK_LOST",
-  "GOING_AWAY",
-  "SESSION_SUPERSEDED",
-  "AGENT_OFFLINE",
-  "AGENT_DRAINING",
-  "STREAM_REFUSED",
-]);
-/** Before the first answer: only a link that broke while it was on its way. An offline agent is said at once. */
-const RETRIED: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED"]);
-
 export async function openDownload(
   dispatch: Dispatch,
   scope: Scope,

@@ -2,37 +2,16 @@
 // most; when a link breaks, the same upload is asked for again on the next live session, and goes on at the byte that the
 // agent names. The sender of the bytes notices only a pause.
 import { randomUUID } from "node:crypto";
-import {
-  ConnectorError,
-  artifactWrite,
-  toConnectorError,
-  wait,
-  type ErrorCode,
-  type ReplicaId,
-} from "@sallyport/protocol";
+import { ConnectorError, artifactWrite, toConnectorError, wait, type ReplicaId } from "@sallyport/protocol";
 import type { z } from "zod";
-import type { Dispatch, PoolRef } from "../../dispatch/index.ts";
+import { RESUMABLE, RESUME_MS, RETRIED, type Dispatch, type PoolRef } from "../../dispatch/index.ts";
 import type { Scope } from "../../store/store.ts";
 
 export type UploadRequest = Omit<z.input<typeof artifactWrite.input>, "upload">;
 
-/** How long a broken upload waits for its agent to come back. Less than the agent waits for it. */
-const RESUME_MS = 60_000;
 const PAUSE_MS = { first: 50, most: 2_000 };
 /** Sent and not yet said to be taken, at most. */
 const HELD_BYTES = 8 * 1024 * 1024;
-/** The link's failures, and an agent on its way out or back. */
-const RESUMABLE: ReadonlySet<ErrorCode> = new Set([
-  "LINK_LOST",
-  "GOING_AWAY",
-  "SESSION_SUPERSEDED",
-  "AGENT_OFFLINE",
-  "AGENT_DRAINING",
-  "STREAM_REFUSED",
-]);
-/** Before an agent had it: an agent that is offline is said at once. */
-const RETRIED: ReadonlySet<ErrorCode> = new Set(["LINK_LOST", "GOING_AWAY", "SESSION_SUPERSEDED"]);
-
 export async function sendArtifact(
   dispatch: Dispatch,
   scope: Scope,

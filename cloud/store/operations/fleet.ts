@@ -557,13 +557,22 @@ export async function closeSession(
 }
 
 /** `workspace`: of that one alone. */
-export async function releaseSessions(tx: Tx, process: string, now: number, workspace?: string): Promise<number> {
+export const releaseSessions = (tx: Tx, process: string, now: number, workspace?: string): Promise<number> =>
+  releaseHeld(tx, { process, is: "!=" }, now, workspace);
+
+/** Ends the sessions that a process holds, or all others do (`!=`). Answers how many there were. */
+export async function releaseHeld(
+  tx: Tx,
+  by: { process: string; is: "=" | "!=" },
+  now: number,
+  workspace?: string,
+): Promise<number> {
   let held = tx.db
     .updateTable("replicas")
     .set((eb) => ({ disconnected_at: eb.fn.coalesce("last_seen_at", eb.val(now)) }))
     .where("session_id", "is not", null)
     .where("disconnected_at", "is", null)
-    .where("process", "!=", process);
+    .where("process", by.is, by.process);
   if (workspace !== undefined) held = held.where("workspace_id", "=", workspace);
   const released = await held
     .returning(["workspace_id", "replica_id", "pool_id", "session_id", "disconnected_at"])

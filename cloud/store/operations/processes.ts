@@ -2,7 +2,8 @@
 // clock: who counts as gone is for whoever sees that its beat stands still.
 import { ConnectorError, type AgentStatus, type PoolId, type ReplicaId, type SessionId } from "@sallyport/protocol";
 import type { PresenceRow, ProcessRow } from "../store.ts";
-import { endConnection, resumeConnection } from "./connections.ts";
+import { resumeConnection } from "./connections.ts";
+import { releaseHeld } from "./fleet.ts";
 import { parseJson, ws, type Tx } from "./tx.ts";
 
 /** Refused: none of these keys is one of those that this database belongs to. */
@@ -69,24 +70,8 @@ export async function processes(tx: Tx): Promise<ProcessRow[]> {
 }
 
 /** Sessions of a process that is gone are over. `workspace`: of that one alone. Answers how many there were. */
-export async function releaseProcess(tx: Tx, process: string, now: number, workspace?: string): Promise<number> {
-  let held = tx.db
-    .updateTable("replicas")
-    .set((eb) => ({ disconnected_at: eb.fn.coalesce("last_seen_at", eb.val(now)) }))
-    .where("session_id", "is not", null)
-    .where("disconnected_at", "is", null)
-    .where("process", "=", process);
-  if (workspace !== undefined) held = held.where("workspace_id", "=", workspace);
-  const released = await held
-    .returning(["workspace_id", "replica_id", "pool_id", "session_id", "disconnected_at"])
-    .execute();
-  for (const row of released) {
-    await endConnection(tx, row.workspace_id, row.replica_id, row.session_id!, row.disconnected_at!);
-    tx.touch(row.workspace_id, "agent", row.replica_id);
-    tx.touch(row.workspace_id, "pool", row.pool_id);
-  }
-  return released.length;
-}
+export const releaseProcess = (tx: Tx, process: string, now: number, workspace?: string): Promise<number> =>
+  releaseHeld(tx, { process, is: "=" }, now, workspace);
 
 /** Its process was taken for gone and is not: the session goes on, unless there is a newer one. */
 export async function holdSession(tx: Tx, id: ReplicaId, session: SessionId): Promise<void> {
