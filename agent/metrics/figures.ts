@@ -93,7 +93,7 @@ export class Figures {
     };
   }
 
-  /** `read`: at each scrape. Null = not known now: it is left out. */
+  /** `read`: at each scrape. Null = not known now: no series. */
   gauge(name: string, help: string, read: () => number | null | readonly Sample[]): void {
     this.#read("gauge", name, help, read);
   }
@@ -121,12 +121,11 @@ export class Figures {
 
   static readonly contentType = "text/plain; version=0.0.4; charset=utf-8";
 
+  /** Every figure's HELP and TYPE are there from the start, so that what is served does not depend on what happened yet. */
   text(): string {
     const lines: string[] = [];
-    for (const { name, help, type, lines: own } of this.#families.values()) {
-      const found = own();
-      if (found.length > 0) lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...found);
-    }
+    for (const { name, help, type, lines: own } of this.#families.values())
+      lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...own());
     return `${lines.join("\n")}\n`;
   }
 }
