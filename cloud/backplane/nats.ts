@@ -1,7 +1,7 @@
 // The backplane over NATS core: one subject a control plane, no streams, nothing kept. What cannot be said at once is not
 // said: the sweep of whoever should have heard it comes sooner than a queue would.
 import type { NatsConnection } from "@nats-io/nats-core";
-import type { Clock, Timer } from "@sallyport/protocol";
+import { NATS_PREFIX, type Clock, type Timer } from "@sallyport/protocol";
 import { connectNats, type NatsAccess } from "../nats/index.ts";
 import { noteSchema, type Backplane, type BackplaneHealth, type Note } from "./backplane.ts";
 
@@ -19,7 +19,7 @@ const MAX_NOTE_BYTES = 4 * 1024;
 
 export function natsBackplane({ access, incarnation, process, clock }: NatsBackplaneOptions): Backplane {
   const where = access.servers.join(", ");
-  const subject = `sallyport.${incarnation.replace(/[^A-Za-z0-9_-]/g, "_")}.note`;
+  const subject = `${access.prefix ?? NATS_PREFIX}.${incarnation.replace(/[^A-Za-z0-9_-]/g, "_")}.note`;
   const listeners = new Set<(note: Note) => void>();
   const healthListeners = new Set<(health: BackplaneHealth) => void>();
   let connection: NatsConnection | null = null;

@@ -94,6 +94,8 @@ export const processesSchema = z.object({
       state: z.enum(["here", "reached", "unreachable"]),
       /** Why it is not reached. */
       problem: z.string().nullable(),
+      /** How streams get there; null: it is the one that answers, or it is not reached. */
+      way: z.enum(["direct", "nats"]).nullable(),
       /** Agents that are connected there. */
       sessions: z.int(),
     }),

@@ -1,5 +1,5 @@
 // Takes agents that come over a NATS network: listens for their hellos, and hands a transport for each to the gateway.
-// Several processes share the hellos by a queue group. Each session has a connection of its own: an agent that reads
+// Several processes share the hellos by a queue group; one that is looked for by name (by another process) has its own. Each session has a connection of its own: an agent that reads
 // slowly, or sends much, then holds up nobody else, and cannot get the others' connection cut by the server.
 import type { NatsConnection, Subscription } from "@nats-io/nats-core";
 import {
@@ -28,7 +28,9 @@ const RETRY_MS = 1_000;
 
 export interface NatsListenerOptions {
   readonly gateway: Pick<LinkGateway, "mayGreet" | "accept">;
-  /** A new connection that does not redial by itself. `name` is shown by the server. */
+  /** The subject of hellos that are for this process alone. Absent: those of all agents, shared with the other processes. */
+  readonly hello?: string;
+  /** A new connection that does not redial by itself. `name`: whom it is for. */
   readonly connect: (name: string) => Promise<NatsConnection>;
   /** First part of all subjects; absent: the usual one. */
   readonly prefix?: string;
@@ -57,15 +59,16 @@ export class NatsListener {
   async start(): Promise<void> {
     this.#timer = null;
     try {
-      const connection = await this.#options.connect("sallyport-cloud hellos");
+      const connection = await this.#options.connect("hellos");
       if (this.#stopped) return await connection.close();
       this.#connection = connection;
       void connection.closed().then((error) => {
         if (this.#connection === connection) this.#away(error ?? new Error("The NATS server closed the connection."));
       });
       void this.#watch(connection);
-      this.#hellos = connection.subscribe(natsHelloSubject(this.#prefix), {
-        queue: NATS_QUEUE,
+      const { hello: own } = this.#options;
+      this.#hellos = connection.subscribe(own ?? natsHelloSubject(this.#prefix), {
+        ...(own === undefined ? { queue: NATS_QUEUE } : {}),
         callback: (error, message) => {
           // A throw from here would stop the client's reader without a word.
           if (error !== null) return this.#refused(connection, error);
@@ -128,7 +131,7 @@ export class NatsListener {
     if (this.#opening >= MAX_OPENING || !gateway.mayGreet(remoteAddress)) return refuse();
     this.#opening++;
     try {
-      const connection = await this.#options.connect(`sallyport-cloud ${name}`);
+      const connection = await this.#options.connect(name);
       const transport = await this.#open(connection, name, session).catch((error: unknown) => {
         void connection.close();
         throw error;

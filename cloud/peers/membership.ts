@@ -17,7 +17,7 @@ import type { PresenceRow, ProcessRow, Store } from "../store/store.ts";
 import { AllSessions } from "./all-sessions.ts";
 import type { PeerIdentity } from "./handshake.ts";
 import { pongSchema, type Ask } from "./messages.ts";
-import { PeerLink } from "./peer-link.ts";
+import { PeerLink, type PeerLinkOptions, type PeerWay } from "./peer-link.ts";
 import { RemoteSession } from "./remote-session.ts";
 
 /** Between two looks: revocations, clones and moves of agents are noticed within 5 s by them alone. */
@@ -41,6 +41,8 @@ export interface MembershipOptions {
   readonly kids: readonly string[];
   /** Where the others reach this one: ws:// or wss://. */
   readonly url: string;
+  /** The way to one that is not reached at its address. Absent: there is none. */
+  readonly overNats?: PeerLinkOptions["overNats"];
   readonly store: Store;
   readonly held: Sessions;
   readonly clock: Clock;
@@ -62,6 +64,8 @@ export interface PeerView {
   /** Of its beat in SQL. */
   readonly state: "here" | "reached" | "unreachable";
   readonly problem: string | null;
+  /** By which streams cross; null: here, or not reached. */
+  readonly way: PeerWay | null;
   readonly sessions: number;
 }
 
@@ -204,6 +208,7 @@ export class Membership {
         startedAt: row.startedAt,
         state: self ? "here" : link?.up === true ? "reached" : "unreachable",
         problem: self || link?.up === true ? null : (link?.problem?.message ?? "It was not dialled yet."),
+        way: self ? null : (link?.way ?? null),
         sessions: self ? held.all().length : (counts.get(row.id)?.length ?? 0),
       };
     });
@@ -273,7 +278,7 @@ export class Membership {
   // Links
 
   #meet(rows: readonly ProcessRow[]): void {
-    const { identity, clock, log } = this.#options;
+    const { identity, clock, log, overNats } = this.#options;
     const listed = new Set(rows.map((row) => row.id));
     for (const row of rows) {
       if (row.id === identity.process || this.#links.has(row.id)) continue;
@@ -282,9 +287,10 @@ export class Membership {
         url: row.peerUrl,
         identity,
         clock,
+        ...(overNats === undefined ? {} : { overNats }),
         changed: (changed, error) => {
           if (error === null) {
-            log.info({ process: row.id, url: row.peerUrl }, "linked with another process");
+            log.info({ process: row.id, url: row.peerUrl, way: changed.way }, "linked with another process");
             void this.look();
           } else {
             log.warn(

@@ -67,15 +67,24 @@ export class PeerServer {
       this.#greeting++;
       (socket as { setNoDelay?: (on: boolean) => void }).setNoDelay?.(true);
       sockets.handleUpgrade(request, socket, head, (webSocket) => {
-        const transport = webSocketTransport(webSocket, socket as unknown as SocketLike);
-        this.#greet(transport)
-          .catch((caught: unknown) => {
-            transport.destroy();
-            options.refused(toConnectorError(caught), transport.remoteAddress);
-          })
-          .finally(() => this.#greeting--);
+        void this.#take(
+          webSocketTransport(webSocket, socket as unknown as SocketLike),
+          options.tls?.digest ?? null,
+          () => {},
+        ).finally(() => this.#greeting--);
       });
     });
+  }
+
+  /** Whether somebody who comes another way than by the port may begin to greet now. */
+  mayGreet(): boolean {
+    return !this.#closed && this.#greeting < MOST_GREETING;
+  }
+
+  /** Greets whoever comes another way than by the port. `onAuthenticated`: it has the key; until then the caller bounds it. */
+  accept(transport: Transport, _from: string, { onAuthenticated }: { onAuthenticated: () => void }): void {
+    this.#greeting++;
+    void this.#take(transport, null, onAuthenticated).finally(() => this.#greeting--);
   }
 
   /** Answers the port. */
@@ -109,13 +118,24 @@ export class PeerServer {
     await over;
   }
 
-  async #greet(transport: Transport): Promise<void> {
-    const { identity, clock, tls } = this.#options;
-    const handshake = new PeerAcceptor(identity, tls?.digest ?? null);
+  /** `certificate`: what was shown to it; null where this process showed none. */
+  async #take(transport: Transport, certificate: string | null, onAuthenticated: () => void): Promise<void> {
+    try {
+      await this.#greet(transport, certificate, onAuthenticated);
+    } catch (caught) {
+      transport.destroy();
+      this.#options.refused(toConnectorError(caught), transport.remoteAddress);
+    }
+  }
+
+  async #greet(transport: Transport, certificate: string | null, onAuthenticated: () => void): Promise<void> {
+    const { identity, clock } = this.#options;
+    const handshake = new PeerAcceptor(identity, certificate);
     const greeting = greeter(transport, clock);
     try {
       transport.send(handshake.onHello(await greeting.next()));
       const agreed = handshake.onProof(await greeting.next());
+      onAuthenticated();
       const mux = new Mux({
         id: agreed.peer,
         transport,

@@ -20,10 +20,15 @@ import {
 } from "@sallyport/protocol";
 import { WebSocket, WebSocketServer } from "ws";
 import { waitFor } from "../../test/support/launcher.ts";
+import { startNats } from "../../test/support/nats.ts";
+import { needs } from "../../test/support/skip.ts";
 import { passingCertificate } from "../keys/index.ts";
+import { NatsListener } from "../link/index.ts";
 import type { CloudSession } from "../link/sessions.ts";
 import type { PeerIdentity } from "./handshake.ts";
+import { connectNats, natsAccess } from "../nats/index.ts";
 import { PeerLink } from "./peer-link.ts";
+import { dialPeerOverNats, peerHello, peerPrefix } from "./peer-nats.ts";
 import { PeerServer } from "./peer-server.ts";
 
 const key = generateKeyPairSync("ed25519");
@@ -245,5 +250,129 @@ t.test("a stream across", async (t) => {
     mux.close(new ConnectorError("SESSION_SUPERSEDED", "A newer one."));
     await t.rejects(reading, { code: "LINK_LOST" });
     t.same(bytes, [1000]);
+  });
+});
+
+t.test("over NATS, where there is no direct way", { skip: needs("nats"), timeout: 60_000 }, async (t) => {
+  const nats = await startNats(t);
+  const access = natsAccess(nats.url.replace("://", `://${nats.user}:${nats.password}@`), { ca: null, creds: null });
+  const connect = () => connectNats(access, "test");
+  const prefix = peerPrefix(null, "one:1");
+  t.equal(prefix, "sallyport.one_1.peer");
+  const accepted: LinkStream[] = [];
+  const mux = await agentLink(t, (stream) => void accepted.push(stream));
+  const { server, refused, url } = await makeServer(t, mux);
+  const listener = new NatsListener({
+    gateway: server,
+    connect,
+    prefix,
+    hello: peerHello(prefix, "b"),
+    clock: systemClock,
+    onState() {},
+    onFailure: (error) => void refused.push(error.message),
+  });
+  await listener.start();
+  t.teardown(() => listener.stop());
+
+  /** Bytes are passed on to `target` while it is set; otherwise it is a port that nobody answers. */
+  const door = { target: null as number | null };
+  const { createServer: createTcp, connect: connectTcp } = await import("node:net");
+  const between = createTcp((socket) => {
+    socket.on("error", () => {});
+    if (door.target === null) return void socket.resetAndDestroy();
+    const far = connectTcp(door.target, "127.0.0.1");
+    far.on("error", () => socket.destroy());
+    socket.on("close", () => far.destroy());
+    far.on("close", () => socket.destroy());
+    socket.pipe(far).pipe(socket);
+  });
+  await new Promise<void>((resolve) => between.listen(0, "127.0.0.1", resolve));
+  t.teardown(() => void between.close());
+  const direct = `ws://127.0.0.1:${(between.address() as AddressInfo).port}`;
+
+  const dialBoth = (identity = identityOf("a"), process = "b", changes: (string | null)[] = []): PeerLink => {
+    const link = new PeerLink({
+      process,
+      url: direct,
+      identity,
+      clock: systemClock,
+      directAgainMs: 50,
+      overNats: (process) => dialPeerOverNats({ connect, prefix, process, clock: systemClock }),
+      changed: (changed, error) => void changes.push(error === null ? changed.way : error.code),
+    });
+    t.teardown(() => link.close());
+    return link;
+  };
+
+  await t.test("only who has the key, and only the one that is meant", async (t) => {
+    const stranger = dialBoth(identityOf("a", generateKeyPairSync("ed25519")));
+    await waitFor("another key", () => stranger.problem !== null);
+    t.match(stranger.problem!.message, /Nor over NATS: .*identity key/);
+    stranger.close();
+    const nobody = dialBoth(identityOf("a"), "c");
+    await waitFor("nobody of that name", () => nobody.problem !== null);
+    t.match(nobody.problem!.message, /Nor over NATS/);
+    nobody.close();
+    // Who has no key at all, and goes on in spite of it.
+    const transport = await dialPeerOverNats({ connect, prefix, process: "b", clock: systemClock });
+    const over = new Promise<void>((resolve) => transport.onClose(() => resolve()));
+    transport.send(Buffer.from(`{"peer":1,"process":"a","incarnation":"one","nonce":"${"A".repeat(43)}"}`));
+    await over;
+    t.ok(
+      refused.some((text) => text.includes("hello is malformed")),
+      refused.join("; "),
+    );
+  });
+
+  await t.test("streams cross; with the direct way back they move, and what runs goes on", async (t) => {
+    const changes: (string | null)[] = [];
+    const link = dialBoth(identityOf("a"), "b", changes);
+    await waitFor("the link", () => link.up);
+    t.equal(link.way, "nats");
+    const open = async (): Promise<[LinkStream, LinkStream]> => {
+      const near = link.open(
+        { type: "open", replica, session, lane: "bulk", end: true, head: { say: 1 } },
+        { lane: "bulk", end: true },
+      );
+      await waitFor("the stream", () => accepted.length > 0);
+      const far = accepted.shift()!;
+      t.same(far.head, { signed: { say: 1 } });
+      far.respond({ yes: true });
+      t.same(await near.answer, { yes: true });
+      return [near, far];
+    };
+    const [near, far] = await open();
+    let bytes = 0;
+    const reading = (async () => {
+      for await (const chunk of near.bytes) bytes += chunk.length;
+    })();
+    const block = Buffer.alloc(256 * 1024, 7);
+    for (let n = 0; n < 16; n++) await far.write(block);
+    door.target = Number(new URL(url).port);
+    await waitFor("the direct way", () => link.way === "direct");
+    const [other, otherFar] = await open();
+    await otherFar.write(block);
+    await otherFar.end();
+    let more = 0;
+    for await (const chunk of other.bytes) more += chunk.length;
+    t.equal(more, block.length, "new streams go the direct way");
+    for (let n = 0; n < 16; n++) await far.write(block);
+    await far.end();
+    await reading;
+    t.equal(bytes, 32 * block.length, "and the old one to its end");
+    t.same(changes, ["nats", "direct"]);
+  });
+
+  await t.test("the NATS server goes away: the link breaks, and is back with it", async (t) => {
+    door.target = null;
+    const changes: (string | null)[] = [];
+    const link = dialBoth(identityOf("a"), "b", changes);
+    await waitFor("the link", () => link.up);
+    await nats.stop();
+    await waitFor("the break", () => !link.up);
+    await nats.resume();
+    await waitFor("the link again", () => link.up, { timeoutMs: 20_000 });
+    t.same(changes, ["nats", "LINK_LOST", "nats"]);
+    t.equal(link.way, "nats");
   });
 });

@@ -280,7 +280,10 @@ export async function startCloud(
           links: {
             ofReplica: (workspace, replica) => sessions.ofReplica(workspace, replica),
             async changeKey(workspace, replica) {
-              const session = sessions.ofReplica(workspace, replica);
+              const known = sessions.ofReplica(workspace, replica);
+              // Another process may have taken it a moment ago.
+              if (known === null) await sessions.refresh?.();
+              const session = known ?? sessions.ofReplica(workspace, replica);
               if (session !== null) await askKeyChange(session, clock);
               return session !== null;
             },
@@ -299,7 +302,15 @@ export async function startCloud(
         processRoutes({
           processes: () =>
             group?.processes() ?? [
-              { id: processId, self: true, startedAt, state: "here", problem: null, sessions: sessions.all().length },
+              {
+                id: processId,
+                self: true,
+                startedAt,
+                state: "here",
+                problem: null,
+                way: null,
+                sessions: sessions.all().length,
+              },
             ],
           health: () => backplane.health,
         }),

@@ -9,7 +9,7 @@ export function listenOnNats(access: NatsAccess, gateway: LinkGateway, clock: Cl
   const servers = access.servers.join(", ");
   const listener = new NatsListener({
     gateway,
-    connect: (name) => connectNats(access, name),
+    connect: (name) => connectNats(access, `sallyport-cloud ${name}`),
     ...(access.prefix === null ? {} : { prefix: access.prefix }),
     clock,
     onState: (problem) =>

@@ -14,10 +14,14 @@ import {
 import { peerUrlOf, type CloudConfig } from "../config/index.ts";
 import type { Others } from "../dispatch/index.ts";
 import { passingCertificate, readPrivateFile, writePrivateFile, type LoadedRing } from "../keys/index.ts";
-import type { LinkGateway, Sessions } from "../link/index.ts";
+import { NatsListener, type LinkGateway, type Sessions } from "../link/index.ts";
+import { connectNats } from "../nats/index.ts";
 import {
   changeFeed,
+  dialPeerOverNats,
   Membership,
+  peerHello,
+  peerPrefix,
   PeerServer,
   type ChangeFeed,
   type PeerServerOptions,
@@ -88,11 +92,40 @@ export async function several(options: SeveralOptions): Promise<Several> {
       log.warn({ code: error.code, from, why: error.message }, "link of another process refused"),
   });
   const port = await server.listen(config.peers.host, config.peers.port);
+  const nats = config.nats;
+  const prefix = peerPrefix(nats?.prefix ?? null, options.incarnation);
+  const listener =
+    nats === null
+      ? null
+      : new NatsListener({
+          gateway: server,
+          connect: () => connectNats(nats, `sallyport-cloud ${options.process} asked by others`),
+          prefix,
+          hello: peerHello(prefix, options.process),
+          clock,
+          // Whether NATS is there is said of the notes; that it forbids these subjects, nowhere else.
+          onState: (problem) =>
+            problem === null
+              ? log.debug("other processes may come over NATS")
+              : log.warn({ err: problem.cause ?? problem }, "no other process can come over NATS"),
+          onFailure: (error) => log.warn({ err: error.cause ?? error }, "a process that came over NATS was not taken"),
+        });
   const membership = new Membership({
     identity: peer,
     fingerprint: identity.fingerprint,
     kids: identity.publicRows.map((row) => row.kid),
     url: peerUrlOf(config.peers, port),
+    ...(nats === null
+      ? {}
+      : {
+          overNats: (process: string) =>
+            dialPeerOverNats({
+              connect: () => connectNats(nats, `sallyport-cloud ${options.process} asking ${process}`),
+              prefix,
+              process,
+              clock,
+            }),
+        }),
     store,
     held: gateway.sessions,
     clock,
@@ -148,12 +181,14 @@ export async function several(options: SeveralOptions): Promise<Several> {
     processes: () => membership.view(),
     health: () => backplane.health,
     async start() {
+      await listener?.start();
       await membership.start();
       await feed.start();
     },
     async stop() {
       feed.stop();
       await membership.stop();
+      await listener?.stop();
       await server.close();
     },
   };

@@ -59,6 +59,10 @@ export async function startBalancer(t: Teardown): Promise<Balancer> {
   };
 }
 
+/** The address of a NATS server with the login of the control plane in it. */
+const withLogin = ({ url, user, password }: Pick<NatsServer, "url" | "user" | "password">): string =>
+  url.replace("://", `://${user}:${password}@`);
+
 export interface Processes {
   readonly all: readonly TestCloud[];
   readonly balancer: Balancer;
@@ -66,18 +70,21 @@ export interface Processes {
   readonly args: readonly string[];
 }
 
-/** Started one after the other; each knows all the others when this resolves. */
+/** Started one after the other; each knows all the others, and reaches them where it can, when this resolves. */
 export async function startProcesses(
   t: Teardown,
   count: number,
   {
     nats,
     url,
+    unreachable = false,
     ...options
   }: Pick<CloudOptions, "tree" | "nodeArgs" | "env"> & {
     nats?: NatsServer;
     /** https:// of a balancer of the caller's: the processes have TLS then, towards each other too. */
     url?: string;
+    /** At the addresses that they give each other nobody answers. Without NATS they are then not linked at all. */
+    unreachable?: boolean;
   } = {},
 ): Promise<Processes> {
   const [database, balancer] = [await (await postgres()).database(), await startBalancer(t)];
@@ -88,13 +95,18 @@ export async function startProcesses(
   });
   if (made.code !== 0) throw new Error(`no keys were made:\n${made.stderr}`);
   const args = ["--keys", keys, "--url", url ?? balancer.url];
-  if (nats !== undefined) args.push("--nats-url", nats.url.replace("://", `://${nats.user}:${nats.password}@`));
+  if (nats !== undefined) args.push("--nats-url", withLogin(nats));
   const all: TestCloud[] = [];
   for (let n = 0; n < count; n++) {
     const port = url === undefined ? 0 : await freePort();
     const peer =
       url === undefined
-        ? ["--peer-listen", "127.0.0.1:0"]
+        ? [
+            "--peer-listen",
+            "127.0.0.1:0",
+            // Nothing listens on port 1.
+            ...(unreachable ? ["--peer-url", "ws://127.0.0.1:1"] : []),
+          ]
         : ["--peer-listen", `0.0.0.0:${port}`, "--peer-url", `wss://127.0.0.1:${port}`];
     const token = all[0]?.api.token ?? null;
     all.push(
@@ -102,20 +114,19 @@ export async function startProcesses(
     );
   }
   balancer.prefer(...all.map((one) => one.port));
-  await waitFor("the processes to reach each other", async () =>
-    (await Promise.all(all.map((one) => reached(one)))).every((seen) => seen === count),
+  const linked = !unreachable || nats !== undefined;
+  await waitFor("the processes to know each other", async () =>
+    (await Promise.all(all.map(processesOf))).every(
+      ({ items }) => items.filter((one) => !linked || one.state !== "unreachable").length === count,
+    ),
   );
   return { all, balancer, database, args };
 }
 
 export interface ProcessesAnswer {
-  items: { id: string; self: boolean; state: string; sessions: number }[];
+  items: { id: string; self: boolean; state: string; way: string | null; sessions: number }[];
   backplane: { kind: string; connected: boolean; text: string };
 }
 
 export const processesOf = (cloud: TestCloud): Promise<ProcessesAnswer> =>
   cloud.api.json<ProcessesAnswer>("/v1/processes");
-
-async function reached(cloud: TestCloud): Promise<number> {
-  return (await processesOf(cloud)).items.filter((one) => one.state !== "unreachable").length;
-}
