@@ -14,6 +14,7 @@ export * from "./stream.ts";
 export * from "./ndjson.ts";
 export * from "./frames.ts";
 export * from "./codec.ts";
+export * from "./random.ts";
 export * from "./trace.ts";
 export * from "./spans.ts";
 export * from "./transport.ts";

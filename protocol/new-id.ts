@@ -1,6 +1,6 @@
 // Identifiers and how they are made. A prefix says what one names, the UUIDv7 behind it sorts by time. Branded so two
 // cannot be swapped. Their schemas are in ids.ts: this file loads nothing.
-import { randomBytes } from "node:crypto";
+import { randomName } from "./random.ts";
 
 declare const brand: unique symbol;
 export type Id<Name extends string> = string & { readonly [brand]: Name };
@@ -19,7 +19,7 @@ export type DeploymentId = Id<"deployment">;
 
 /** UUIDv7 (RFC 9562): 48 bits of ms since the epoch, then random. */
 export function uuidv7(nowMs: number = Date.now()): string {
-  const bytes = randomBytes(16);
+  const bytes = randomName(16);
   bytes.writeUIntBE(nowMs, 0, 6);
   bytes[6] = (bytes[6]! & 0x0f) | 0x70;
   bytes[8] = (bytes[8]! & 0x3f) | 0x80;

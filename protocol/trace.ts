@@ -1,5 +1,5 @@
 // W3C trace context: random ids that tie together what one request caused at both ends. Ids alone; no content.
-import { randomFillSync } from "node:crypto";
+import { randomName } from "./random.ts";
 
 export interface TraceContext {
   /** 32 hex digits, not all zero. */
@@ -24,16 +24,8 @@ export function parseTraceparent(text: unknown): TraceContext | null {
 export const formatTraceparent = ({ traceId, spanId, sampled }: TraceContext): string =>
   `00-${traceId}-${spanId}-${sampled ? "01" : "00"}`;
 
-// One call of the generator serves many requests: each costs a system call.
-const pool = Buffer.alloc(4096);
-let used = pool.length;
 function randomHex(bytes: number): string {
-  if (used + bytes > pool.length) {
-    randomFillSync(pool);
-    used = 0;
-  }
-  const text = pool.toString("hex", used, used + bytes);
-  used += bytes;
+  const text = randomName(bytes).toString("hex");
   // All zero means "none".
   return /^0+$/.test(text) ? randomHex(bytes) : text;
 }

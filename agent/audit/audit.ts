@@ -35,7 +35,7 @@ export interface AuditEntry {
 export interface Audit {
   /** Throws AUDIT_UNAVAILABLE when the last write failed or hangs: then nothing new may begin. */
   require(): void;
-  /** Joins the next group commit; nobody waits. For reads: a crash may lose the last batch of them. */
+  /** Joins the next group commit, within 20 ms; nobody waits. For reads: a crash may lose the last batch of them. */
   append(entry: AuditEntry): void;
   /** Resolves after the fsync. For whatever has an effect, before it. Rejects with AUDIT_UNAVAILABLE. */
   commit(entry: AuditEntry): Promise<void>;

@@ -5,7 +5,7 @@
 import { chmodSync, mkdirSync } from "node:fs";
 import { open, readdir, rename, rm, stat, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
-import { ConnectorError, sha256, type Clock } from "@sallyport/protocol";
+import { ConnectorError, sha256, type Clock, type Timer } from "@sallyport/protocol";
 import type { Audit, AuditEntry } from "./audit.ts";
 
 export interface FileAuditOptions {
@@ -32,6 +32,11 @@ const HASH = /,"hash":"([0-9a-f]{64})"\}$/;
 /** A write that takes longer than this counts as failed for whoever wants to begin something. */
 const STALLED_MS = 900;
 const RETRY_MS = 500;
+/**
+ * Records that nobody waits for are gathered for so long: an fsync for each would cost more than what they tell of. Part of
+ * the second within which a failed disk refuses.
+ */
+const GATHER_MS = 20;
 const DEFAULT_FILE_BYTES = 16 * 1024 ** 2;
 const DEFAULT_TOTAL_BYTES = 1024 ** 3;
 /** Records that are kept while the disk is away. New commands are refused then, so only ends of old ones come. */
@@ -152,6 +157,7 @@ export class FileAudit implements Audit {
   /** Ends of reads that were not kept while the disk was away. */
   #dropped = 0;
   #writing: Promise<void> | null = null;
+  #gathering: Timer | null = null;
   #writingSinceMs = 0;
   #fault: ConnectorError | null = null;
   #closed = false;
@@ -183,7 +189,7 @@ export class FileAudit implements Audit {
       return;
     }
     this.#waiting.push({ entry, at: this.#options.clock.now() });
-    this.#kick();
+    if (this.#writing === null) this.#gather();
   }
 
   async commit(entry: AuditEntry): Promise<void> {
@@ -198,26 +204,38 @@ export class FileAudit implements Audit {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#gathering?.cancel();
     await this.#writing;
     if (this.#fault === null && this.#waiting.length > 0) await this.#writeAll();
     await this.#handle?.close().catch(() => undefined);
     this.#handle = null;
   }
 
+  #gather(): void {
+    this.#gathering ??= this.#options.clock.after(GATHER_MS, () => this.#kick());
+  }
+
   #kick(): void {
+    this.#gathering?.cancel();
+    this.#gathering = null;
     if (this.#writing !== null || this.#fault !== null || this.#closed) return;
     this.#writingSinceMs = this.#options.clock.monotonic();
     this.#writing = this.#writeAll().finally(() => {
       this.#writing = null;
-      // What came while the last batch was being settled.
-      if (this.#waiting.length > 0) this.#kick();
+      // What came while the last batch was written or settled.
+      if (this.#isAwaited()) this.#kick();
+      else if (this.#waiting.length > 0 && this.#fault === null && !this.#closed) this.#gather();
     });
+  }
+
+  #isAwaited(): boolean {
+    return this.#waiting.some((waiting) => waiting.resolve !== undefined);
   }
 
   async #writeAll(): Promise<void> {
     // One turn of the loop for records of the same moment to join.
     await Promise.resolve();
-    while (this.#waiting.length > 0) {
+    do {
       const batch = this.#waiting;
       this.#waiting = [];
       this.#writingSinceMs = this.#options.clock.monotonic();
@@ -235,7 +253,7 @@ export class FileAudit implements Audit {
         this.#failed([], error);
         return;
       }
-    }
+    } while (this.#isAwaited());
   }
 
   async #write(batch: Waiting[]): Promise<void> {

@@ -31,6 +31,10 @@ export class DurableQueue {
     return [...this.#waiting.values()];
   }
 
+  get waitingCount(): number {
+    return this.#waiting.size;
+  }
+
   has(id: CommandId): boolean {
     return this.#waiting.has(id) || this.#running.has(id);
   }

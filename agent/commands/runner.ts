@@ -215,6 +215,11 @@ export class CommandRunner {
     return [...active, ...waiting];
   }
 
+  /** How many accepted commands have not begun. */
+  get waiting(): number {
+    return this.#queue.waitingCount;
+  }
+
   /** A stream whose head says `type: "command"`. Never throws: a refusal is the stream's RESET. */
   async handle(stream: LinkStream, session: AgentSession): Promise<void> {
     let offer: Offer | null = null;

@@ -274,6 +274,26 @@ t.test("fs", async (t) => {
     t.notOk(names.includes("out") || names.includes("proc") || names.includes("loop"));
   });
 
+  await t.test("a root that moves or goes between two questions", async (t) => {
+    const base = tempDir(t);
+    for (const name of ["first", "second"]) {
+      mkdirSync(join(base, name));
+      writeFileSync(join(base, name, "which"), name);
+      writeFileSync(join(base, name, `only-${name}`), "");
+    }
+    const named = join(base, "root");
+    symlinkSync("first", named);
+    const moving = await open(t, { id: "moving", kind: "fs", root: named }).get("moving");
+    t.equal((await moving.stat("which")).sizeBytes, 5);
+    rmSync(named);
+    symlinkSync("second", named);
+    t.equal((await moving.stat("only-second")).sizeBytes, 0, "what is only in the new one is found at once");
+    await t.rejects(moving.stat("only-first"), { code: "ARTIFACT_NOT_FOUND" });
+    t.equal((await moving.stat("which")).sizeBytes, 6);
+    rmSync(join(base, "second"), { recursive: true });
+    await t.rejects(moving.stat("which"), { code: "STORE_UNREACHABLE" });
+  });
+
   await t.test("rights, a missing root, a file that shrinks", async (t) => {
     const gone = open(t, { id: "gone", kind: "fs", root: join(root, "no-such") });
     await t.rejects((await gone.get("gone")).list("", { limit: 1 }), {

@@ -7,10 +7,10 @@ import type { PolicyGuard } from "../policy/action.ts";
 
 /** Null while there is nothing to say: none waits, or those that wait have their turn. */
 export function heldBack(runner: CommandRunner, policy: PolicyGuard): HeldBack | null {
+  const { waiting } = runner;
+  if (waiting === 0) return null;
   const verdict = policy.decide({ kind: "ceiling", ceiling: "concurrentRuns", value: 1 });
-  if (verdict.allowed) return null;
-  const waiting = runner.running().filter((one) => one.state === "waiting").length;
-  return waiting === 0 ? null : { waiting, reason: verdict.reason, fix: verdict.fix };
+  return verdict.allowed ? null : { waiting, reason: verdict.reason, fix: verdict.fix };
 }
 
 /** To be called at each change; it speaks once for each time that commands come to be held back. */

@@ -48,9 +48,13 @@ const originDenied = () =>
 
 export function guard(app: ApiApp, options: GuardOptions): void {
   app.decorateRequest("principalOrNull", null);
+  let newest = { header: "", host: "" };
 
   app.addHook("onRequest", async (request) => {
-    const host = hostName(request.headers.host ?? "");
+    const header = request.headers.host ?? "";
+    // Nearly always the one of the request before.
+    if (header !== newest.header) newest = { header, host: hostName(header) };
+    const { host } = newest;
     if (!options.hosts.has(host)) {
       throw new ConnectorError(
         "ORIGIN_DENIED",

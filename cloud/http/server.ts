@@ -1,11 +1,10 @@
 // The HTTP server: fastify with zod schemas, its hooks, the page, probes and metrics, and whatever route plugins it is
 // given. It knows no feature. main.ts starts it; tests start it with plugins of their own.
-import { randomBytes } from "node:crypto";
 import { createServer as createHttpServer, type IncomingMessage, type Server } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import cookie from "@fastify/cookie";
 import swagger from "@fastify/swagger";
-import { ConnectorError, noSpans, type Clock, type Spans, type Timer } from "@sallyport/protocol";
+import { ConnectorError, noSpans, randomName, type Clock, type Spans, type Timer } from "@sallyport/protocol";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyRequest } from "fastify";
 import {
   jsonSchemaTransform,
@@ -79,7 +78,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   let server!: Server;
   const app = Fastify({
     loggerInstance: log.child({ component: "http" }) as FastifyBaseLogger,
-    genReqId: () => `req_${randomBytes(9).toString("base64url")}`,
+    genReqId: () => `req_${randomName(9).toString("base64url")}`,
     requestIdHeader: false,
     childLoggerFactory: (logger, bindings, options, raw) =>
       logger.child({ ...bindings, trace_id: traceOf(raw as IncomingMessage).context.traceId }, options),

@@ -23,8 +23,51 @@ export function prettyLine(line: string): string {
   return `${text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, "?")}\n`;
 }
 
+/** Lines of so long go as one write: one by one they cost a request a turn of the thread pool each. */
+const GATHER_MS = 10;
+const GATHER_CHARACTERS = 64 * 1024;
+
+/** Lines in order, a moment late; whatever is left when the program ends is written then. */
+function gathered(out: ReturnType<typeof pino.destination>): {
+  write(line: string): void;
+  flush(done?: (error?: Error) => void): void;
+  flushSync(): void;
+} {
+  let lines: string[] = [];
+  let characters = 0;
+  let timer: NodeJS.Timeout | null = null;
+  const pass = (): void => {
+    if (timer !== null) clearTimeout(timer);
+    timer = null;
+    if (lines.length === 0) return;
+    const text = lines.join("");
+    lines = [];
+    characters = 0;
+    out.write(text);
+  };
+  // Before the destination's own, which writes what it was given and closes.
+  process.prependListener("beforeExit", pass);
+  process.prependListener("exit", pass);
+  return {
+    write(line) {
+      lines.push(line);
+      characters += line.length;
+      if (characters >= GATHER_CHARACTERS) pass();
+      else timer ??= setTimeout(pass, GATHER_MS).unref();
+    },
+    flush(done) {
+      pass();
+      out.flush(done);
+    },
+    flushSync() {
+      pass();
+      out.flushSync();
+    },
+  };
+}
+
 export function makeLogger(level: string, terminal: boolean): Logger {
   const options = { level, base: { program: "sallyport-cloud" } };
-  if (!terminal) return pino(options, pino.destination({ fd: 2, sync: false }));
+  if (!terminal) return pino(options, gathered(pino.destination({ fd: 2, sync: false })));
   return pino(options, { write: (line: string) => void process.stderr.write(prettyLine(line)) });
 }
