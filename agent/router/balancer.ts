@@ -59,7 +59,7 @@ export class Balancer {
       before.delete(identity(target));
       // Told again = held to be ready: it is tried at once.
       if (kept !== undefined) kept.refusedUntil = 0;
-      return kept ?? new Upstream(target, this.#limits);
+      return kept ?? new Upstream(target, this.#limits, this.#clock);
     });
     for (const upstream of before.values()) this.#leave(upstream);
     this.#pump();

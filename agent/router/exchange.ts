@@ -2,16 +2,16 @@
 // first byte of an answer, and handed back piece by piece. Where it came from and where the answer goes is its sink.
 import type { Clock, Timer } from "@sallyport/protocol";
 import { ConnectorError } from "@sallyport/protocol";
-import type { Dispatcher } from "undici";
+import { MalformedAnswer } from "./answer-parser.ts";
 import type { Balancer, Waiter } from "./balancer.ts";
-import { answeredHeaders } from "./headers.ts";
+import { answeredHeaders, headerOf } from "./headers.ts";
 import { StreamedBody, type RequestBody } from "./request-body.ts";
-import type { Upstream } from "./upstream.ts";
+import { NotWritable, type Sender, type Sending, type Upstream } from "./upstream.ts";
 
 /** Where the answer goes. After `end` or `failed` nothing comes. */
 export interface Sink {
   start(status: number, headers: string[], replica: string): void;
-  /** False: stop until `Exchange.resume`. */
+  /** Its bytes are overwritten after the call: who keeps them copies them. False: stop until `Exchange.resume`. */
   data(chunk: Buffer): boolean;
   end(): void;
   /** `status` for a client by HTTP. `begun`: the answer cannot be taken back, only cut off. */
@@ -107,7 +107,7 @@ export class Exchange implements Waiter {
   /** The sink takes more. */
   resume(): void {
     this.#moved();
-    this.#attempt?.controller?.resume();
+    this.#attempt?.resume();
   }
 
   /** Whoever asked went away. */
@@ -164,15 +164,11 @@ export class Exchange implements Waiter {
     upstream.inFlight += 1;
     const attempt = new Attempt(this, upstream);
     this.#attempt = attempt;
-    const { method, path, body } = this.#request;
-    const headers =
-      body instanceof StreamedBody && body.length !== null
-        ? [...this.#request.headers, "content-length", String(body.length)]
-        : this.#request.headers;
+    const { method, path, headers, body } = this.#request;
     try {
-      upstream.send(method, path, headers, body instanceof StreamedBody ? body.open() : body, attempt);
+      attempt.sending = upstream.send(method, path, headers, body, attempt);
     } catch (error) {
-      attempt.onResponseError(null, error as Error);
+      attempt.broken(error as Error);
     }
   }
 
@@ -201,7 +197,7 @@ export class Exchange implements Waiter {
     return true;
   }
 
-  answering(upstream: Upstream, status: number, raw: readonly (Buffer | string)[]): void {
+  answering(upstream: Upstream, status: number, raw: readonly string[]): void {
     this.#begun = true;
     this.#moved();
     this.#status = status;
@@ -232,12 +228,7 @@ export class Exchange implements Waiter {
     const { upstream } = attempt;
     const { name } = this.#balancer.route;
     if (error instanceof ConnectorError) return this.fail(error, error.status);
-    const code = String((error as NodeJS.ErrnoException).code);
-    if (
-      code === "UND_ERR_INVALID_ARG" ||
-      code === "UND_ERR_NOT_SUPPORTED" ||
-      code === "UND_ERR_REQ_CONTENT_LENGTH_MISMATCH"
-    )
+    if (error instanceof NotWritable)
       return this.fail(
         new ConnectorError("INPUT_INVALID", "The request has a header or path that cannot be passed on."),
         400,
@@ -247,7 +238,7 @@ export class Exchange implements Waiter {
       this.#balancer.refused(upstream);
       return this.#place();
     }
-    if (!attempt.answered && !code.startsWith("HPE_")) {
+    if (!attempt.answered && !(error instanceof MalformedAnswer)) {
       this.#balancer.broke(upstream);
       if (this.#sends < MAX_SENDS && !(this.#request.body instanceof StreamedBody)) return this.#place();
     }
@@ -283,16 +274,12 @@ const unready = (name: string, why: string): ConnectorError =>
   });
 
 /** As `packaging/serving` says it. */
-function saysNotReady(raw: readonly (Buffer | string)[]): boolean {
-  for (let i = 0; i < raw.length; i += 2)
-    if (String(raw[i]).toLowerCase() === "sallyport-serving") return String(raw[i + 1]) === "not-ready";
-  return false;
-}
+const saysNotReady = (headers: readonly string[]): boolean => headerOf(headers, "sallyport-serving") === "not-ready";
 
 /** One sending of it to one replica. */
-class Attempt implements Dispatcher.DispatchHandler {
+class Attempt implements Sender {
   readonly upstream: Upstream;
-  controller: Dispatcher.DispatchController | null = null;
+  sending: Sending | null = null;
   /** A byte of it may have left. */
   sent = false;
   /** A byte came back. */
@@ -305,36 +292,39 @@ class Attempt implements Dispatcher.DispatchHandler {
     this.upstream = upstream;
   }
 
+  resume(): void {
+    this.sending?.resume();
+  }
   abort(): void {
-    if (this.controller === null) this.#release();
-    else this.controller.abort(new Error("abandoned"));
+    this.sending?.abort();
+    this.#release();
   }
 
-  onRequestStart(controller: Dispatcher.DispatchController): void {
-    if (!this.#exchange.isCurrent(this)) return controller.abort(new Error("abandoned"));
-    this.controller = controller;
+  leaves(): void {
     this.sent = true;
     this.#exchange.sent();
   }
-  onResponseStarted(): void {
+  stirs(): void {
     this.answered = true;
   }
-  onResponseStart(controller: Dispatcher.DispatchController, status: number): void {
-    if (status < 200 || !this.#exchange.isCurrent(this)) return;
-    const headers = (controller.rawHeaders ?? []) as (Buffer | string)[];
-    if (status === 503 && saysNotReady(headers) && this.#exchange.turnedAway(this))
-      return controller.abort(new Error("turned away"));
+  head(status: number, headers: string[]): void {
+    if (!this.#exchange.isCurrent(this)) return;
+    if (status === 503 && saysNotReady(headers) && this.#exchange.turnedAway(this)) return this.abort();
     this.#exchange.answering(this.upstream, status, headers);
   }
-  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    if (this.#exchange.isCurrent(this) && !this.#exchange.piece(chunk)) controller.pause();
+  data(chunk: Buffer): boolean {
+    return !this.#exchange.isCurrent(this) || this.#exchange.piece(chunk);
   }
-  onResponseEnd(): void {
-    if (this.#exchange.isCurrent(this)) this.#exchange.ended();
+  end(): void {
+    const current = this.#exchange.isCurrent(this);
+    // The connection may be another's from here on.
+    this.sending = null;
+    if (current) this.#exchange.ended();
     this.#release();
   }
-  onResponseError(_: Dispatcher.DispatchController | null, error: Error): void {
+  broken(error: Error): void {
     const current = this.#exchange.isCurrent(this);
+    this.sending = null;
     this.#release();
     if (current) this.#exchange.broken(this, error);
   }

@@ -46,24 +46,22 @@ export function forwardedHeaders(raw: readonly string[]): ForwardedHead {
 }
 
 /** From a replica's headers as they came to those that the client gets. */
-export function answeredHeaders(raw: readonly (Buffer | string)[], requestId: string): string[] {
+export function answeredHeaders(raw: readonly string[], requestId: string): string[] {
   const headers: string[] = [];
   let hasId = false;
   let named: Set<string> | null = null;
   for (let i = 0; i < raw.length; i += 2) {
-    const name = textOf(raw[i]!).toLowerCase();
+    const name = raw[i]!.toLowerCase();
     if (NOT_ANSWERED.has(name)) {
-      if (name === "connection") named = namedByConnection(textOf(raw[i + 1]!), named);
+      if (name === "connection") named = namedByConnection(raw[i + 1]!, named);
       continue;
     }
     if (name === "x-request-id") hasId = true;
-    headers.push(name, textOf(raw[i + 1]!));
+    headers.push(name, raw[i + 1]!);
   }
   if (!hasId) headers.push("x-request-id", requestId);
   return named === null ? headers : without(headers, named);
 }
-
-const textOf = (value: Buffer | string): string => (typeof value === "string" ? value : value.toString("latin1"));
 
 export function headerOf(headers: readonly string[], name: string): string | undefined {
   for (let i = 0; i < headers.length; i += 2) if (headers[i] === name) return headers[i + 1];

@@ -38,6 +38,8 @@ export interface ListenerOptions {
   closing(): boolean;
 }
 
+/** Up to here an answer's body goes out as text. */
+const JOINED_BYTES = 12 * 1024;
 const ANSWERING = Symbol("answering");
 type Tracked = Socket & { [ANSWERING]?: ServerResponse | null };
 const DOT_SEGMENT = /\/(?:\.|%2e){1,2}(?=[/#]|$)|%2f|%5c|\\/i;
@@ -201,10 +203,12 @@ class ClientSink implements Sink {
   data(chunk: Buffer): boolean {
     const response = this.#response;
     if (this.#left !== -1 && (this.#left -= chunk.length) === 0) {
-      response.end(chunk);
+      // As text it is written together with the head.
+      if (chunk.length <= JOINED_BYTES) response.end(chunk.toString("latin1"), "latin1");
+      else response.end(Buffer.from(chunk));
       return true;
     }
-    if (response.write(chunk)) return true;
+    if (response.write(Buffer.from(chunk))) return true;
     response.once("drain", () => this.exchange?.resume());
     return false;
   }

@@ -348,7 +348,7 @@ class AnswerBody implements AsyncIterable<Buffer> {
   #wake: (() => void) | null = null;
 
   push(chunk: Buffer): boolean {
-    this.#chunks.push(chunk);
+    this.#chunks.push(Buffer.from(chunk));
     this.#bytes += chunk.length;
     this.#wake?.();
     this.#paused = this.#bytes > 256 * 1024;

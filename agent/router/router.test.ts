@@ -463,7 +463,71 @@ t.test("by TLS", async (t) => {
   t.match(lacking.problem, { code: "CONFIG_INVALID", message: /serving\.tls.*ENOENT/ });
 });
 
-t.test("the client towards replicas is loaded with the first of them", (t) => {
+t.test("connections to a replica: used again while that is safe, and never otherwise", async (t) => {
+  const world = new World(t, { repeatableBytes: 2000 });
+  await world.router.start();
+  const connections = new Set<unknown>();
+  const good = await world.replica("r1.0", (request, response) => {
+    connections.add(request.socket);
+    echo("r1.0")(request, response);
+  });
+  world.route([good]);
+  const body = [Buffer.from("a")];
+  for (let i = 0; i < 5; i++) t.equal((await ask(world.base, { body })).status, 200);
+  t.equal(connections.size, 1);
+  t.match(await ask(world.base, { method: "HEAD" }), { status: 200, body: Buffer.alloc(0) });
+  t.equal((await ask(world.base, { body })).status, 200);
+  t.equal(connections.size, 2, "not after HEAD");
+  for (const headers of [{ "x-a": "b\r\nx-c: d" }, { "x a": "b" }, { "x-a": "\u2713" }])
+    await t.resolveMatch(
+      world.router
+        .request(ID, { method: "GET", path: "/v2/x", headers, body: null, timeoutMs: 60_000 })
+        .catch((error: unknown) => error),
+      { code: "INPUT_INVALID" },
+    );
+  for (const path of ["/v2/x HTTP/1.1\r\nx: y", "/v2/ "])
+    await t.rejects(world.router.request(ID, { method: "GET", path, headers: {}, body: null, timeoutMs: 60_000 }), {
+      code: "INPUT_INVALID",
+    });
+  t.equal((await ask(world.base, { body })).status, 200);
+
+  // Answers in odd manners, one for each connection: nothing of one request is taken for another's.
+  const manners: [string, string][] = [
+    ["before the body is here", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly"],
+    [
+      "with bytes left over",
+      "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nleftHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad",
+    ],
+    ["until it closes", "HTTP/1.1 200 OK\r\n\r\nclose"],
+    ["a word in between", "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n103"],
+    ["in chunks", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nthr\r\n2\r\nee\r\n0\r\nx: y\r\n\r\n"],
+  ];
+  const expected = ["early", "left", "close", "10", "three"];
+  let manner = 0;
+  const path = world.socket();
+  const server = createTcp((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      const one = manners[manner]!;
+      socket.write(one[1]);
+      if (one[0] === "until it closes") socket.end();
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  t.teardown(() => server.close());
+  world.route([target("r2.0", path)]);
+  for (; manner < manners.length; manner++) {
+    const long = manner === 0 ? [Buffer.alloc(100_000)] : body;
+    const answer = await ask(world.base, { body: long });
+    t.equal(`${answer.status} ${answer.body}`, `200 ${expected[manner]}`, manners[manner]![0]);
+    world.route([]);
+    world.route([target("r2.0", path)]);
+  }
+  world.route([good]);
+  t.equal(echoed(await ask(world.base, { body })).replica, "r1.0");
+});
+
+t.test("no client library is loaded for replicas, whether there is one or none", (t) => {
   const loaded = (replicas: string): string =>
     execFileSync(
       process.execPath,
@@ -483,7 +547,7 @@ t.test("the client towards replicas is loaded with the first of them", (t) => {
       { encoding: "utf8", env: { ...process.env, NODE_OPTIONS: "" } },
     ).trim();
   t.equal(loaded("[]"), "false");
-  t.equal(loaded(`[{ name: "r1.0", address: { kind: "socket", path: "/nowhere" }, token: "t" }]`), "true");
+  t.equal(loaded(`[{ name: "r1.0", address: { kind: "socket", path: "/nowhere" }, token: "t" }]`), "false");
   t.end();
 });
 
