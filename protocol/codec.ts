@@ -32,37 +32,43 @@ const BLOCK_BYTES = 64;
 const COUNTER_BYTES = 8;
 const DIGEST_BYTES = 32;
 
+// Filled and read within one call, so all links share them: 10,000 idle ones would hold 80 MiB of their own.
+const INNER = Buffer.allocUnsafeSlow(BLOCK_BYTES + COUNTER_BYTES + SMALL_MAC_BYTES);
+const OUTER = Buffer.allocUnsafeSlow(BLOCK_BYTES + DIGEST_BYTES);
+const TAG = Buffer.allocUnsafeSlow(DIGEST_BYTES);
+
 /** One direction's authentication: HMAC-SHA-256 over a counter and the frame, cut to 16 bytes. */
 export class FrameMac {
-  readonly #key: KeyObject;
-  // HMAC(k, m) = H(k^opad | H(k^ipad | m)); here m = counter | frame.
-  readonly #inner = Buffer.allocUnsafeSlow(BLOCK_BYTES + COUNTER_BYTES + SMALL_MAC_BYTES);
-  readonly #outer = Buffer.allocUnsafeSlow(BLOCK_BYTES + DIGEST_BYTES);
-  readonly #tag = Buffer.allocUnsafeSlow(DIGEST_BYTES);
+  // HMAC(k, m) = H(k^opad | H(k^ipad | m)); here m = counter | frame. k^ipad, then k^opad.
+  readonly #pads = Buffer.allocUnsafeSlow(BLOCK_BYTES * 2);
+  /** For frames too large for the buffers; made with the first of them. */
+  #key: KeyObject | null = null;
   #next = 0;
 
   /** `key`: 32 bytes. */
   constructor(key: Uint8Array) {
-    this.#key = createSecretKey(key);
     for (let at = 0; at < BLOCK_BYTES; at++) {
-      this.#inner[at] = (key[at] ?? 0) ^ 0x36;
-      this.#outer[at] = (key[at] ?? 0) ^ 0x5c;
+      this.#pads[at] = (key[at] ?? 0) ^ 0x36;
+      this.#pads[BLOCK_BYTES + at] = (key[at] ?? 0) ^ 0x5c;
     }
   }
 
-  /** Tag of the next frame, valid until the next call. `head` is everything before the MAC in the frame's first message. */
+  /** Tag of the next frame, valid until the next call of any. `head` is everything before the MAC in the frame's first message. */
   next(head: Uint8Array, detached: Uint8Array | null): Buffer {
-    this.#inner.writeUInt32BE(Math.floor(this.#next / 0x1_0000_0000), BLOCK_BYTES);
-    this.#inner.writeUInt32BE(this.#next >>> 0, BLOCK_BYTES + 4);
+    INNER.writeUInt32BE(Math.floor(this.#next / 0x1_0000_0000), BLOCK_BYTES);
+    INNER.writeUInt32BE(this.#next >>> 0, BLOCK_BYTES + 4);
     this.#next++;
     const start = BLOCK_BYTES + COUNTER_BYTES;
     if (detached === null && head.length <= SMALL_MAC_BYTES) {
-      this.#inner.set(head, start);
-      this.#outer.write(hash("sha256", this.#inner.subarray(0, start + head.length), "hex"), BLOCK_BYTES, "hex");
-      this.#tag.write(hash("sha256", this.#outer, "hex"), 0, "hex");
-      return this.#tag;
+      this.#pads.copy(INNER, 0, 0, BLOCK_BYTES);
+      this.#pads.copy(OUTER, 0, BLOCK_BYTES);
+      INNER.set(head, start);
+      OUTER.write(hash("sha256", INNER.subarray(0, start + head.length), "hex"), BLOCK_BYTES, "hex");
+      TAG.write(hash("sha256", OUTER, "hex"), 0, "hex");
+      return TAG;
     }
-    const hmac = createHmac("sha256", this.#key).update(this.#inner.subarray(BLOCK_BYTES, start)).update(head);
+    this.#key ??= createSecretKey(this.#pads.subarray(0, DIGEST_BYTES).map((byte) => byte ^ 0x36));
+    const hmac = createHmac("sha256", this.#key).update(INNER.subarray(BLOCK_BYTES, start)).update(head);
     if (detached !== null) hmac.update(detached);
     return hmac.digest();
   }

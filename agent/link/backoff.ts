@@ -34,7 +34,8 @@ export class Backoff {
       if (ended.retryAfterMs === null && ended.retry === "retry") return this.#random() * QUICK_MS;
     }
     const windowMs = this.#windowMs;
-    this.#windowMs = Math.min(LAST_WINDOW_MS, windowMs * 2);
+    // A server that asks for a longer wait than ours is alive and knows when it has room: no need to grow on top of it.
+    if ((ended.retryAfterMs ?? 0) < windowMs) this.#windowMs = Math.min(LAST_WINDOW_MS, windowMs * 2);
     // On top of the server's wish, so that those it asked together do not come back together.
     return (ended.retryAfterMs ?? 0) + this.#random() * windowMs;
   }

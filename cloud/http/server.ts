@@ -268,7 +268,8 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
     routes,
     async listen(host, port) {
       try {
-        await app.listen({ host, port, listenTextResolver: () => "listening" });
+        // A fleet dials at once: what the kernel cannot queue dials again only a second later.
+        await app.listen({ host, port, backlog: 4_096, listenTextResolver: () => "listening" });
       } catch (cause) {
         const code = (cause as NodeJS.ErrnoException).code;
         if (code === "EADDRINUSE")

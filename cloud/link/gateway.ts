@@ -32,6 +32,7 @@ import {
   type WorkspaceId,
 } from "@sallyport/protocol";
 import type { LinkDirectory, LinkReplica } from "./directory.ts";
+import { Door } from "./door.ts";
 import { RoundTripRing } from "./round-trips.ts";
 import { SessionRegistry } from "./session-registry.ts";
 import type { CloudSession, Sessions } from "./sessions.ts";
@@ -42,17 +43,19 @@ export const GREETING_MS = 4_000;
 export const CLONE_PING_MS = 5_000;
 /** Told to the newcomer of a cloned identity. */
 const CLONE_RETRY_MS = 60_000;
+/** Told to those who come while there is no room, or while the process stops. */
+const BUSY_RETRY_MS = 5_000;
 /** Signs of life are written down this often; a new status sooner. */
 const SEEN_MS = 5_000;
 const STATUS_MS = 250;
 
 export interface GatewayLimits {
-  /** Sockets that have not proved who they are, in all and from one address. */
+  /** Sockets that greet and have not proved who they are yet, in all and from one address; more wait at the door. */
   readonly greeting: number;
   readonly greetingPerAddress: number;
   readonly sessions: number;
 }
-export const DEFAULT_LIMITS: GatewayLimits = { greeting: 256, greetingPerAddress: 64, sessions: 10_000 };
+export const DEFAULT_LIMITS: GatewayLimits = { greeting: 256, greetingPerAddress: 64, sessions: 20_000 };
 
 export type GatewayEvent =
   | {
@@ -96,7 +99,6 @@ export interface SessionElsewhere {
 }
 
 interface Greeting {
-  readonly remoteAddress: string;
   /** Known once PROOF was verified; both or none. */
   replica: ReplicaId | null;
   workspace: WorkspaceId | null;
@@ -116,6 +118,7 @@ export class LinkGateway {
   readonly #registry: SessionRegistry;
   readonly #muxes = new Map<CloudSession, Mux>();
   readonly #greetings = new Set<Greeting>();
+  readonly #door: Door;
   /** One admission at a time per replica: what each waits for. */
   readonly #admissions = new Map<ReplicaId, Promise<unknown>>();
   readonly #unsaved = new Map<CloudSession, AgentStatus | null>();
@@ -128,6 +131,7 @@ export class LinkGateway {
   constructor(options: GatewayOptions) {
     this.#options = options;
     this.#limits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#door = new Door(options.clock, this.#limits);
     this.#registry = new SessionRegistry(options.clock);
     this.sessions = this.#registry;
     this.#registry.onStream("identity.offer", (stream, session) => void this.#takeOffer(stream, session));
@@ -186,6 +190,7 @@ export class LinkGateway {
   async drain(deadlineMs: number, handoverMs = 0): Promise<void> {
     this.#draining = true;
     const reason = new ConnectorError("GOING_AWAY", "The control plane is stopping or moving.");
+    this.#door.close(BUSY_RETRY_MS);
     for (const greeting of [...this.#greetings]) greeting.cut(reason);
     const muxes = [...this.#muxes.values()];
     if (muxes.length > 0) {
@@ -220,7 +225,29 @@ export class LinkGateway {
     // Agents send no Origin; a browser does, and has no business here whatever page it shows.
     if (request.headers.origin !== undefined) return answer(socket, 403, "Forbidden");
     const remoteAddress = socket.remoteAddress ?? "";
-    if (!this.mayGreet(remoteAddress)) return answer(socket, 503, "Service Unavailable", "retry-after: 5\r\n");
+    const refuse = (retryAfterMs: number) =>
+      answer(socket, 503, "Service Unavailable", `retry-after: ${Math.ceil(retryAfterMs / 1000)}\r\n`);
+    if (!this.#takesMore) return refuse(BUSY_RETRY_MS);
+    if (this.#door.free(remoteAddress)) return this.#takeUpgrade(request, socket, head, remoteAddress);
+    const settle = () => socket.removeListener("data", early).removeListener("close", leave);
+    const place = this.#door.wait(remoteAddress, {
+      begin: () => {
+        settle();
+        this.#takeUpgrade(request, socket, head, remoteAddress);
+      },
+      refuse: (retryAfterMs) => {
+        settle();
+        refuse(retryAfterMs);
+      },
+    });
+    if (place === null) return refuse(this.#door.book());
+    const leave = () => place.leave();
+    // An agent says nothing before its upgrade was answered: whoever does while it waits is none.
+    const early = () => socket.destroy();
+    socket.on("close", leave).on("data", early);
+  }
+
+  #takeUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer, remoteAddress: string): void {
     // Before anybody is known, not even the WebSocket layer may be made to hold much.
     let greetingBytes = head.length;
     const meter = (chunk: Buffer) => {
@@ -238,18 +265,13 @@ export class LinkGateway {
     });
   }
 
+  get #takesMore(): boolean {
+    return !this.#draining && this.#muxes.size < this.#limits.sessions;
+  }
+
   /** Whether somebody from there may begin to greet now; if not, it should ask again later. */
   mayGreet(remoteAddress: string): boolean {
-    const fromThere = [...this.#greetings].reduce(
-      (count, greeting) => count + (greeting.remoteAddress === remoteAddress ? 1 : 0),
-      0,
-    );
-    return (
-      !this.#draining &&
-      this.#greetings.size < this.#limits.greeting &&
-      fromThere < this.#limits.greetingPerAddress &&
-      this.#muxes.size < this.#limits.sessions
-    );
+    return this.#takesMore && this.#door.free(remoteAddress);
   }
 
   /**
@@ -294,8 +316,9 @@ export class LinkGateway {
       giveUp = reject;
     });
     over.catch(() => {});
-    const greeting: Greeting = { remoteAddress, replica: null, workspace: null, cut: giveUp };
+    const greeting: Greeting = { replica: null, workspace: null, cut: giveUp };
     this.#greetings.add(greeting);
+    const place = this.#door.begun(remoteAddress);
     transport.onClose((cause) => {
       gone = true;
       giveUp(new ConnectorError("HANDSHAKE_FAILED", "The agent broke off the handshake.", { cause }));
@@ -362,6 +385,7 @@ export class LinkGateway {
     } finally {
       deadline.cancel();
       this.#greetings.delete(greeting);
+      place.done();
     }
   }
 

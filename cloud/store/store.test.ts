@@ -730,6 +730,10 @@ t.test("an agent's wish for a name becomes one that names may be", async (t) => 
     t.equal(made, name);
     t.ok(nameSchema.safeParse(made).success);
   }
+  // A fleet made from one image: one name for all, and as many numbers as it takes.
+  const fleet = new Set<string>();
+  for (let n = 0; n < 70; n++) fleet.add(await named("Image"));
+  t.same([...fleet], ["image", ...Array.from({ length: 69 }, (_, n) => `image-${n + 1}`)]);
 });
 
 t.test("reports: repeated, reordered and cut as they may be, each is applied once and no end flips", async (t) => {

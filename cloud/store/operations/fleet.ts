@@ -325,14 +325,30 @@ function nameFrom(hint: string | null): string | null {
   return made === "" ? null : made;
 }
 
-/** The wished name, or the pool's name and the first number that is free. */
+/** Numbers of a name that are tried one by one before they are searched for. */
+const TRIED_NUMBERS = 8;
+
+/**
+ * The wished name, or the pool's name and a number that is free: the first, unless there are many. A fleet made from one
+ * image has one name for all, so with many the end of the numbers is searched for, by doubling and halving.
+ */
 async function freeName(tx: Tx, workspace: string, wished: string | null, pool: string): Promise<string> {
   if (wished !== null && (await replicaNamed(tx, workspace, wished)) === undefined) return wished;
   const stem = (wished ?? pool).slice(0, 56);
-  for (let n = 1; ; n++) {
-    const name = `${stem}-${n}`;
-    if ((await replicaNamed(tx, workspace, name)) === undefined) return name;
+  const isFree = async (n: number) => (await replicaNamed(tx, workspace, `${stem}-${n}`)) === undefined;
+  for (let n = 1; n <= TRIED_NUMBERS; n++) if (await isFree(n)) return `${stem}-${n}`;
+  let taken = TRIED_NUMBERS;
+  let free = TRIED_NUMBERS * 2;
+  while (!(await isFree(free))) {
+    taken = free;
+    free *= 2;
   }
+  while (free - taken > 1) {
+    const middle = Math.floor((taken + free) / 2);
+    if (await isFree(middle)) free = middle;
+    else taken = middle;
+  }
+  return `${stem}-${free}`;
 }
 
 // -- replicas
