@@ -36,12 +36,9 @@ export const bodySchema = z.strictObject({
 });
 export type Body = z.infer<typeof bodySchema>;
 
-export const jsonBody = (value: unknown): Body => ({
-  encoding: "json",
-  enc: "none",
-  kid: null,
-  data: JSON.stringify(value),
-});
+export const jsonBody = (value: unknown): Body => jsonTextBody(JSON.stringify(value));
+/** Of a value that is JSON already. */
+export const jsonTextBody = (data: string): Body => ({ encoding: "json", enc: "none", kid: null, data });
 export const textBody = (text: string): Body => ({ encoding: "utf8", enc: "none", kid: null, data: text });
 
 /** The exact bytes that a digest or a signature covers. */

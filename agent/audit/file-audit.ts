@@ -41,8 +41,9 @@ const DEFAULT_FILE_BYTES = 16 * 1024 ** 2;
 const DEFAULT_TOTAL_BYTES = 1024 ** 3;
 /** Records that are kept while the disk is away. New commands are refused then, so only ends of old ones come. */
 const MAX_WAITING = 10_000;
-/** Longest record; texts in it are cut before. */
+/** Longest record; texts in it are cut before, to so many characters. */
 const MAX_LINE_BYTES = 16 * 1024;
+const MAX_TEXT = 1200;
 
 export interface AuditHead {
   seq: number;
@@ -340,9 +341,10 @@ export class FileAudit implements Audit {
 
 /** Names come from the cloud: none may make a record longer than a reader expects. */
 function bounded(entry: AuditEntry): AuditEntry {
+  if (!Object.values(entry).some((value) => typeof value === "string" && value.length > MAX_TEXT)) return entry;
   const cut = Object.entries(entry).map(([key, value]) => [
     key,
-    typeof value === "string" ? value.slice(0, 1200) : value,
+    typeof value === "string" ? value.slice(0, MAX_TEXT) : value,
   ]);
   return Object.fromEntries(cut) as AuditEntry;
 }

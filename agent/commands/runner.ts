@@ -3,7 +3,7 @@
 import { channel } from "node:diagnostics_channel";
 import {
   ConnectorError,
-  jsonBody,
+  jsonTextBody,
   MAX_BODY_BYTES,
   ndjsonLine,
   readJsonBody,
@@ -536,12 +536,16 @@ export class CommandRunner {
     trace: TraceContext,
   ): CommandContext {
     const { clock, log, policy } = this.#options;
+    let own: Logger | null = null;
     return {
       command,
       kind: kind.spec.kind,
       resource,
       signal,
-      log: log.child({ command, kind: kind.spec.kind, ...traceIdOf(trace) }),
+      // Made when it is first asked for: most questions have nothing to say.
+      get log() {
+        return (own ??= log.child({ command, kind: kind.spec.kind, ...traceIdOf(trace) }));
+      },
       trace,
       clock,
       policy,
@@ -573,9 +577,10 @@ export class CommandRunner {
       () => undefined,
     );
     const result = await Promise.race([work, aborted]);
-    const body = jsonBody(this.#checkedResult(kind, result.result));
+    const { text, bytes } = this.#checkedResult(kind, result.result);
+    const body = jsonTextBody(text);
     const source = result.content ?? result.records;
-    sent.bytes += Buffer.byteLength(body.data);
+    sent.bytes += bytes;
     if (source === undefined) {
       if (context.intake === null || !(context.intake as StreamIntake).begun) {
         stream.respond({ type: "result", body }, { end: true });
@@ -607,18 +612,19 @@ export class CommandRunner {
   }
 
   /** Redacted, of the shape that the kind promises, and small enough for one frame or one report. */
-  #checkedResult(kind: AnyCommandKind, result: unknown): unknown {
+  #checkedResult(kind: AnyCommandKind, result: unknown): { value: unknown; text: string; bytes: number } {
     const most = kind.spec.class === "durable" ? MAX_REPORT_RESULT_BYTES : MAX_BODY_BYTES;
     const parsed = kind.spec.output.safeParse(this.#options.redactor.json(result));
     if (!parsed.success)
       throw new Error(`${kind.spec.kind} returned a result that is not of its output schema: ${parsed.error.message}`);
     const text = JSON.stringify(parsed.data) ?? "null";
-    if (Buffer.byteLength(text) > most) {
+    const bytes = Buffer.byteLength(text);
+    if (bytes > most) {
       throw new ConnectorError("TOO_LARGE", `The result of ${kind.spec.kind} is longer than ${most} bytes.`, {
         fix: "Ask for less: fewer rows, a smaller page.",
       });
     }
-    return parsed.data;
+    return { value: parsed.data, text, bytes };
   }
 
   // ---- durable
@@ -700,7 +706,7 @@ export class CommandRunner {
       );
       return {
         state: "succeeded",
-        report: { type: "command.succeeded", result: this.#checkedResult(kind, result.result) },
+        report: { type: "command.succeeded", result: this.#checkedResult(kind, result.result).value },
         outcome: "succeeded",
       };
     } catch (caught) {

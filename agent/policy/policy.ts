@@ -240,7 +240,6 @@ function decideStore(policy: Policy, action: Extract<PolicyAction, { kind: "stor
   const granted: Access = access === "list" ? "read" : access;
   const segments = pathSegments(path);
   const wellFormed = segments.every((s) => s !== "" && s !== "." && s !== "..");
-  const where = path === "" ? `the root of store ${store}` : `${quote(path)} in store ${store}`;
   let lastRule: string | null = null;
   for (const [i, rule] of policy.stores.entries()) {
     if (rule.store !== store) continue;
@@ -251,6 +250,7 @@ function decideStore(policy: Policy, action: Extract<PolicyAction, { kind: "stor
     );
     if (at !== -1) return allow(`${lastRule}[${at}]`);
   }
+  const where = path === "" ? `the root of store ${store}` : `${quote(path)} in store ${store}`;
   return {
     allowed: false,
     rule: lastRule ?? "policy.stores (default)",

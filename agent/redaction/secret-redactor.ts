@@ -7,6 +7,8 @@ import type { RedactionStream, Redactor } from "./redactor.ts";
 export const MARK = "[redacted]";
 const MARK_BYTES = Buffer.from(MARK);
 const EMPTY = Buffer.alloc(0);
+/** For texts of a usual length, so that none needs a buffer of its own. */
+const scratch = Buffer.alloc(4096);
 /** Deeper values are cut: nothing of ours is so deep, and a cycle must end. */
 const MAX_DEPTH = 64;
 
@@ -35,7 +37,8 @@ class SecretRedactor implements Redactor {
   text(value: string): string {
     const matcher = this.#matcher();
     if (matcher === null || value.length < MIN_SPELLING_BYTES) return value;
-    const bytes = Buffer.from(value);
+    // Three bytes at most for each of JavaScript's characters. What is looked at here is not kept.
+    const bytes = value.length * 3 <= scratch.length ? scratch.subarray(0, scratch.write(value)) : Buffer.from(value);
     const cover = new Cover();
     matcher.scan(bytes, cover.add);
     if (cover.spans.length === 0) return value;

@@ -128,10 +128,12 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
   app.removeContentTypeParser("text/plain");
   app.setErrorHandler((error, request, reply) => answerProblem(request, reply, error));
 
-  app.addHook("onRequest", async (request, reply) => {
+  // Hooks that wait for nothing take `done`: a promise each, for every request, adds up.
+  app.addHook("onRequest", (request, reply, done) => {
     void reply.header("x-request-id", request.id);
     void reply.header("traceresponse", traceOf(request.raw).traceparent);
     secureHeaders(reply, options.secureCookies);
+    done();
   });
   // A whole request may take hours (an upload); the body of one that is read before its route runs may not, nor may the
   // rest of one that was answered already. Without this a byte a minute would hold a socket for ever.
@@ -140,19 +142,26 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       if (!request.raw.complete) request.raw.destroy();
     });
   const reading = new WeakMap<FastifyRequest, Timer>();
-  app.addHook("preParsing", async (request) => {
+  app.addHook("preParsing", (request, _reply, _payload, done) => {
     if (!request.raw.complete) reading.set(request, cutUnless(request, BODY_MS));
+    done();
   });
-  app.addHook("preValidation", async (request) => reading.get(request)?.cancel());
-  app.addHook("onResponse", async (request) => {
-    if (request.raw.complete || request.raw.destroyed) return;
-    const cut = cutUnless(request, REST_MS);
-    request.raw.once("close", () => cut.cancel());
+  app.addHook("preValidation", (request, _reply, done) => {
+    reading.get(request)?.cancel();
+    done();
+  });
+  app.addHook("onResponse", (request, _reply, done) => {
+    if (!request.raw.complete && !request.raw.destroyed) {
+      const cut = cutUnless(request, REST_MS);
+      request.raw.once("close", () => cut.cancel());
+    }
+    done();
   });
   const metrics = httpMetrics(registry);
-  app.addHook("onResponse", async (request, reply) => {
+  app.addHook("onResponse", (request, reply, done) => {
     const route = request.routeOptions.url ?? "none";
     metrics.answered(request.method, route, reply.statusCode, reply.elapsedTime);
+    done();
     if (spans === noSpans) return;
     const { context, parentSpanId } = traceOf(request.raw);
     const endMs = clock.now();
@@ -172,7 +181,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       error: reply.statusCode >= 500 ? String(reply.statusCode) : null,
     });
   });
-  app.addHook("onResponse", async (request, reply) => {
+  app.addHook("onResponse", (request, reply, done) => {
     // No query string: it holds paths of the customer's store.
     request.log.info(
       {
@@ -185,6 +194,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
       },
       "request",
     );
+    done();
   });
 
   const routes: { method: string; url: string; public: boolean }[] = [];
