@@ -160,28 +160,50 @@ function keepYoungGenerationSmall() {
 }
 
 /**
- * Bytes of buffers that live outside V8's heap count for little in its decision to collect: up to 64 MB of dead ones
- * may wait. Here they are looked at while they pass. A young collection takes about 1 ms; a full one, which only
- * buffers that outlived two young ones need, about 20 ms, and is done at most once a second.
+ * Content passes in buffers of 64 KiB outside V8's heap that die at once, and leaves too little in the heap to have it
+ * collected. Once 8 MB of them wait, dead or not, V8 takes the old generation for grown and marks the whole heap, with
+ * every thread it has: over and over again while bulk passes, which cost more than the bulk itself. So they are looked
+ * at here, often while they pass, seldom else. A young collection takes about 0.3 ms; a full one, which only buffers
+ * that outlived two young ones need, about 20 ms, and is done at most once a second.
  */
 function collectDeadBuffers() {
   setFlagsFromString("--expose-gc");
+  // Freed by whoever finds them dead, and then counted so: a hundred buffers are not worth another thread's waking.
+  setFlagsFromString("--no-concurrent-array-buffer-sweeping");
   const gc = runInNewContext("gc");
   let fullAtMs = 0;
   // What a full collection leaves is alive, and no reason for another: a parser in WebAssembly alone holds 27 MiB.
   let aliveBytes = 0;
-  const dead = () => getHeapStatistics().external_memory - aliveBytes;
+  let seenBytes = 0;
+  /** What the last young collection left, or less. */
+  let leftBytes = 0;
+  let quietLooks = 0;
   const look = () => {
-    if (dead() < DEAD_YOUNG_BYTES) return;
-    gc({ type: "minor" });
-    if (dead() < DEAD_OLD_BYTES || performance.now() - fullAtMs < 1000) return;
-    fullAtMs = performance.now();
-    gc({ type: "major" });
-    aliveBytes = Math.min(getHeapStatistics().external_memory, aliveBytes + ALIVE_STEP_BYTES);
+    let bytes = getHeapStatistics().external_memory;
+    leftBytes = Math.min(leftBytes, bytes);
+    quietLooks = Math.abs(bytes - seenBytes) >= PASSING_BYTES ? 0 : quietLooks + 1;
+    if (bytes - leftBytes >= DEAD_YOUNG_BYTES) {
+      gc({ type: "minor" });
+      bytes = leftBytes = getHeapStatistics().external_memory;
+    }
+    if (bytes - aliveBytes >= DEAD_OLD_BYTES && performance.now() - fullAtMs >= 1000) {
+      fullAtMs = performance.now();
+      gc({ type: "major" });
+      bytes = leftBytes = getHeapStatistics().external_memory;
+      aliveBytes = Math.min(bytes, aliveBytes + ALIVE_STEP_BYTES);
+    }
+    seenBytes = bytes;
+    setTimeout(look, quietLooks < QUIET_LOOKS ? LOOK_PASSING_MS : LOOK_MS).unref();
   };
-  setInterval(look, 50).unref();
+  look();
 }
-const DEAD_YOUNG_BYTES = 24 * 2 ** 20;
+const LOOK_MS = 50;
+const LOOK_PASSING_MS = 2;
+/** So much more or less than at the last look: content passes. */
+const PASSING_BYTES = 128 * 2 ** 10;
+/** So many looks without any: it has passed. */
+const QUIET_LOOKS = 25;
+const DEAD_YOUNG_BYTES = 4 * 2 ** 20;
 const DEAD_OLD_BYTES = 32 * 2 ** 20;
 /** Buffers that are just under way are no reason to let as many dead ones wait. */
 const ALIVE_STEP_BYTES = 8 * 2 ** 20;
