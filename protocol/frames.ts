@@ -117,7 +117,12 @@ export const creditSchema = z.object({ limit: count });
 /** Session: DATA bytes received in all, the newest timestamp among them, and how long it lay here before this ACK (µs). */
 export const ackSchema = z.object({ bytes: count, echo: count, holdUs: count });
 /** Stream: bytes sent in all in this direction, and their CRC-32 when both ends can. */
-export const endSchema = z.object({ bytes: count, crc32: count.max(0xffffffff).optional() });
+/** `gmac` in the bulk lane where both ends can, `crc32` elsewhere: see checksum.ts. */
+export const endSchema = z.object({
+  bytes: count,
+  crc32: count.max(0xffffffff).optional(),
+  gmac: z.string().max(32).optional(),
+});
 export const pingSchema = z.object({ n: count });
 /** RESET of a stream, or, on stream 0, the end of the session; REFUSE and GOAWAY have the same shape. */
 export const failureSchema = z.object({

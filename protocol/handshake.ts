@@ -25,6 +25,7 @@ import {
   type KeyObject,
 } from "node:crypto";
 import { z } from "zod";
+import type { BulkKeys } from "./checksum.ts";
 import { FrameMac, FrameReader, FrameWriter, parseControl } from "./codec.ts";
 import { DOMAIN, keyFingerprint, signatureSchema, type KeyRing, type Signer } from "./envelope.ts";
 import { ConnectorError } from "./errors.ts";
@@ -58,7 +59,7 @@ const windowsSchema = z.object({ interactive: count.min(16 * 1024), bulk: count.
 const capabilitiesSchema = z.array(z.string().max(64)).max(64);
 
 /** Optional parts of the protocol that this build can do. Both must name one for it to be used. */
-export const CAPABILITIES = ["crc32", "trace"] as const;
+export const CAPABILITIES = ["crc32", "gmac", "trace"] as const;
 
 // Unknown fields are ignored in all of these: a newer peer may say more.
 
@@ -137,6 +138,8 @@ export interface Agreed {
   readonly peerWindows: StreamWindows;
   readonly peerMaxStreams: number;
   readonly checksums: boolean;
+  /** Null: the peer cannot. */
+  readonly bulkKeys: BulkKeys | null;
   /** The agent takes `trace` in the head of a command. Absent = no. */
   readonly traces?: boolean;
 }
@@ -182,6 +185,8 @@ interface SessionKeys {
   readonly agentMac: Buffer;
   readonly cloudMac: Buffer;
   readonly seal: Buffer;
+  readonly agentBulk: Buffer;
+  readonly cloudBulk: Buffer;
 }
 
 function deriveKeys(own: KeyObject, peerRaw: string, salt: Buffer): SessionKeys {
@@ -191,8 +196,9 @@ function deriveKeys(own: KeyObject, peerRaw: string, salt: Buffer): SessionKeys 
   } catch (cause) {
     throw new ConnectorError("HANDSHAKE_FAILED", "The peer's ephemeral key is not usable.", { cause });
   }
-  const bytes = Buffer.from(hkdfSync("sha256", shared, salt, "sallyport/link/1", 96));
-  return { agentMac: bytes.subarray(0, 32), cloudMac: bytes.subarray(32, 64), seal: bytes.subarray(64, 96) };
+  const bytes = Buffer.from(hkdfSync("sha256", shared, salt, "sallyport/link/1", 160));
+  const part = (n: number): Buffer => bytes.subarray(n * 32, (n + 1) * 32);
+  return { agentMac: part(0), cloudMac: part(1), seal: part(2), agentBulk: part(3), cloudBulk: part(4) };
 }
 
 function seal(key: Buffer, context: Buffer, secret: Uint8Array): string {
@@ -300,6 +306,7 @@ export class AgentHandshake {
   readonly #hello: Buffer;
   #reader = new FrameReader(null);
   #challenge: Challenge | null = null;
+  #bulkKeys: BulkKeys | null = null;
   #writer: FrameWriter | null = null;
   #macAgreed = true;
 
@@ -381,6 +388,7 @@ export class AgentHandshake {
     // READY and a later REFUSE carry a MAC; an earlier kind of REFUSE cannot come any more.
     this.#reader = new FrameReader(new FrameMac(keys.cloudMac));
     this.#challenge = challenge;
+    if (challenge.capabilities.includes("gmac")) this.#bulkKeys = { send: keys.agentBulk, receive: keys.cloudBulk };
 
     const { who } = this.#options;
     const proof: Proof = {
@@ -416,6 +424,7 @@ export class AgentHandshake {
       peerWindows: challenge.windows,
       peerMaxStreams: challenge.maxStreams,
       checksums: challenge.capabilities.includes("crc32"),
+      bulkKeys: this.#bulkKeys,
       ready,
       challenge,
       commandKeys: new Map(Object.entries(challenge.commandKeys).map(([kid, raw]) => [kid, ed25519PublicKey(raw)])),
@@ -537,6 +546,9 @@ export class CloudHandshake {
         peerWindows: hello.windows,
         peerMaxStreams: hello.maxStreams,
         checksums: hello.capabilities.includes("crc32"),
+        bulkKeys: hello.capabilities.includes("gmac")
+          ? { send: this.#keys!.cloudBulk, receive: this.#keys!.agentBulk }
+          : null,
         traces: hello.capabilities.includes("trace"),
       },
     };

@@ -1,5 +1,5 @@
 // One stream of the multiplexer, from one end. The multiplexer moves the frames; what belongs to the stream is here.
-import { crc32 } from "node:zlib";
+import { checksum, type BulkKeys, type Checksum, type SumFields } from "./checksum.ts";
 import { ConnectorError } from "./errors.ts";
 import { Inbox } from "./inbox.ts";
 import type { Lane, LinkStream } from "./stream.ts";
@@ -7,6 +7,8 @@ import type { Lane, LinkStream } from "./stream.ts";
 /** What a stream asks of its multiplexer. */
 export interface StreamHost {
   readonly checksums: boolean;
+  /** Null: bulk has a CRC-32 like the rest. */
+  readonly bulkKeys: BulkKeys | null;
   /** The stream has something to send (or may send again). */
   sendable(stream: MuxStream): void;
   /** More credit may be granted. */
@@ -46,7 +48,7 @@ export class MuxStream implements LinkStream {
   #writes: PendingWrite[] = [];
   #sendLimit: number;
   #sentBytes = 0;
-  #sentCrc = 0;
+  #sentSum: Checksum | null = null;
   #ending: { resolve: () => void } | null = null;
   #sendOver = false;
   /** Owned by the multiplexer: this stream stands in its lane's ring. */
@@ -59,7 +61,7 @@ export class MuxStream implements LinkStream {
   release: (() => void) | null = null;
 
   // receiving
-  #receivedCrc = 0;
+  #receivedSum: Checksum | null = null;
   #receiveOver = false;
 
   constructor(
@@ -173,7 +175,7 @@ export class MuxStream implements LinkStream {
     const bytes = length === first.bytes.length ? first.bytes : first.bytes.subarray(first.taken, first.taken + length);
     first.taken += length;
     this.#sentBytes += length;
-    if (this.#host.checksums) this.#sentCrc = crc32(bytes, this.#sentCrc);
+    if (this.#host.checksums) (this.#sentSum ??= this.#newSum("send")).update(bytes);
     if (first.taken === first.bytes.length) {
       this.#writes.shift();
       first.resolve();
@@ -182,11 +184,12 @@ export class MuxStream implements LinkStream {
   }
 
   /** Payload of the END, whose turn it is. */
-  takeEnd(): { bytes: number; crc32?: number } {
+  takeEnd(): { bytes: number } & SumFields {
     this.#sendOver = true;
     this.#writes = [];
     this.#ending?.resolve();
-    const end = this.#host.checksums ? { bytes: this.#sentBytes, crc32: this.#sentCrc } : { bytes: this.#sentBytes };
+    const sum = this.#host.checksums ? (this.#sentSum ?? this.#newSum("send")).fields() : null;
+    const end = { bytes: this.#sentBytes, ...sum };
     this.#finishIfOver();
     return end;
   }
@@ -212,15 +215,15 @@ export class MuxStream implements LinkStream {
   /** False: DATA beyond the credit, after the end, or before the answer. */
   received(bytes: Buffer): boolean {
     if (this.#receiveOver || (this.#opened && !this.#answered)) return false;
-    if (this.#host.checksums) this.#receivedCrc = crc32(bytes, this.#receivedCrc);
+    if (this.#host.checksums) (this.#receivedSum ??= this.#newSum("receive")).update(bytes);
     return this.bytes.push(bytes);
   }
 
   /** False: the length or checksum is not that of what came. */
-  ended(end: { bytes: number; crc32?: number | undefined }): boolean {
+  ended(end: { bytes: number } & SumFields): boolean {
     if (this.#receiveOver || (this.#opened && !this.#answered)) return false;
     if (end.bytes !== this.bytes.receivedBytes) return false;
-    if (this.#host.checksums && end.crc32 !== this.#receivedCrc) return false;
+    if (this.#host.checksums && !(this.#receivedSum ?? this.#newSum("receive")).matches(end)) return false;
     this.#receiveOver = true;
     this.bytes.end();
     this.#finishIfOver();
@@ -239,6 +242,11 @@ export class MuxStream implements LinkStream {
     if (!this.#receiveOver) this.bytes.fail(error);
     this.#abort?.abort(error);
     this.#host.finished(this);
+  }
+
+  #newSum(direction: keyof BulkKeys): Checksum {
+    const keys = this.lane === "bulk" ? this.#host.bulkKeys : null;
+    return checksum(keys === null ? null : keys[direction], this.id);
   }
 
   #finishIfOver(): void {

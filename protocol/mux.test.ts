@@ -27,7 +27,14 @@ interface Pair {
 
 async function pair(
   t: { teardown(fn: () => unknown): void },
-  options: { maced?: boolean; clock?: Clock; maxStreams?: number; wrap?: (transport: Transport) => Transport } = {},
+  options: {
+    maced?: boolean;
+    clock?: Clock;
+    maxStreams?: number;
+    wrap?: (transport: Transport) => Transport;
+    /** Keys for bulk: absent = a CRC-32. "different": each end believes in other ones. */
+    gmac?: "shared" | "different";
+  } = {},
 ): Promise<Pair> {
   const server = createServer();
   const webSockets = new WebSocketServer({ noServer: true, perMessageDeflate: false });
@@ -58,6 +65,7 @@ async function pair(
   };
   if (options.wrap !== undefined) agentTransport = options.wrap(agentTransport);
   const keys = [randomBytes(32), randomBytes(32)] as const;
+  const bulk = [randomBytes(32), randomBytes(32), randomBytes(32), randomBytes(32)] as const;
   const mac = (key: Buffer) => (options.maced === false ? null : new FrameMac(key));
   const queue: LinkStream[] = [];
   let waiting: ((stream: LinkStream) => void) | null = null;
@@ -74,6 +82,7 @@ async function pair(
     ...base,
     transport: agentTransport,
     side: "agent",
+    bulkKeys: options.gmac === undefined ? null : { send: bulk[0], receive: bulk[1] },
     writer: new FrameWriter(mac(keys[0])),
     reader: new FrameReader(mac(keys[1])),
     onStream: () => {},
@@ -82,6 +91,12 @@ async function pair(
     ...base,
     transport: cloudTransport,
     side: "cloud",
+    bulkKeys:
+      options.gmac === undefined
+        ? null
+        : options.gmac === "shared"
+          ? { send: bulk[1], receive: bulk[0] }
+          : { send: bulk[2], receive: bulk[3] },
     writer: new FrameWriter(mac(keys[1])),
     reader: new FrameReader(mac(keys[0])),
     onStream: (stream) => {
@@ -221,29 +236,53 @@ t.test("tiny frames cost a stalled reader's memory no more than their bytes", as
   t.ok(chunks.length <= 3, `${chunks.length} chunks`);
 });
 
-t.test("what was damaged on the way is noticed at its end", async (t) => {
-  // Bulk bytes carry no MAC; the END's checksum is what tells.
-  const both = await pair(t, {
-    wrap: (transport) => {
-      const send = transport.send;
-      let done = false;
-      transport.send = (message) => {
-        if (!done && message.length === 20_000) {
-          done = true;
-          message = Buffer.from(message);
-          message[1234]! ^= 1;
-        }
-        send(message);
-      };
-      return transport;
-    },
+for (const sum of ["crc32", "gmac"] as const)
+  t.test(`what was damaged on the way is noticed at its end: ${sum}`, async (t) => {
+    // Bulk bytes carry no MAC; the END's checksum is what tells.
+    const both = await pair(t, {
+      ...(sum === "gmac" ? { gmac: "shared" as const } : {}),
+      wrap: (transport) => {
+        const send = transport.send;
+        let done = false;
+        transport.send = (message) => {
+          if (!done && message.length === 20_000) {
+            done = true;
+            message = Buffer.from(message);
+            message[1234]! ^= 1;
+          }
+          send(message);
+        };
+        return transport;
+      },
+    });
+    const stream = both.agent.open({}, { lane: "bulk" });
+    const read = count(await accept(both));
+    await stream.write(Buffer.alloc(20_000));
+    await stream.end();
+    await t.rejects(read, { code: "LINK_LOST", details: { reason: "PROTOCOL_ERROR" } });
+    t.equal((await both.agent.closed).code, "PROTOCOL_ERROR", "the other end is told why");
   });
-  const stream = both.agent.open({}, { lane: "bulk" });
-  const read = count(await accept(both));
+
+t.test("bulk under a key of the session: both ways, empty, in any cut; of another session it is none", async (t) => {
+  const both = await pair(t, { gmac: "shared" });
+  for (const sizes of [[], [1], [5, 200_000, 70_001]]) {
+    const stream = both.agent.open({}, { lane: "bulk" });
+    const far = await accept(both);
+    far.respond({});
+    const reads = [count(stream), count(far)];
+    for (const end of [stream, far]) {
+      for (const size of sizes) await end.write(randomBytes(size));
+      await end.end();
+    }
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    t.same(await Promise.all(reads), [total, total]);
+  }
+  const strangers = await pair(t, { gmac: "different" });
+  const stream = strangers.agent.open({}, { lane: "bulk" });
+  const read = count(await accept(strangers));
   await stream.write(Buffer.alloc(20_000));
   await stream.end();
   await t.rejects(read, { code: "LINK_LOST", details: { reason: "PROTOCOL_ERROR" } });
-  t.equal((await both.agent.closed).code, "PROTOCOL_ERROR", "the other end is told why");
 });
 
 t.test("interactive bytes without a MAC, put in on the way, end the link", async (t) => {

@@ -19,6 +19,7 @@ import {
   type FrameType,
 } from "./frames.ts";
 import { parseControl, parseJson, type FrameReader, type FrameWriter } from "./codec.ts";
+import type { BulkKeys } from "./checksum.ts";
 import type { Clock, Timer } from "./clock.ts";
 import { ConnectorError, toConnectorError } from "./errors.ts";
 import { InFlight } from "./inflight.ts";
@@ -75,6 +76,8 @@ export interface MuxOptions {
   readonly maxStreams: number;
   readonly peerMaxStreams: number;
   readonly checksums: boolean;
+  /** Absent or null: bulk has a CRC-32 like the rest. */
+  readonly bulkKeys?: BulkKeys | null;
   /** A stream that the peer opened. Not called while draining. */
   readonly onStream: (stream: LinkStream) => void;
   /** True: streams that the peer opens live as long as the session; a drain does not wait for them. */
@@ -201,6 +204,7 @@ export class Mux implements LinkSession {
     });
     this.#host = {
       checksums: options.checksums,
+      bulkKeys: options.bulkKeys ?? null,
       sendable: (stream) => this.#enqueue(stream),
       creditDue: (stream) => {
         if (stream.owesCredit) return;

@@ -417,6 +417,7 @@ export class WsLink implements AgentLink {
       peerWindows: greeted.peerWindows,
       peerMaxStreams: greeted.peerMaxStreams,
       checksums: greeted.checksums,
+      bulkKeys: greeted.bulkKeys,
       ...(this.#options.deadMs === undefined ? {} : { deadMs: this.#options.deadMs }),
       onStream: (stream) => {
         if (this.#onStream === null) stream.reset(new ConnectorError("KIND_UNKNOWN", "This agent takes no streams."));

@@ -525,6 +525,7 @@ export class LinkGateway {
       peerWindows: agreed.peerWindows,
       peerMaxStreams: agreed.peerMaxStreams,
       checksums: agreed.checksums,
+      bulkKeys: agreed.bulkKeys,
       peerBackground: true,
       ...(this.#options.deadMs === undefined ? {} : { deadMs: this.#options.deadMs }),
       onRoundTrip: (ms) => {
