@@ -50,5 +50,9 @@ t.test("numbers that were committed elsewhere are read before what was committed
   deaf = true;
   await store.ensurePool(scope, "swept", 1);
   await waitFor("the sweep", () => heard.length === all.length + 1, { timeoutMs: 10_000 });
+
+  await store.ensurePool(scope, "asked for", 1);
+  await feed.catchUp();
+  t.equal(heard.length, all.length + 2, "told before it resolves");
   await Promise.all([mine.close(), others.close()]);
 });

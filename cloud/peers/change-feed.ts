@@ -11,6 +11,8 @@ type Listener = (workspace: WorkspaceId, changes: ChangeRow[]) => void;
 export interface ChangeFeed {
   /** As the store's own. */
   onChange(listener: Listener): () => void;
+  /** When it resolves, all that was committed before has been told. Rejects when it could not be read. */
+  catchUp(): Promise<void>;
   start(): Promise<void>;
   stop(): void;
 }
@@ -31,7 +33,7 @@ export function changeFeed(deps: {
   const listeners = new Set<Listener>();
   /** Number of the last change that was told, by workspace. Absent = none yet: a workspace begins at 0. */
   const told = new Map<WorkspaceId, number>();
-  const reading = new Map<WorkspaceId, { again: boolean }>();
+  const reading = new Map<WorkspaceId, { again: boolean; done: Promise<void> }>();
   const telling = new Set<WorkspaceId>();
   let timer: Timer | null = null;
   let unsubscribe = (): void => {};
@@ -61,22 +63,32 @@ export function changeFeed(deps: {
   }
 
   function read(workspace: WorkspaceId): void {
-    if (stopped) return;
+    readNow(workspace).catch((error: unknown) =>
+      log.warn({ err: error }, "changes of other processes could not be read; the sweep tries again"),
+    );
+  }
+
+  /** Once more when it is under way already. */
+  function readNow(workspace: WorkspaceId): Promise<void> {
+    if (stopped) return Promise.resolve();
     const under = reading.get(workspace);
-    if (under !== undefined) return void (under.again = true);
-    const mine = { again: false };
+    if (under !== undefined) {
+      under.again = true;
+      return under.done;
+    }
+    const mine = { again: false, done: Promise.resolve() };
     reading.set(workspace, mine);
-    void (async () => {
+    mine.done = (async () => {
       try {
         do {
           mine.again = false;
           await readOn(workspace);
         } while (mine.again && !stopped);
-      } catch (error) {
-        log.warn({ err: error }, "changes of other processes could not be read; the sweep tries again");
+      } finally {
+        reading.delete(workspace);
       }
-      reading.delete(workspace);
     })();
+    return mine.done;
   }
 
   async function readOn(workspace: WorkspaceId): Promise<void> {
@@ -91,13 +103,15 @@ export function changeFeed(deps: {
     }
   }
 
+  async function catchUp(): Promise<void> {
+    const all = await store.changeNumbers();
+    const behind = all.filter(({ workspace, n }) => n > (told.get(workspace) ?? 0));
+    await Promise.all(behind.map(({ workspace }) => readNow(workspace)));
+  }
+
   function arm(): void {
     timer = clock.after(SWEEP_MS, () => {
-      store
-        .changeNumbers()
-        .then((all) => {
-          for (const { workspace, n } of all) if (n > (told.get(workspace) ?? 0)) read(workspace);
-        })
+      catchUp()
         .catch(() => {})
         .finally(() => {
           if (!stopped) arm();
@@ -110,6 +124,7 @@ export function changeFeed(deps: {
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
+    catchUp,
     async start() {
       // Whoever follows begins after this moment.
       for (const { workspace, n } of await store.changeNumbers()) told.set(workspace, n);

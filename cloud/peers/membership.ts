@@ -1,6 +1,7 @@
 // One process among several: it says that it lives, sees who else does, keeps a link to each, and mirrors from SQL which
-// agent is connected where. Looked at every few seconds, and at once when a note comes. Who counts as gone is judged by
-// this process's own clock alone: its beat in SQL stood still for so long.
+// agent is connected where. Looked at every few seconds, and at once when a note comes; of agents only those that changed
+// since, since every change of one has a number, and now and then all of them. Who counts as gone is judged by this
+// process's own clock alone: its beat in SQL stood still for so long.
 import { setImmediate as turn } from "node:timers/promises";
 import {
   ConnectorError,
@@ -22,6 +23,8 @@ import { RemoteSession } from "./remote-session.ts";
 
 /** Between two looks: revocations, clones and moves of agents are noticed within 5 s by them alone. */
 const LOOK_MS = 2_500;
+/** All agents are looked at this often, whatever changed: what a look at changes alone should never need. */
+const LOOK_AT_ALL_MS = 60_000;
 /** A process whose beat stands still for so long is gone, and its sessions are over. */
 export const GONE_MS = 15_000;
 /** The same for one that is not listed any more: it left in order. */
@@ -31,8 +34,8 @@ const STALL_MS = 5_000;
 /** How long a session of another instance has to answer before it counts as dead. */
 const CLONE_PING_MS = 5_000;
 const ROWS_AT_ONCE = 500;
-/** Notes about single replicas beyond this: one look at all of them is cheaper. */
-const MOST_SINGLE = 200;
+/** Changes and notes of single replicas beyond this: one look at all of them is cheaper. */
+const MOST_SINGLE = 1_000;
 
 export interface MembershipOptions {
   readonly identity: PeerIdentity;
@@ -48,6 +51,8 @@ export interface MembershipOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly backplane: Backplane;
+  /** Tells `changed` of every agent that changed before it resolves. */
+  catchUp(): Promise<void>;
   /** One round trip to the agent of a session that is held here. */
   ping(session: CloudSession): Promise<number>;
   /** The replica was revoked or deleted: ends what there is of it here. */
@@ -90,7 +95,13 @@ export class Membership {
   readonly #options: MembershipOptions;
   readonly #links = new Map<string, PeerLink>();
   readonly #beats = new Map<string, { beat: number; sinceMs: number }>();
+  /** To be looked at: they changed, or a note said so. */
   readonly #singles = new Set<ReplicaId>();
+  #noting = false;
+  #mirroring: Promise<void> | null = null;
+  /** The next look is one at all agents: there may be more to see than changes tell. */
+  #all = true;
+  #lookedAtAllMs = -Infinity;
   readonly #alarmed = new Set<SessionId>();
   #rows: ProcessRow[] = [];
   #timer: Timer | null = null;
@@ -156,6 +167,17 @@ export class Membership {
       this.#looking = null;
     })();
     return this.#looking;
+  }
+
+  /** These agents changed: the next look has them. */
+  changed(replicas: Iterable<ReplicaId>): void {
+    for (const replica of replicas) this.#singles.add(replica);
+  }
+
+  /** Changes were missed: the next look is one at all. */
+  missed(): void {
+    this.#all = true;
+    void this.look();
   }
 
   /** Null: no other process holds it, or none that can be asked. */
@@ -244,35 +266,80 @@ export class Membership {
       log.warn("the other processes took this one for gone; it joins again");
       await this.#join();
       for (const session of held.all()) await store.holdSession(session.replica, session.id);
+      this.#all = true;
     }
-    const [rows, present] = await Promise.all([store.processes(), store.presence()]);
+    const [rows] = await Promise.all([store.processes(), this.#options.catchUp()]);
     if (this.#stopped) return;
+    // Who went has sessions that may be left over.
+    if (this.#rows.some((before) => rows.every((row) => row.id !== before.id))) this.#all = true;
     this.#rows = rows;
     this.#meet(rows);
-    await this.#mirror(present);
-    await this.#checkHeld(present);
-    await this.#reap(rows, present);
+    if (this.#all || now - this.#lookedAtAllMs >= LOOK_AT_ALL_MS || this.#singles.size > MOST_SINGLE) {
+      this.#all = false;
+      this.#singles.clear();
+      try {
+        const present = await store.presence();
+        if (this.#stopped) return;
+        await this.#mirror(present);
+        await this.#checkHeld(present);
+        await this.#reap(rows, present);
+        this.#lookedAtAllMs = now;
+      } catch (error) {
+        this.#all = true;
+        throw error;
+      }
+      return;
+    }
+    await this.#lookAtSingles();
+    // The others still are where they were.
+    for (const session of this.sessions.remotes()) session.confirm(now);
+    await this.#reap(rows, null);
   }
 
   #noted(replica: ReplicaId): void {
     if (this.#stopped) return;
     this.#singles.add(replica);
-    if (this.#singles.size > 1) return;
+    if (this.#noting) return;
+    this.#noting = true;
     void turn().then(async () => {
-      const ids = [...this.#singles];
-      this.#singles.clear();
-      if (ids.length > MOST_SINGLE) return this.look();
+      this.#noting = false;
+      if (this.#singles.size > MOST_SINGLE) return this.look();
       try {
-        const { store } = this.#options;
-        const [rows, processes] = await Promise.all([store.presenceOf(ids), store.processes()]);
+        const processes = await this.#options.store.processes();
         if (this.#stopped) return;
         this.#rows = processes;
-        for (const row of rows) this.#mirrorOne(row);
-        await this.#checkHeld(rows, new Set(ids));
+        await this.#lookAtSingles();
       } catch {
         // The next look finds it.
       }
     });
+  }
+
+  /** Those that changed or were noted; all that were before this call have been looked at when it resolves. */
+  async #lookAtSingles(): Promise<void> {
+    const before = this.#mirroring;
+    const ids = [...this.#singles];
+    this.#singles.clear();
+    const mine = (async () => {
+      try {
+        for (let at = 0; at < ids.length; at += ROWS_AT_ONCE) {
+          const some = ids.slice(at, at + ROWS_AT_ONCE);
+          const rows = await this.#options.store.presenceOf(some);
+          if (this.#stopped) return;
+          for (const row of rows) this.#mirrorOne(row);
+          await this.#checkHeld(rows, new Set(some));
+        }
+      } catch (error) {
+        this.changed(ids);
+        throw error;
+      }
+    })();
+    const all = (this.#mirroring = Promise.all([before, mine]).then(() => {}));
+    try {
+      await all;
+    } finally {
+      if (this.#mirroring === all) this.#mirroring = null;
+    }
   }
 
   // Links
@@ -291,7 +358,8 @@ export class Membership {
         changed: (changed, error) => {
           if (error === null) {
             log.info({ process: row.id, url: row.peerUrl, way: changed.way }, "linked with another process");
-            void this.look();
+            // Its sessions can be reached from now on.
+            this.missed();
           } else {
             log.warn(
               { process: row.id, url: row.peerUrl, code: error.code, why: error.message },
@@ -448,11 +516,13 @@ export class Membership {
 
   // Those that are gone
 
-  async #reap(rows: readonly ProcessRow[], present: readonly PresenceRow[]): Promise<void> {
+  /** `present`: all; null = only those that changed were looked at, and whoever was listed or held some still is as it was. */
+  async #reap(rows: readonly ProcessRow[], present: readonly PresenceRow[] | null): Promise<void> {
     const { identity, clock, store, log, backplane } = this.#options;
     const now = clock.monotonic();
     const beats = new Map<string, number>();
-    for (const row of present) if (row.process !== null) beats.set(row.process, -1);
+    if (present === null) for (const [id, { beat }] of this.#beats) if (beat === -1) beats.set(id, beat);
+    for (const row of present ?? []) if (row.process !== null) beats.set(row.process, -1);
     for (const row of rows) beats.set(row.id, row.beat);
     beats.delete(identity.process);
     for (const id of this.#beats.keys()) if (!beats.has(id)) this.#beats.delete(id);
@@ -469,7 +539,7 @@ export class Membership {
       this.#beats.delete(id);
       log.warn({ process: id, sessions }, "a process is gone; its sessions are over");
       backplane.announce({ type: "processes" });
-      this.#again = true;
+      this.#again = this.#all = true;
     }
   }
 }

@@ -110,6 +110,16 @@ export async function several(options: SeveralOptions): Promise<Several> {
               : log.warn({ err: problem.cause ?? problem }, "no other process can come over NATS"),
           onFailure: (error) => log.warn({ err: error.cause ?? error }, "a process that came over NATS was not taken"),
         });
+  const feed = changeFeed({
+    store,
+    backplane,
+    clock,
+    log,
+    onGap(workspace) {
+      membership.missed();
+      options.onGap(workspace);
+    },
+  });
   const membership = new Membership({
     identity: peer,
     fingerprint: identity.fingerprint,
@@ -131,11 +141,14 @@ export async function several(options: SeveralOptions): Promise<Several> {
     clock,
     log,
     backplane,
+    catchUp: () => feed.catchUp(),
     ping: (session) => gateway.ping(session),
     revoke: (replica) => gateway.revoke(replica),
     draining: () => gateway.draining,
   });
-  const feed = changeFeed({ store, backplane, clock, log, onGap: options.onGap });
+  feed.onChange((_workspace, changes) =>
+    membership.changed(changes.filter((one) => one.entity === "agent").map((one) => one.id as ReplicaId)),
+  );
 
   const sayHealth = (health: BackplaneHealth): void =>
     health.connected ? log.info(health.text) : log.warn(health.text);
@@ -182,12 +195,13 @@ export async function several(options: SeveralOptions): Promise<Several> {
     health: () => backplane.health,
     async start() {
       await listener?.start();
-      await membership.start();
+      // Before the first look: what changes after it is told.
       await feed.start();
+      await membership.start();
     },
     async stop() {
-      feed.stop();
       await membership.stop();
+      feed.stop();
       await listener?.stop();
       await server.close();
     },

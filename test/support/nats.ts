@@ -17,6 +17,8 @@ export interface NatsOptions {
   readonly maxPayload?: number;
   /** Inside of NATS's `authorization { }` block, for instance `users: [...]`; absent: the one user `app`. */
   readonly authorization?: string;
+  /** Of its configuration, in place of the `authorization { }` block: operator, resolver. */
+  readonly config?: string;
 }
 
 export interface NatsServer extends Server {
@@ -40,10 +42,12 @@ export async function startNats(t: Teardown, options: NatsOptions = {}): Promise
   if (options.webSocket === true) words.push("--websocket");
   if (options.leaf === true) words.push("--leaf");
   if (options.maxPayload !== undefined) words.push("--max-payload", String(options.maxPayload));
-  if (options.authorization !== undefined) {
-    const file = join(tempDir(t, "nats-users"), "authorization.conf");
-    writeFileSync(file, options.authorization);
-    words.push("--authorization", file);
+  for (const name of ["authorization", "config"] as const) {
+    const text = options[name];
+    if (text === undefined) continue;
+    const file = join(tempDir(t, "nats-users"), `${name}.conf`);
+    writeFileSync(file, text);
+    words.push(`--${name}`, file);
   }
   const server = await startServer(t, "nats", words);
   const { settings } = server;
