@@ -19,6 +19,9 @@ export class Inbox implements AsyncIterable<Buffer> {
   #consumedBytes = 0;
   #lentBytes = 0;
   #granted: number;
+  /** Since when the rate of reading is taken, and how much was read before. Null before the first grant. */
+  #markMs: number | null = null;
+  #markBytes = 0;
   #ended = false;
   #error: ConnectorError | null = null;
   #waiting: { resolve: (result: IteratorResult<Buffer>) => void; reject: (error: unknown) => void } | null = null;
@@ -103,17 +106,29 @@ export class Inbox implements AsyncIterable<Buffer> {
 
   /**
    * The new limit to tell the peer. A reader that has read all there is may be waiting for credit to cross a long path:
-   * its window doubles, as long as the link has some to spare.
+   * each time it has read a window, that doubles, as long as the link has some to spare and a round trip takes more than
+   * half of it at this rate. `rttMs`: the path's own; null: not known, as long as it may be.
    */
-  grant(): number {
-    if (
-      this.heldBytes - this.#lentBytes <= 0 &&
-      this.#windowBytes < MAX_WINDOW_BYTES &&
-      this.#mayGrow(this.#windowBytes)
-    )
-      this.#windowBytes *= 2;
+  grant(nowMs: number, rttMs: number | null): number {
+    const readBytes = this.#consumedBytes - this.#markBytes;
+    if (this.#markMs === null) this.#mark(nowMs);
+    else if (readBytes >= this.#windowBytes) {
+      const heldOnTheWay = rttMs === null ? Infinity : (rttMs * readBytes) / Math.max(0.01, nowMs - this.#markMs);
+      this.#mark(nowMs);
+      if (
+        this.heldBytes - this.#lentBytes <= 0 &&
+        this.#windowBytes < Math.min(2 * heldOnTheWay, MAX_WINDOW_BYTES) &&
+        this.#mayGrow(this.#windowBytes)
+      )
+        this.#windowBytes *= 2;
+    }
     this.#granted = this.#consumedBytes + this.#windowBytes;
     return this.#granted;
+  }
+
+  #mark(nowMs: number): void {
+    this.#markBytes = this.#consumedBytes;
+    this.#markMs = nowMs;
   }
 
   #settleLoan(): void {

@@ -31,6 +31,8 @@ import type { Transport } from "./transport.ts";
 export const BEAT_MS = 5_000;
 /** Silence of this length is a dead link. */
 export const DEAD_MS = 12_000;
+/** Each beat the shortest round trip is believed less by this: a path may have become longer. */
+const RTT_FORGOTTEN = 1.1;
 /** A timer that fires this much late means that this process stood still, not the link. */
 const STALL_MS = 2_000;
 
@@ -180,6 +182,8 @@ export class Mux implements LinkSession {
   #pings = new Map<number, { atMs: number; resolve: ((rttMs: number) => void) | null }>();
   #pingNumber = 0;
   #rttMs: number | null = null;
+  /** The least of late, since a busy end answers later than the path takes. */
+  #pathRttMs: number | null = null;
 
   #draining = false;
   #peerDraining: ConnectorError | null = null;
@@ -424,7 +428,8 @@ export class Mux implements LinkSession {
       creditor.owesCredit = false;
       if (this.#streams.has(creditor.id) && creditor.bytes.creditDue) {
         this.#count(this.#sent.control, 0);
-        this.#transport.send(this.#writer.control(FRAME.credit, 0, creditor.id, `{"limit":${creditor.bytes.grant()}}`));
+        const limit = creditor.bytes.grant(this.#clock.monotonic(), this.#pathRttMs);
+        this.#transport.send(this.#writer.control(FRAME.credit, 0, creditor.id, `{"limit":${limit}}`));
       }
       return true;
     }
@@ -545,6 +550,7 @@ export class Mux implements LinkSession {
         if (ping === undefined) return;
         this.#pings.delete(n);
         this.#rttMs = this.#clock.monotonic() - ping.atMs;
+        this.#pathRttMs = Math.min(this.#rttMs, (this.#pathRttMs ?? Infinity) * RTT_FORGOTTEN);
         this.#options.onRoundTrip?.(this.#rttMs);
         ping.resolve?.(this.#rttMs);
         return;

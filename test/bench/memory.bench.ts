@@ -4,12 +4,11 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DEFAULT_WINDOWS } from "@sallyport/protocol";
 import { atMost, row, type BenchResult } from "./report.ts";
+import { memoryOf, toldMemory } from "./told-memory.ts";
 import { GIB, MIB, curl, ourCurl, startWorld, withTeardown } from "./world.ts";
 
 const SIZE_GIB = Number(process.env["BENCH_GIB"] ?? 10);
 const READERS = 10;
-/** Beside the window of a stream: what the sockets' own buffers and the HTTP server hold for one reader. */
-const PER_READER_BYTES = DEFAULT_WINDOWS.bulk + 2 * MIB;
 
 const residentMiB = (pid: number): number =>
   Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
@@ -25,7 +24,12 @@ function slope(points: readonly (readonly [number, number])[]): number {
 
 export function benchMemory(): Promise<BenchResult> {
   return withTeardown(async (t) => {
-    const world = await startWorld(t, { objectBytes: SIZE_GIB * GIB, sparse: true });
+    const world = await startWorld(t, {
+      objectBytes: SIZE_GIB * GIB,
+      sparse: true,
+      cloudNodeArgs: [...toldMemory],
+      agentNodeArgs: [...toldMemory],
+    });
     const pids = { agent: world.agent.program.pid, cloud: world.cloud.program.pid };
     // Warm: a GiB, and a rest after it.
     await curl(["--range", `0-${GIB - 1}`, ...ourCurl(world)]);
@@ -50,6 +54,12 @@ export function benchMemory(): Promise<BenchResult> {
     if (bytes !== SIZE_GIB * GIB) throw new Error(`${bytes} bytes came.`);
     await sleep(5_000);
 
+    const forced = async () => ({
+      agent: await memoryOf(world.agent.program),
+      cloud: await memoryOf(world.cloud.program),
+    });
+    const clean = await forced();
+    await sleep(2_000);
     const before = { agent: residentMiB(pids.agent), cloud: residentMiB(pids.cloud) };
     const readers = Array.from({ length: READERS }, () => {
       const reader = spawn("curl", ["-sS", ...ourCurl(world)], { stdio: ["ignore", "pipe", "ignore"] });
@@ -67,6 +77,8 @@ export function benchMemory(): Promise<BenchResult> {
       for (const which of ["agent", "cloud"] as const)
         stalledPeak[which] = Math.max(stalledPeak[which], residentMiB(pids[which]) - before[which]);
     }
+    const held = await forced();
+    const heldMiB = (which: "agent" | "cloud") => (held[which].arrayBuffers - clean[which].arrayBuffers) / MIB;
     const answered = await world.cloud.api.call(new URL(world.statUrl).pathname + new URL(world.statUrl).search);
     for (const reader of readers) reader.kill("SIGKILL");
     const above = Math.max(peak.agent - idle.agent, peak.cloud - idle.cloud);
@@ -79,6 +91,8 @@ export function benchMemory(): Promise<BenchResult> {
         row(`${SIZE_GIB} GiB took`, seconds, "s"),
         row("agent, with ten stalled readers, more by", stalledPeak.agent, "MiB"),
         row("control plane, with ten stalled readers, more by", stalledPeak.cloud, "MiB"),
+        row("agent, of that in buffers", heldMiB("agent"), "MiB"),
+        row("control plane, of that in buffers", heldMiB("cloud"), "MiB"),
         row("a small request beside them", answered.status, "(status)"),
       ],
       bars: [
@@ -88,7 +102,7 @@ export function benchMemory(): Promise<BenchResult> {
         atMost(
           "memory of ten stalled readers",
           Math.max(stalledPeak.agent, stalledPeak.cloud),
-          (READERS * PER_READER_BYTES) / MIB,
+          (READERS * DEFAULT_WINDOWS.bulk) / MIB,
           "MiB",
         ),
       ],

@@ -12,8 +12,8 @@ import { atMost, quantile, row, type BenchResult } from "./report.ts";
 import { GIB, KEY, folderOf, startWorld, withTeardown } from "./world.ts";
 
 const RESETS = Number(process.env["BENCH_RESETS"] ?? 20);
-/** Agents times rounds. */
-const HOLES = { agents: 5, rounds: Number(process.env["BENCH_ROUNDS"] ?? 4) };
+/** Agents times rounds: they wait, and wait together as well as alone. */
+const HOLES = { agents: 10, rounds: Number(process.env["BENCH_ROUNDS"] ?? 2) };
 const HOLE_MS = 20_000;
 /** The setting that stands for the minute after which a link counts as stable. */
 const STABLE_MS = 1_000;
@@ -45,7 +45,7 @@ export function benchRecovery(): Promise<BenchResult> {
         await connectAgent(t, cloud, `lab${n}`, {
           tree: "dist",
           url: `http://127.0.0.1:${between.port}`,
-          config: `stores: [{ id: box, kind: fs, root: ${folder} }]\n${config}\npolicy:\n  commands: ["artifact.*"]\n  stores: [{ store: box, read: ["**"] }]\n  release: { metadata: true }\n`,
+          config: `stores: [{ id: box, kind: fs, root: ${folder} }]\n${config}\npolicy:\n  ceilings: { streams: 16 }\n  commands: ["artifact.*"]\n  stores: [{ store: box, read: ["**"] }]\n  release: { metadata: true }\n`,
         });
         return { pool: `lab${n}`, between };
       }),
@@ -73,6 +73,9 @@ export function benchRecovery(): Promise<BenchResult> {
         await sleep(Math.max(0, 5 - (performance.now() - began)));
       }
     };
+
+    for (const { pool } of others)
+      if (!Number.isFinite(await usable(pool))) throw new Error(`Pool ${pool} answers nothing.`);
 
     const resets: number[] = [];
     let right = 0;
