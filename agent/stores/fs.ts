@@ -1,11 +1,12 @@
 // A folder as a store. Containment does not rest on the text of a path: what was opened is asked where it really is
 // (/proc/self/fd), and writes go through the opened parent folder, so that a link put there in between changes nothing.
 import { createHash, randomUUID } from "node:crypto";
-import { close, constants, fstat, open as openFile, readlinkSync, type BigIntStats } from "node:fs";
+import { close, constants, fstat, open as openFile, type BigIntStats } from "node:fs";
 import { link, lstat, mkdir, open, opendir, realpath, rename, stat, unlink, type FileHandle } from "node:fs/promises";
 import { join, sep } from "node:path";
 import { promisify } from "node:util";
 import { ConnectorError, type ArtifactEntry, type Digest } from "@sallyport/protocol";
+import { KeptFolders, placeOf } from "./kept-folders.ts";
 import { mediaTypeOf } from "./media-types.ts";
 import { baseName, joinPath, segmentProblem } from "./path.ts";
 import { spanOf } from "./ranges.ts";
@@ -38,6 +39,7 @@ export class FsStore implements ArtifactStore {
   readonly id: string;
   readonly #configuredRoot: string;
   #root: { path: string; atMs: number } | null = null;
+  readonly #folders = new KeptFolders();
   /** Writes to one path take turns, so that check and rename are one step among ours. */
   readonly #turns = new Map<string, Promise<void>>();
 
@@ -86,7 +88,7 @@ export class FsStore implements ArtifactStore {
   }
 
   async stat(path: string, { reached }: Reach = {}): Promise<ArtifactEntry> {
-    return entryFrom(path, await this.#inRoot((root) => this.#look(root, path, reached)));
+    return entryFrom(path, await this.#inRoot((root, forMs) => this.#lookShort(root, forMs, path, reached)));
   }
 
   async read(
@@ -243,22 +245,45 @@ export class FsStore implements ArtifactStore {
     }
   }
 
-  async #inRoot<T>(work: (root: string) => Promise<T>): Promise<T> {
+  /** `forMs`: how long the root still counts as lying there. */
+  async #inRoot<T>(work: (root: string, forMs: number) => Promise<T>): Promise<T> {
     const known = this.#root;
-    if (known === null || performance.now() - known.atMs >= ROOT_MS) return await work(await this.#findRoot());
+    const leftMs = known === null ? 0 : ROOT_MS - (performance.now() - known.atMs);
+    if (known === null || leftMs <= 0) return await work(await this.#findRoot(), ROOT_MS);
     try {
-      return await work(known.path);
+      return await work(known.path, leftMs);
     } catch (error) {
       // The root may have moved or gone since: what is wrong is said of the one that is there now.
       const root = await this.#findRoot();
       if (root === known.path) throw error;
-      return await work(root);
+      return await work(root, ROOT_MS);
     }
   }
 
   /** Opens what is there and checks that it really lies under the root. Nothing has been read from it until then. */
   async #open(path: string, flags: number, reached?: (realPath: string) => void): Promise<Opened> {
     return await this.#inRoot((root) => this.#openIn(root, path, flags, reached));
+  }
+
+  /**
+   * As `#look`, by its folder where that is held open: a file or folder that lies in it itself is where the folder is, so
+   * one call answers.
+   */
+  async #lookShort(
+    root: string,
+    forMs: number,
+    path: string,
+    reached?: (realPath: string) => void,
+  ): Promise<BigIntStats> {
+    const segments = path.split("/");
+    if (!PROC || segments.some((segment) => segment === "" || segment === "." || segment === ".."))
+      return await this.#look(root, path, reached);
+    const folder = join(root, ...segments.slice(0, -1));
+    const known = await this.#folders.look(folder, segments.at(-1)!);
+    if (known !== null) return known;
+    const info = await this.#look(root, path, reached);
+    this.#folders.asked(folder, forMs);
+    return info;
   }
 
   /** As `#open`, for what is looked at and closed again: a bare number costs half of what Node's handle does. */
@@ -295,8 +320,8 @@ export class FsStore implements ArtifactStore {
 
   /** The path, from the root, at which it really lies. */
   async #contained(fd: number, full: string, root: string, path: string): Promise<string> {
-    // The kernel's own note of it, which asks no disk and no server: 2 us here, ten times that by the thread pool.
-    const real = PROC ? readlinkSync(`/proc/self/fd/${fd}`) : await realpath(full);
+    // 2 us here, ten times that by the thread pool.
+    const real = PROC ? placeOf(fd) : await realpath(full);
     if (real !== root && !real.startsWith(root.endsWith(sep) ? root : root + sep)) {
       throw new ConnectorError(
         "PATH_INVALID",

@@ -1,12 +1,22 @@
 // What every kind of store must do, asked of each with the same questions.
 import { createHash } from "node:crypto";
-import { copyFileSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock, treeDigest } from "@sallyport/protocol";
 import { ListMultipartUploadsCommand } from "@aws-sdk/client-s3";
 import t, { type Test } from "tap";
+import { waitFor } from "../../test/support/launcher.ts";
 import { startS3, type S3Server } from "../../test/support/servers.ts";
 import { needs } from "../../test/support/skip.ts";
 import type { StoreConfig } from "../config/index.ts";
@@ -293,6 +303,64 @@ t.test("fs", async (t) => {
     rmSync(join(base, "second"), { recursive: true });
     await t.rejects(moving.stat("which"), { code: "STORE_UNREACHABLE" });
   });
+
+  await t.test(
+    "a folder that is asked about often, and is moved, exchanged and removed meanwhile",
+    { skip: process.platform !== "linux" && "/proc" },
+    async (t) => {
+      const base = tempDir(t);
+      const outside = tempDir(t);
+      writeFileSync(join(outside, "file"), "a secret of nine");
+      const busy = await open(t, { id: "busy", kind: "fs", root: base }).get("busy");
+      const sizeOf = async (path: string) => (await busy.stat(path)).sizeBytes;
+      const openFolders = () =>
+        readdirSync("/proc/self/fd").filter((fd) => {
+          try {
+            return readlinkSync(`/proc/self/fd/${fd}`).startsWith(base);
+          } catch {
+            return false;
+          }
+        }).length;
+      const heat = async (path: string) => {
+        for (let n = 0; n < 20; n++) await sizeOf(path);
+      };
+      mkdirSync(join(base, "folder/deep"), { recursive: true });
+      writeFileSync(join(base, "folder/deep/file"), "1");
+      await heat("folder/deep/file");
+      writeFileSync(join(base, "folder/deep/file"), "22");
+      t.equal(await sizeOf("folder/deep/file"), 2, "what it is now");
+      await t.rejects(sizeOf("folder/deep/none"), { code: "ARTIFACT_NOT_FOUND" });
+      symlinkSync(join(outside, "file"), join(base, "folder/deep/out"));
+      await t.rejects(
+        sizeOf("folder/deep/out"),
+        { code: "PATH_INVALID" },
+        "a link in it is followed no less carefully",
+      );
+      renameSync(join(base, "folder"), join(base, "moved"));
+      await t.rejects(sizeOf("folder/deep/file"), { code: "ARTIFACT_NOT_FOUND" }, "a folder above it was moved");
+      await heat("moved/deep/file");
+      mkdirSync(join(base, "folder/deep"), { recursive: true });
+      writeFileSync(join(base, "folder/deep/file"), "333");
+      renameSync(join(base, "moved"), join(base, "away"));
+      renameSync(join(base, "folder"), join(base, "moved"));
+      t.equal(await sizeOf("moved/deep/file"), 3, "another one lies in its place");
+      await heat("moved/deep/file");
+      rmSync(join(base, "moved/deep"), { recursive: true });
+      await t.rejects(sizeOf("moved/deep/file"), { code: "ARTIFACT_NOT_FOUND" });
+      symlinkSync(outside, join(base, "moved/deep"));
+      await t.rejects(sizeOf("moved/deep/file"), { code: "PATH_INVALID" }, "a link out of the store lies in its place");
+      await heat("away/deep/file");
+      for (const path of ["away/deep/../../..", "away/deep/../../../etc", ".."])
+        await t.rejects(sizeOf(path), { code: /PATH_INVALID|ARTIFACT_NOT_FOUND/ }, path);
+      for (let n = 0; n < 200; n++) {
+        mkdirSync(join(base, `many${n}`));
+        writeFileSync(join(base, `many${n}/file`), "");
+        await heat(`many${n}/file`);
+      }
+      t.ok(openFolders() <= 64 + 4, `${openFolders()} are held`);
+      await waitFor("all of them to be closed", () => openFolders() === 0);
+    },
+  );
 
   await t.test("rights, a missing root, a file that shrinks", async (t) => {
     const gone = open(t, { id: "gone", kind: "fs", root: join(root, "no-such") });
