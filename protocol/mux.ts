@@ -44,11 +44,11 @@ const CONTROL_CEILING_BYTES = 16 * 1024 * 1024;
 const INTERACTIVE_RESERVE_BYTES = 256 * 1024;
 /**
  * DATA received and not acknowledged yet: an ACK leaves at so many bytes, at fewer when the last one is some time ago, or
- * when nothing more came. On a fast path so a frame in four has one; on a slow one each, which its controller needs.
+ * when nothing more came. On a fast path so a frame in eight has one; on a slow one each, which its controller needs.
  */
 const ACK_BYTES = 64 * 1024;
-const ACK_MOST_BYTES = 256 * 1024;
-const ACK_APART_MS = 0.5;
+const ACK_MOST_BYTES = 512 * 1024;
+const ACK_APART_MS = 2;
 const ACK_MS = 2;
 /** Closing: how long the goodbye may take to leave. */
 const CLOSE_MS = 1_000;

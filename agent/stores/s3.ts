@@ -11,6 +11,7 @@ import type { Secrets } from "../secrets/index.ts";
 import { mediaTypeOf } from "./media-types.ts";
 import { baseName, segmentProblem } from "./path.ts";
 import { spanOf } from "./ranges.ts";
+import { socketBody } from "./s3-body.ts";
 import { s3Error, type S3Target } from "./s3-errors.ts";
 import {
   digestMismatch,
@@ -223,7 +224,7 @@ export class S3Store implements ArtifactStore {
     // Without a listener an abort before the first pull would be an uncaught error.
     body.on("error", () => {});
     // The socket hands over 64 KiB at a time and is read only as far as we pull.
-    const source = body[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+    const source = socketBody(body, lengthBytes) ?? (body[Symbol.asyncIterator]() as AsyncIterator<Buffer>);
     let left = lengthBytes;
     let ended = false;
     const end = (): void => {

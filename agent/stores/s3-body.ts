@@ -1,0 +1,101 @@
+// The body of a large answer, read from the socket below it. Node's HTTP parser copies each piece of a body into a buffer
+// of its own, which for a gigabyte costs as much as reading it does; what it would do here is to count bytes. So once the
+// head of the answer is there, this counts them. The connection is not used again.
+import type { IncomingMessage } from "node:http";
+
+/** Below, a connection that can be used again is worth more. */
+const LARGE_BYTES = 8 * 1024 * 1024;
+/** What waits here before the socket is told to wait. */
+const AHEAD_BYTES = 256 * 1024;
+/** Smaller pieces are joined with those that wait behind them, up to this. */
+const PIECE_BYTES = 64 * 1024;
+
+/** Null: its framing is the parser's business, or it is too small. */
+export function socketBody(message: unknown, lengthBytes: number): AsyncIterator<Buffer> | null {
+  const { headers, socket } = message as Partial<IncomingMessage>;
+  const plain =
+    lengthBytes >= LARGE_BYTES &&
+    headers !== undefined &&
+    socket !== undefined &&
+    !socket.destroyed &&
+    headers["content-length"] === String(lengthBytes) &&
+    headers["transfer-encoding"] === undefined;
+  return plain ? new SocketBody(message as IncomingMessage, lengthBytes) : null;
+}
+
+class SocketBody implements AsyncIterator<Buffer> {
+  readonly #socket: IncomingMessage["socket"];
+  #pieces: Buffer[] = [];
+  #waitingBytes = 0;
+  /** Not come yet. */
+  #leftBytes: number;
+  #paused = false;
+  #over = false;
+  #error: Error | null = null;
+  #wake: (() => void) | null = null;
+
+  constructor(message: IncomingMessage, lengthBytes: number) {
+    this.#leftBytes = lengthBytes;
+    const socket = (this.#socket = message.socket);
+    socket.removeAllListeners("data");
+    // What the parser has handed over before.
+    for (let piece: Buffer | null; (piece = message.read() as Buffer | null) !== null;) this.#take(piece);
+    socket.on("data", (piece: Buffer) => this.#take(piece));
+    socket.once("error", (error: Error) => {
+      this.#error ??= error;
+      this.#end();
+    });
+    socket.once("end", () => this.#end());
+    socket.once("close", () => this.#end());
+    if (!this.#paused) socket.resume();
+  }
+
+  #take(piece: Buffer): void {
+    if (this.#over) return;
+    // More than was announced: the answer has its length all the same.
+    const bytes = piece.length > this.#leftBytes ? piece.subarray(0, this.#leftBytes) : piece;
+    this.#leftBytes -= bytes.length;
+    this.#pieces.push(bytes);
+    this.#waitingBytes += bytes.length;
+    if (this.#leftBytes === 0) this.#end();
+    else if (this.#waitingBytes >= AHEAD_BYTES && !this.#paused) {
+      this.#paused = true;
+      this.#socket.pause();
+    }
+    this.#wake?.();
+  }
+
+  #end(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#socket.destroy();
+    this.#wake?.();
+  }
+
+  #next(): Buffer {
+    const first = this.#pieces.shift()!;
+    let joined = first.length;
+    let count = 0;
+    for (const piece of this.#pieces) {
+      if (joined + piece.length > PIECE_BYTES) break;
+      joined += piece.length;
+      count++;
+    }
+    this.#waitingBytes -= joined;
+    if (this.#paused && this.#waitingBytes < AHEAD_BYTES / 2 && !this.#over) {
+      this.#paused = false;
+      this.#socket.resume();
+    }
+    return count === 0 ? first : Buffer.concat([first, ...this.#pieces.splice(0, count)], joined);
+  }
+
+  async next(): Promise<IteratorResult<Buffer>> {
+    while (this.#pieces.length === 0) {
+      if (this.#error !== null) throw this.#error;
+      if (this.#over) return { done: true, value: undefined };
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+      this.#wake = null;
+    }
+    return { done: false, value: this.#next() };
+  }
+}
