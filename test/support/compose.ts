@@ -16,7 +16,10 @@ interface Service {
   volumes?: string[];
   ports?: string[];
   network_mode?: "none";
-  depends_on?: Record<string, { condition: "service_healthy" | "service_completed_successfully" }>;
+  depends_on?: Record<string, { condition: "service_healthy" | "service_completed_successfully" }> | string[];
+  user?: string;
+  healthcheck?: { test: string[]; interval: string; timeout: string; retries: number };
+  stop_grace_period?: string;
   restart?: string;
   read_only?: boolean;
   cap_drop?: string[];
@@ -30,16 +33,27 @@ export async function docker(socket: string, ...args: string[]): Promise<string>
   return (await promisify(execFile)("docker", args, options)).stdout.trim();
 }
 
+export interface CompositionOptions {
+  /** For `${NAME:?what it is}` in the file. */
+  readonly environment?: Readonly<Record<string, string>>;
+  /** Published as, by the port inside; absent: on a free one. Always on loopback. */
+  readonly publish?: Readonly<Record<number, number>>;
+}
+
 export class Composition {
   readonly #socket: string;
+  readonly #publish: Readonly<Record<number, number>>;
   readonly #file: string;
   readonly #project: string;
   readonly services: Readonly<Record<string, Service>>;
 
-  constructor(socket: string, file: string) {
+  constructor(socket: string, file: string, { environment = {}, publish = {} }: CompositionOptions = {}) {
     this.#socket = socket;
+    this.#publish = publish;
     this.#file = file;
-    const { name, services, volumes, ...unknown } = parse(readFileSync(file, "utf8")) as {
+    const { name, services, volumes, ...unknown } = parse(interpolated(readFileSync(file, "utf8"), environment), {
+      merge: true,
+    }) as {
       name: string;
       services: Record<string, Service>;
       volumes: Record<string, null>;
@@ -67,10 +81,13 @@ export class Composition {
       const known = begun.get(name);
       if (known !== undefined) return known;
       const starting = (async () => {
-        for (const [other, { condition }] of Object.entries(service.depends_on ?? {})) {
-          await start(other);
-          await this.#reached(other, condition);
-        }
+        const waited = service.depends_on ?? {};
+        if (Array.isArray(waited)) for (const other of waited) await start(other);
+        else
+          for (const [other, { condition }] of Object.entries(waited)) {
+            await start(other);
+            await this.#reached(other, condition);
+          }
         const status = ["inspect", "--format", "{{.State.Status}}", this.container(name)];
         const state = await docker(this.#socket, ...status).catch(() => "absent");
         if (state === "absent") await docker(this.#socket, ...this.#run(name, service));
@@ -103,7 +120,8 @@ export class Composition {
 
   #run(name: string, service: Service): string[] {
     const { image, hostname, entrypoint, command, environment, volumes, ports, network_mode, ...more } = service;
-    const { depends_on: _waited, restart, read_only, cap_drop, security_opt, tmpfs, ...unknown } = more;
+    const { depends_on: _waited, restart, read_only, cap_drop, security_opt, tmpfs, ...others } = more;
+    const { user, healthcheck, stop_grace_period, ...unknown } = others;
     if (Object.keys(unknown).length > 0) throw new Error(`${name}: not known here: ${Object.keys(unknown).join(", ")}`);
     const here = dirname(this.#file);
     const [program, ...programArgs] = entrypoint ?? [];
@@ -113,6 +131,14 @@ export class Composition {
         ? ["--network", this.#project, "--network-alias", name]
         : ["--network", network_mode]),
       ...(hostname === undefined ? [] : ["--hostname", hostname]),
+      ...(user === undefined ? [] : ["--user", user]),
+      ...(stop_grace_period === undefined ? [] : ["--stop-timeout", String(parseInt(stop_grace_period, 10))]),
+      ...(healthcheck === undefined
+        ? []
+        : [
+            ...["--health-cmd", healthcheck.test.slice(1).join(" "), "--health-interval", healthcheck.interval],
+            ...["--health-timeout", healthcheck.timeout, "--health-retries", String(healthcheck.retries)],
+          ]),
       ...(restart === undefined ? [] : ["--restart", restart]),
       ...(read_only === true ? ["--read-only"] : []),
       ...(cap_drop ?? []).flatMap((each) => ["--cap-drop", each]),
@@ -125,8 +151,8 @@ export class Composition {
         return ["--volume", [source, ...rest].join(":")];
       }),
       ...(ports ?? []).flatMap((each) => {
-        const [address, , inside] = each.split(":");
-        return ["--publish", `${address}::${inside}`];
+        const inside = Number(each.slice(each.lastIndexOf(":") + 1));
+        return ["--publish", `127.0.0.1:${this.#publish[inside] ?? ""}:${inside}`];
       }),
       ...(program === undefined ? [] : ["--entrypoint", program]),
       image,
@@ -135,3 +161,13 @@ export class Composition {
     ];
   }
 }
+
+/** `${NAME:?text}`: refused without the name, as compose does. */
+const interpolated = (text: string, environment: Readonly<Record<string, string>>): string =>
+  text.replace(/^(?!\s*#).*$/gm, (line) =>
+    line.replace(/\$\{(\w+):\?([^}]*)\}/g, (_all, name: string, what: string) => {
+      const value = environment[name];
+      if (value === undefined) throw new Error(`${name} is not set: ${what}`);
+      return value;
+    }),
+  );

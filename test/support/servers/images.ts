@@ -8,9 +8,12 @@ import { pack } from "tar-stream";
 
 export interface ImageFile {
   path: string;
-  bytes: Buffer | string;
-  /** Default 0755, root's. */
+  /** Null: a folder. */
+  bytes: Buffer | string | null;
+  /** Default 0755. */
   mode?: number;
+  /** Number of its user and group; default root. */
+  owner?: number;
 }
 
 const TOOLS =
@@ -23,13 +26,26 @@ export function busyboxFiles(): ImageFile[] {
   return [{ path: "bin/busybox", bytes: readFileSync("/bin/busybox") }];
 }
 
-/** The Node that runs this test, with the libraries that its loader asks for. */
+/** Programs or libraries of this machine at their own paths, with the libraries that the loader asks for. */
+export function machineFiles(...paths: readonly string[]): ImageFile[] {
+  const all = new Set(paths);
+  for (const path of paths) for (const library of librariesOf(path)) all.add(library);
+  return [...all].map((path) => ({ path: path.slice(1), bytes: readFileSync(path) }));
+}
+
+function librariesOf(path: string): string[] {
+  try {
+    return execFileSync("ldd", [path], { encoding: "utf8", stdio: "pipe" }).match(/\/[^ \n\t]+(?= \()/g) ?? [];
+  } catch {
+    // It is linked statically.
+    return [];
+  }
+}
+
+/** The Node that runs this test. */
 export function nodeFiles(): ImageFile[] {
-  const libraries = execFileSync("ldd", [process.execPath], { encoding: "utf8" }).match(/\/[^ ]+(?= \()/g) ?? [];
-  return [
-    { path: "usr/bin/node", bytes: readFileSync(process.execPath) },
-    ...libraries.map((path) => ({ path: path.slice(1), bytes: readFileSync(path) })),
-  ];
+  const [node, ...libraries] = machineFiles(process.execPath);
+  return [{ ...node!, path: "usr/bin/node" }, ...libraries];
 }
 
 /** Imports an image and returns its id, `sha256:…`. `changes`: lines of a Dockerfile. */
@@ -38,17 +54,22 @@ export async function importImage(
   repo: string,
   files: readonly ImageFile[],
   changes: readonly string[] = [],
+  imageTag = "1",
 ): Promise<string> {
   const tar = pack();
   for (const folder of ["bin", "etc", "proc", "sys", "dev", "tmp", "usr/bin"])
     tar.entry({ name: folder, type: "directory", mode: folder === "tmp" ? 0o1777 : 0o755 });
   for (const tool of TOOLS) tar.entry({ name: `bin/${tool}`, type: "symlink", linkname: "busybox" });
   tar.entry({ name: "etc/passwd", mode: 0o644 }, "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n");
-  for (const { path, bytes, mode } of files) tar.entry({ name: path, mode: mode ?? 0o755 }, bytes as string);
+  for (const { path, bytes, mode = 0o755, owner = 0 } of files) {
+    const header = { name: path, mode, uid: owner, gid: owner };
+    if (bytes === null) tar.entry({ ...header, type: "directory" });
+    else tar.entry(header, bytes as string);
+  }
   tar.finalize();
   const answer = await docker.importImage(Readable.from(tar, { objectMode: false }), {
     repo,
-    tag: "1",
+    tag: imageTag,
     changes: ["ENV PATH=/usr/bin:/bin", ...changes],
   });
   let text = "";
