@@ -33,6 +33,7 @@ import {
 } from "@sallyport/protocol";
 import type { LinkDirectory, LinkReplica } from "./directory.ts";
 import { Door } from "./door.ts";
+import { HeldCloudSession } from "./held-session.ts";
 import { RoundTripRing } from "./round-trips.ts";
 import { SessionRegistry } from "./session-registry.ts";
 import type { CloudSession, Sessions } from "./sessions.ts";
@@ -511,7 +512,6 @@ export class LinkGateway {
       names: replica.names,
     });
     transport.send(send);
-    let status: AgentStatus | null = null;
     const roundTrips = new RoundTripRing();
     const mux = new Mux({
       id: handshake.session,
@@ -538,7 +538,7 @@ export class LinkGateway {
         if (this.#draining) void mux.drain(reason).then(() => mux.close(reason));
       },
     });
-    const session: CloudSession = {
+    const session = new HeldCloudSession(mux, roundTrips, {
       id: handshake.session,
       epoch,
       workspace: replica.workspace,
@@ -549,17 +549,7 @@ export class LinkGateway {
       instance: proof.instance,
       takesTrace: agreed.traces === true,
       remoteAddress,
-      lastSeenMs: () => mux.lastSeenMs,
-      status: () => status,
-      close: (reason) => mux.close(reason),
-      open: (head, options) => mux.open(head, options),
-      get rttMs() {
-        return mux.rttMs;
-      },
-      figures: () => mux.figures(),
-      roundTrips: () => roundTrips.summary(),
-      closed: mux.closed,
-    };
+    });
     this.#muxes.set(session, mux);
     void mux.closed.then((reason) => {
       this.#muxes.delete(session);
@@ -572,7 +562,7 @@ export class LinkGateway {
     this.#registry.add({
       session,
       setStatus: (next) => {
-        status = next;
+        session.newest = next;
         this.#unsaved.set(session, next);
         this.#statusTimer ??= this.#options.clock.after(STATUS_MS, () => this.#saveSeen());
       },
