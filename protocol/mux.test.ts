@@ -56,7 +56,7 @@ async function pair(
   await opened;
   const { transport: cloudTransport, socket: cloudSocket } = await far;
   const sent: string[] = [];
-  const send = agentTransport.send;
+  const send = agentTransport.send.bind(agentTransport);
   agentTransport.send = (message) => {
     const type = message[0] as FrameType;
     if (message.length > 4096 || FRAME_NAMES[type] === undefined) sent.push("payload");

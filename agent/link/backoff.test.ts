@@ -45,6 +45,14 @@ t.test("the server's wish is a floor, and never-codes are asked about slowly for
   );
 });
 
+t.test("an attempt that met silence has waited already, and the next one comes not quite at once", async (t) => {
+  const backoff = new Backoff(() => 0.5);
+  const next = (triedMs: number) => backoff.next({ onlineMs: 0, retry: "later", retryAfterMs: null, triedMs });
+  t.same([next(4_000), next(4_000), next(4_000), next(4_000)], [100, 100, 100, 100]);
+  t.equal(next(4_000), 4_000, "of a window of 16 s, half, less what it took");
+  t.equal(backoff.next({ onlineMs: 0, retry: "later", retryAfterMs: 5_000, triedMs: 4_000 }), 5_000 + 16_000);
+});
+
 t.test("reasons", async (t) => {
   t.equal(retryClass("LINK_LOST"), "retry");
   t.equal(retryClass("IDENTITY_REVOKED"), "never");

@@ -21,9 +21,10 @@ export class Backoff {
 
   /**
    * Ms until the next dial. `onlineMs`: how long the link that ended was online; 0 when the attempt never got there.
-   * `retryAfterMs`: what the server asked for; null when nothing.
+   * `retryAfterMs`: what the server asked for; null when nothing. `triedMs`: how long the attempt took: an attempt that
+   * met silence has waited already, and the path may be back. Absent: 0.
    */
-  next(ended: { onlineMs: number; retry: RetryClass; retryAfterMs: number | null }): number {
+  next(ended: { onlineMs: number; retry: RetryClass; retryAfterMs: number | null; triedMs?: number }): number {
     if (ended.retry === "never") {
       // Slowly, for ever: an operator may put it right at the other end, and the agent must not need a restart then.
       this.#windowMs = LAST_WINDOW_MS;
@@ -37,6 +38,9 @@ export class Backoff {
     // A server that asks for a longer wait than ours is alive and knows when it has room: no need to grow on top of it.
     if ((ended.retryAfterMs ?? 0) < windowMs) this.#windowMs = Math.min(LAST_WINDOW_MS, windowMs * 2);
     // On top of the server's wish, so that those it asked together do not come back together.
-    return (ended.retryAfterMs ?? 0) + this.#random() * windowMs;
+    const waitMs = this.#random() * windowMs;
+    if (ended.retryAfterMs !== null) return ended.retryAfterMs + waitMs;
+    // Never at once, so that those who met the same silence do not dial as one.
+    return Math.max(waitMs - (ended.triedMs ?? 0), Math.min(waitMs, this.#random() * QUICK_MS));
   }
 }

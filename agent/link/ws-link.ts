@@ -210,12 +210,12 @@ export class WsLink implements AgentLink {
 
   // offline
 
-  /** An attempt or a link ended: wait, then dial. */
-  #rest(failure: LinkFailure, onlineMs: number): void {
+  /** An attempt or a link ended: wait, then dial. `triedMs`: how long the attempt took, which counts as waited. */
+  #rest(failure: LinkFailure, onlineMs: number, triedMs = 0): void {
     if (this.#state.kind === "closed") return;
-    const delayMs = Math.round(
-      this.#backoff.next({ onlineMs, retry: retryClass(failure.reason.code), retryAfterMs: failure.retryAfterMs }),
-    );
+    const retry = retryClass(failure.reason.code);
+    const { retryAfterMs } = failure;
+    const delayMs = Math.round(this.#backoff.next({ onlineMs, retry, retryAfterMs, triedMs }));
     const timer = this.#clock.after(delayMs, () => this.#dial(), { keepAlive: true });
     this.#moveTo({ kind: "offline", leave: () => timer.cancel() }, failure.reason, delayMs);
   }
@@ -225,6 +225,7 @@ export class WsLink implements AgentLink {
   /** `reason`: why the address before did not do. */
   #dial(reason: ConnectorError | null = null): void {
     const controller = new AbortController();
+    const beganMs = this.#clock.monotonic();
     const state: Dialling = { kind: "dialling", leave: () => controller.abort() };
     this.#moveTo(state, reason, null);
     this.#connect(controller.signal).then(
@@ -233,7 +234,7 @@ export class WsLink implements AgentLink {
         else transport.destroy();
       },
       (caught: unknown) => {
-        if (this.#state === state) this.#rest(toLinkFailure(caught), 0);
+        if (this.#state === state) this.#rest(toLinkFailure(caught), 0, this.#clock.monotonic() - beganMs);
       },
     );
   }
@@ -327,11 +328,12 @@ export class WsLink implements AgentLink {
   // greeting
 
   #greet(transport: Transport, hello: AgentHello, cloudUrl: string): void {
+    const beganMs = this.#clock.monotonic();
     const fail = (failure: LinkFailure) => {
       if (this.#state !== state) return;
       // Another address may lead to one that answers better.
       if (this.#addresses.passOver(cloudUrl, failure.reason.code)) this.#dial(failure.reason);
-      else this.#rest(failure, 0);
+      else this.#rest(failure, 0, this.#clock.monotonic() - beganMs);
     };
     const late = () =>
       fail(
