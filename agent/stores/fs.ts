@@ -28,6 +28,8 @@ const STATS_AT_ONCE = 32;
 /** Unfinished writes lie beside their target under such a name; never listed. */
 const TEMP = /^\.sallyport-[0-9a-f-]{36}\.tmp$/;
 const PROC = process.platform === "linux";
+/** Linux' O_PATH, which Node does not name: no right to read is needed, as none is to list, and a device stays untouched. */
+const LOOKED_AT = PROC ? 0o10000000 : constants.O_RDONLY | constants.O_NONBLOCK;
 const openFd = promisify(openFile);
 const statFd = promisify(fstat);
 /** For so long the root counts as lying where it was found: each look is a turn of the thread pool. */
@@ -289,7 +291,7 @@ export class FsStore implements ArtifactStore {
   /** As `#open`, for what is looked at and closed again: a bare number costs half of what Node's handle does. */
   async #look(root: string, path: string, reached?: (realPath: string) => void): Promise<BigIntStats> {
     const full = path === "" ? root : join(root, ...path.split("/"));
-    const fd = await this.#io(path, openFd(full, constants.O_RDONLY | constants.O_NONBLOCK));
+    const fd = await this.#io(path, openFd(full, LOOKED_AT));
     try {
       const real = await this.#contained(fd, full, root, path);
       if (real !== path) reached?.(real);

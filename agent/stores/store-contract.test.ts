@@ -1,6 +1,7 @@
 // What every kind of store must do, asked of each with the same questions.
 import { createHash } from "node:crypto";
 import {
+  chmodSync,
   copyFileSync,
   mkdirSync,
   readdirSync,
@@ -359,6 +360,29 @@ t.test("fs", async (t) => {
       }
       t.ok(openFolders() <= 64 + 4, `${openFolders()} are held`);
       await waitFor("all of them to be closed", () => openFolders() === 0);
+    },
+  );
+
+  await t.test(
+    "a file that may not be read is told of all the same, however often it is asked about",
+    { skip: process.platform !== "linux" && "/proc" },
+    async (t) => {
+      const base = tempDir(t);
+      chmodSync(base, 0o755);
+      writeFileSync(join(base, "closed"), "12345", { mode: 0 });
+      const guarded = await open(t, { id: "guarded", kind: "fs", root: base }).get("guarded");
+      const stats = async () => {
+        for (let n = 0; n < 20; n++) t.equal((await guarded.stat("closed")).sizeBytes, 5);
+        await t.rejects(guarded.read("closed"), { code: "STORE_DENIED" });
+      };
+      // Root may read everything.
+      if (process.geteuid!() !== 0) return stats();
+      process.seteuid!(65534);
+      try {
+        await stats();
+      } finally {
+        process.seteuid!(0);
+      }
     },
   );
 
