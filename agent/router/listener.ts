@@ -130,7 +130,8 @@ function take(
   if (declared !== null && declared > limits.maxBodyBytes)
     return refuse(clock, request, response, 413, "TOO_LARGE", bodyTooLarge(limits.maxBodyBytes).message);
 
-  (request.socket as Tracked)[ANSWERING] = response;
+  const socket = request.socket as Tracked;
+  socket[ANSWERING] = response;
   const { headers, requestId } = forwardedHeaders(raw);
   let exchange: Exchange | null = null;
   let kept = 0;
@@ -157,6 +158,9 @@ function take(
     exchange.start();
   };
   response.once("close", () => {
+    // A connection that waits for its next request holds nothing of the last one: what outlives young collections for
+    // no reason is what brings the full ones.
+    if (socket[ANSWERING] === response) socket[ANSWERING] = null;
     if (exchange === null) return;
     exchange.abandon();
     budget.give(kept);

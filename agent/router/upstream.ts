@@ -1,10 +1,10 @@
 // The connections to one replica: kept alive, bounded, over its unix socket or address. Sends; decides nothing.
 import { connect, type Socket } from "node:net";
 import type { Readable } from "node:stream";
-import { setFlagsFromString } from "node:v8";
 import type { Clock, Timer } from "@sallyport/protocol";
 import { AnswerParser, type AnswerEvents } from "./answer-parser.ts";
 import type { ReplicaTarget } from "./router.ts";
+import { startServing, stopServing } from "./young-generation.ts";
 
 export interface UpstreamLimits {
   /** Requests at a time, and so connections, to one replica: kept by whoever sends. */
@@ -81,7 +81,7 @@ export class Upstream {
     this.target = target;
     this.limits = limits;
     this.clock = clock;
-    markOnOneThread();
+    startServing(clock);
     const { address } = target;
     const host = address.kind === "tcp" ? (address.host.includes(":") ? `[${address.host}]` : address.host) : "";
     this.#opening = `host: ${address.kind === "tcp" ? `${host}:${address.port}` : "localhost"}\r\nauthorization: Bearer ${target.token}\r\n`;
@@ -126,6 +126,7 @@ export class Upstream {
 
   /** Ends its connections. Requests under way break. */
   destroy(): void {
+    if (!this.#destroyed) stopServing();
     this.#destroyed = true;
     this.#sweep?.cancel();
     this.#sweep = null;
@@ -341,13 +342,4 @@ class Connection implements AnswerEvents, Sending {
     });
     reader.on("error", (error) => this.#fail(error));
   }
-}
-
-/**
- * While a full collection marks, V8's helper threads take the cores that the event loop and its peers need: on two cores
- * each was a standstill of about 20 ms. Marked in small steps by the thread itself, the router's p99 was 8 instead of
- * 21 ms at a third of its rate (measured). Content in bulk costs 10 MiB more that way, so only an agent that serves has it.
- */
-function markOnOneThread(): void {
-  setFlagsFromString("--no-concurrent-marking");
 }
