@@ -47,10 +47,24 @@ t.test("the server's wish is a floor, and never-codes are asked about slowly for
 
 t.test("an attempt that met silence has waited already, and the next one comes not quite at once", async (t) => {
   const backoff = new Backoff(() => 0.5);
-  const next = (triedMs: number) => backoff.next({ onlineMs: 0, retry: "later", retryAfterMs: null, triedMs });
-  t.same([next(4_000), next(4_000), next(4_000), next(4_000)], [100, 100, 100, 100]);
-  t.equal(next(4_000), 4_000, "of a window of 16 s, half, less what it took");
-  t.equal(backoff.next({ onlineMs: 0, retry: "later", retryAfterMs: 5_000, triedMs: 4_000 }), 5_000 + 16_000);
+  const next = (triedMs: number, onlineMs = 0) =>
+    backoff.next({ onlineMs, retry: "later", retryAfterMs: null, triedMs });
+  const first = Array.from({ length: 15 }, () => next(4_000));
+  t.same(new Set(first), new Set([100]), "for a minute of silence they follow one another");
+  t.equal(next(4_000), 100, "of a window of 8 s, half, less what it took");
+  t.same([next(4_000), next(4_000), next(4_000)], [4_000, 12_000, 26_000], "then the windows grow again");
+  t.equal(backoff.next({ onlineMs: 0, retry: "later", retryAfterMs: 5_000, triedMs: 4_000 }), 5_000 + 30_000);
+  t.equal(next(0, 60_000), 500, "a link was there");
+  t.same(
+    Array.from({ length: 14 }, () => next(4_000)),
+    Array.from({ length: 14 }, () => 100),
+    "the next silence is as short, as far as anybody knows",
+  );
+  const refused = new Backoff(() => 0.5);
+  const waits = Array.from({ length: 5 }, () =>
+    refused.next({ onlineMs: 0, retry: "later", retryAfterMs: null, triedMs: 20 }),
+  );
+  t.same(waits, [480, 980, 1_980, 3_980, 7_980], "a refusal is no silence");
 });
 
 t.test("reasons", async (t) => {
