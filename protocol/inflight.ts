@@ -37,8 +37,10 @@ export class InFlight {
   /** Only the second half of an epoch counts: its beginning still saw the queue of before. */
   #epochHalf = 0;
   #epochMinMs = Infinity;
-  /** Did the window hold anything back in this epoch? If not, its size says nothing about the path. */
+  /** Did the window hold anything back in this epoch? If not, something else bounds what is on its way: a stream's credit. */
   #limited = false;
+  /** On its way when this epoch began: what the path took in one round trip. */
+  #epochBytes = 0;
 
   #probing: (typeof PROBING)[keyof typeof PROBING] = PROBING.no;
   #probeEnd = 0;
@@ -80,6 +82,7 @@ export class InFlight {
       this.#epochHalf = this.#sentBytes;
       this.#epochMinMs = Infinity;
       this.#limited = false;
+      this.#epochBytes = 0;
     }
     this.#sentBytes += bytes;
   }
@@ -118,7 +121,8 @@ export class InFlight {
     }
 
     if (this.#ackedBytes >= this.#epochEnd) {
-      if (this.#limited) this.#steer(this.#epochMinMs);
+      if (this.#limited) this.#steer(this.#epochMinMs, this.#windowBytes);
+      else this.#shrink(this.#epochMinMs);
       this.#beginEpoch();
     }
     return true;
@@ -129,10 +133,24 @@ export class InFlight {
     this.#epochHalf = (this.#ackedBytes + this.#sentBytes) / 2;
     this.#epochMinMs = Infinity;
     this.#limited = this.inFlightBytes >= this.#windowBytes;
+    this.#epochBytes = this.inFlightBytes;
   }
 
-  #steer(rttMs: number): void {
-    const bytesPerMs = this.#windowBytes / rttMs;
+  /**
+   * The window held nothing back, so nobody knows whether it could be larger; but what was on its way may stand in a queue,
+   * for which less is enough. Otherwise a window that was once too large would leave the queue to the streams' credit.
+   */
+  #shrink(rttMs: number): void {
+    const targetMs = Math.max(QUEUE_TARGET_MS, this.#baseMs / LONG_PATH_QUEUE);
+    if (this.#epochBytes > MIN_BYTES && rttMs - this.#baseMs > targetMs) {
+      this.#windowBytes = Math.min(this.#windowBytes, Math.max(MIN_BYTES, this.#epochBytes));
+      this.#steer(rttMs, this.#windowBytes);
+    }
+  }
+
+  /** `heldBytes`: on the way for one round trip of `rttMs`. */
+  #steer(rttMs: number, heldBytes: number): void {
+    const bytesPerMs = heldBytes / rttMs;
     const queueMs = rttMs - this.#baseMs;
     const targetMs = Math.max(QUEUE_TARGET_MS, this.#baseMs / LONG_PATH_QUEUE);
     const queueTargetBytes = Math.min(bytesPerMs * targetMs, QUEUE_MAX_BYTES);
