@@ -116,8 +116,7 @@ const MAX_FIX_CHARS = 2048;
 export const creditSchema = z.object({ limit: count });
 /** Session: DATA bytes received in all, the newest timestamp among them, and how long it lay here before this ACK (µs). */
 export const ackSchema = z.object({ bytes: count, echo: count, holdUs: count });
-/** Stream: bytes sent in all in this direction, and their CRC-32 when both ends can. */
-/** `gmac` in the bulk lane where both ends can, `crc32` elsewhere: see checksum.ts. */
+/** Stream: bytes sent in all in this direction, and their sum: `gmac` in the bulk lane, `crc32` elsewhere, where both ends can (checksum.ts). */
 export const endSchema = z.object({
   bytes: count,
   crc32: count.max(0xffffffff).optional(),

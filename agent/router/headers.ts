@@ -45,13 +45,13 @@ export function forwardedHeaders(raw: readonly string[]): ForwardedHead {
   return { headers: named === null ? headers : without(headers, named), requestId };
 }
 
-/** From a replica's headers as they came to those that the client gets. */
+/** From a replica's headers, names in small letters, to those that the client gets. */
 export function answeredHeaders(raw: readonly string[], requestId: string): string[] {
   const headers: string[] = [];
   let hasId = false;
   let named: Set<string> | null = null;
   for (let i = 0; i < raw.length; i += 2) {
-    const name = raw[i]!.toLowerCase();
+    const name = raw[i]!;
     if (NOT_ANSWERED.has(name)) {
       if (name === "connection") named = namedByConnection(raw[i + 1]!, named);
       continue;

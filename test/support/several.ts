@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { binFile, runProgram, tempDir, waitFor, type Teardown } from "./launcher.ts";
 import type { NatsServer } from "./nats.ts";
 import { postgres } from "./postgres.ts";
-import { freePort, TestCloud, type CloudOptions } from "./stack.ts";
+import { CEILINGS, freePort, TestCloud, type CloudOptions } from "./stack.ts";
 
 export interface Balancer {
   readonly port: number;
@@ -130,3 +130,14 @@ export interface ProcessesAnswer {
 
 export const processesOf = (cloud: TestCloud): Promise<ProcessesAnswer> =>
   cloud.api.json<ProcessesAnswer>("/v1/processes");
+
+/** Of an agent that moves with its link at once, and whose one store is a folder that may be read and written. */
+export const lakeConfig = (folder: string): string => `
+link: { stableAfterMs: 0 }
+stores: [{ id: lake, kind: fs, root: ${folder} }]
+policy:
+  ${CEILINGS}
+  commands: ["artifact.*"]
+  stores: [{ store: lake, read: ["**"], write: ["**"] }]
+  release: { metadata: true, previews: { rows: 10 }, raw: true }
+`;

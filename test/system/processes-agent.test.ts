@@ -6,22 +6,13 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 import type { Agent } from "../../cloud/http/api.ts";
 import { tempDir, waitFor } from "../support/launcher.ts";
-import { processesOf, startProcesses } from "../support/several.ts";
+import { lakeConfig, processesOf, startProcesses } from "../support/several.ts";
 import { needs } from "../support/skip.ts";
-import { CEILINGS, connectAgent, TestAgent, type TestCloud } from "../support/stack.ts";
+import { connectAgent, TestAgent, type TestCloud } from "../support/stack.ts";
 
 const MIB = 2 ** 20;
 const CONTENT = randomBytes(24 * MIB + 321);
 const DIGEST = `sha256:${createHash("sha256").update(CONTENT).digest("hex")}`;
-const configOf = (folder: string): string => `
-link: { stableAfterMs: 0 }
-stores: [{ id: lake, kind: fs, root: ${folder} }]
-policy:
-  ${CEILINGS}
-  commands: ["artifact.*"]
-  stores: [{ store: lake, read: ["**"], write: ["**"] }]
-  release: { metadata: true, raw: true }
-`;
 const file = "/v1/pools/lab/stores/lake/content?path=up/one.bin";
 
 async function makeScene(t: Test) {
@@ -30,7 +21,7 @@ async function makeScene(t: Test) {
   processes.balancer.prefer(a.port, b.port);
   const folder = tempDir(t, "lake");
   mkdirSync(join(folder, "up"));
-  const config = configOf(folder);
+  const config = lakeConfig(folder);
   const agent = await connectAgent(t, a, "lab", { config, url: processes.balancer.url });
   await waitFor("the other process to know it", async () => (await b.agent()).status !== null);
   return { a, b, agent, config, balancer: processes.balancer, id: (await a.agent()).id };

@@ -7,28 +7,19 @@ import t, { type Test } from "tap";
 import type { Agent } from "../../cloud/http/api.ts";
 import { tempDir, waitFor } from "../support/launcher.ts";
 import { startNats } from "../support/nats.ts";
-import { processesOf, startProcesses } from "../support/several.ts";
+import { lakeConfig, processesOf, startProcesses } from "../support/several.ts";
 import { needs } from "../support/skip.ts";
-import { CEILINGS, connectAgent, TestAgent, type TestCloud } from "../support/stack.ts";
+import { connectAgent, TestAgent, type TestCloud } from "../support/stack.ts";
 
 const MIB = 2 ** 20;
 const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
-const configOf = (folder: string): string => `
-link: { stableAfterMs: 0 }
-stores: [{ id: lake, kind: fs, root: ${folder} }]
-policy:
-  ${CEILINGS}
-  commands: ["artifact.*"]
-  stores: [{ store: lake, read: ["**"], write: ["**"] }]
-  release: { metadata: true, previews: { rows: 10 }, raw: true }
-`;
 
 /** An agent at this process, in a pool and with content of its own. */
 async function agentAt(t: Test, cloud: TestCloud, pool: string) {
   const folder = tempDir(t, pool);
   const content = randomBytes(16 * MIB);
   writeFileSync(join(folder, "big.bin"), content);
-  const agent = await connectAgent(t, cloud, pool, { config: configOf(folder), url: cloud.url });
+  const agent = await connectAgent(t, cloud, pool, { config: lakeConfig(folder), url: cloud.url });
   return { pool, agent, folder, digest: sha256(content) };
 }
 async function download(cloud: TestCloud, pool: string, half = async () => {}): Promise<string> {
@@ -120,7 +111,7 @@ t.test("without NATS", { skip: needs("postgres"), timeout: 200_000 }, async (t) 
   await t.test("a copy of the agent at the other process is told within 5 s, and one is left", async (t) => {
     const id = (await a.agents())[0]!.id;
     const copy = new TestAgent(t, b, {
-      config: configOf(one.folder),
+      config: lakeConfig(one.folder),
       url: b.url,
       state: join(tempDir(t, "copy"), "state"),
     });
