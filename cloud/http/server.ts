@@ -4,8 +4,8 @@ import { createServer as createHttpServer, type IncomingMessage, type Server } f
 import { createServer as createHttpsServer } from "node:https";
 import cookie from "@fastify/cookie";
 import swagger from "@fastify/swagger";
-import { ConnectorError, noSpans, randomName, type Clock, type Spans, type Timer } from "@sallyport/protocol";
-import Fastify, { LogController, type FastifyBaseLogger, type FastifyRequest } from "fastify";
+import { ConnectorError, noSpans, randomName, type Clock, type Spans } from "@sallyport/protocol";
+import Fastify, { LogController, type FastifyBaseLogger } from "fastify";
 import {
   jsonSchemaTransform,
   serializerCompiler,
@@ -25,6 +25,7 @@ import { answerProblem, pathOf, problemOf } from "./problem.ts";
 import type { ApiApp, RoutePlugin } from "./routes.ts";
 import { changeStreams } from "./sse.ts";
 import { traceOf } from "./trace.ts";
+import { limitBodies } from "./unread-body.ts";
 
 export interface ApiServerOptions {
   store: Store;
@@ -65,11 +66,6 @@ export interface ApiServer {
 
 /** `__Host-` binds the cookie to this very host and to TLS; without TLS (loopback only) browsers do not take that name. */
 export const cookieNameFor = (tls: boolean): string => (tls ? "__Host-sallyport" : "sallyport");
-
-/** From the head of a request to the end of a body that is read as a whole (JSON). */
-const BODY_MS = 30_000;
-/** How long the rest of a body may still come once its answer is out. */
-const REST_MS = 10_000;
 
 export async function makeApiServer(options: ApiServerOptions): Promise<ApiServer> {
   const { store, authenticator, clock, log, registry } = options;
@@ -135,28 +131,7 @@ export async function makeApiServer(options: ApiServerOptions): Promise<ApiServe
     secureHeaders(reply, options.secureCookies);
     done();
   });
-  // A whole request may take hours (an upload); the body of one that is read before its route runs may not, nor may the
-  // rest of one that was answered already. Without this a byte a minute would hold a socket for ever.
-  const cutUnless = (request: FastifyRequest, withinMs: number): Timer =>
-    clock.after(withinMs, () => {
-      if (!request.raw.complete) request.raw.destroy();
-    });
-  const reading = new WeakMap<FastifyRequest, Timer>();
-  app.addHook("preParsing", (request, _reply, _payload, done) => {
-    if (!request.raw.complete) reading.set(request, cutUnless(request, BODY_MS));
-    done();
-  });
-  app.addHook("preValidation", (request, _reply, done) => {
-    reading.get(request)?.cancel();
-    done();
-  });
-  app.addHook("onResponse", (request, _reply, done) => {
-    if (!request.raw.complete && !request.raw.destroyed) {
-      const cut = cutUnless(request, REST_MS);
-      request.raw.once("close", () => cut.cancel());
-    }
-    done();
-  });
+  limitBodies(app, clock);
   const metrics = httpMetrics(registry);
   app.addHook("onResponse", (request, reply, done) => {
     const route = request.routeOptions.url ?? "none";

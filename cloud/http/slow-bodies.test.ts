@@ -1,5 +1,6 @@
 // A byte a minute holds no socket: neither of a body that is awaited, nor of one whose answer is out.
 import { connect, type Socket } from "node:net";
+import { ConnectorError } from "@sallyport/protocol";
 import { pino } from "pino";
 import { Registry } from "prom-client";
 import t from "tap";
@@ -39,6 +40,9 @@ t.test("slow bodies are cut in time, slow uploads are not", async (t) => {
       },
       async (app) => {
         rawBodies(app);
+        app.put("/refused", { config: { public: true }, bodyLimit: Number.MAX_SAFE_INTEGER }, async () => {
+          throw new ConnectorError("AGENT_OFFLINE", "No agent is connected.");
+        });
         app.put("/upload", { config: { public: true }, bodyLimit: Number.MAX_SAFE_INTEGER }, async (request) => {
           begun.push(request.url);
           let bytes = 0;
@@ -60,6 +64,27 @@ t.test("slow bodies are cut in time, slow uploads are not", async (t) => {
     return socket;
   };
 
+  // Asks for the connection to be closed, and reads nothing before it has sent all. More than any socket buffers.
+  const body = Buffer.alloc(16 * 1024 * 1024);
+  for (const [path, status] of [
+    ["/refused", 503],
+    ["/json", 413],
+    ["/nowhere", 404],
+  ] as const) {
+    const blind = send(`${path === "/json" ? "POST" : "PUT"} ${path} HTTP/1.1\r\nconnection: close`);
+    blind.pause();
+    const errors: string[] = [];
+    blind.on("error", (error) => errors.push(error.message));
+    blind.write(`content-length: ${body.length}\r\n\r\n`);
+    await new Promise((resolve) => blind.write(body, resolve));
+    blind.resume();
+    await waitFor(`the end of ${path}`, () => blind.destroyed);
+    t.match(blind.got, `HTTP/1.1 ${status} `, `${path}: the refusal is read whole`);
+    t.match(blind.got, /\{.*"code":.*\}$/);
+    t.same(errors, [], `${path}: and the connection ends well`);
+  }
+
+  begun.length = 0;
   const quick = send("POST /json HTTP/1.1");
   quick.write('content-length: 7\r\n\r\n{"n":1}');
   await waitFor("an answer", () => quick.got.includes("200 OK"));

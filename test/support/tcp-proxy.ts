@@ -85,6 +85,7 @@ export class ProxiedConnection {
     const end = this.#ends[direction];
     const { from, to } = end;
     const line = new DelayLine();
+    let full = false;
     from.setNoDelay(true);
     from.on("data", (bytes: Buffer) => {
       this.bytes[direction] += bytes.length;
@@ -93,9 +94,11 @@ export class ProxiedConnection {
       const rate = this.#rate();
       if (rate !== null) return drip(bytes, rate);
       line.push(this.#delayMs(), () => {
-        if (!to.writable || to.write(bytes)) return;
+        if (!to.writable || to.write(bytes) || full) return;
+        full = true;
         from.pause();
         to.once("drain", () => {
+          full = false;
           if (end.mode !== "stall") from.resume();
         });
       });

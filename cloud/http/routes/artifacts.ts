@@ -39,9 +39,6 @@ const flag = z.enum(["true", "false"]).transform((text) => text === "true");
 /** Of a download, taken from the link before the client's socket asks: chunks that came together leave in one write. */
 const CHUNKS_AHEAD = 8;
 
-/** After a refusal, how long a client may go on sending the body that nobody reads. */
-const DRAIN_MS = 10_000;
-
 export const artifactRoutes =
   (deps: { store: Store; dispatch: Dispatch }): RoutePlugin =>
   async (app) => {
@@ -288,43 +285,42 @@ export const artifactRoutes =
       },
       async (request, reply) => {
         const scope = app.scope(request);
-        try {
-          const { path } = request.query;
-          const pool = await poolOf(scope, request.params.pool);
-          const signal = clientGone(reply);
-          const ifMatch = await versionToReplace(scope, pool, request.params.store, path, request, signal);
-          const ifNoneMatch = parseTags(request.headers["if-none-match"]);
-          if (ifNoneMatch !== null && ifNoneMatch !== "*")
-            throw new ConnectorError("INPUT_INVALID", "A write takes If-None-Match: * or none.", {
-              fix: "Use If-Match to replace one version.",
-            });
-          if (ifNoneMatch !== null && ifMatch !== undefined)
-            throw new ConnectorError("INPUT_INVALID", "If-Match and If-None-Match exclude each other.", {
-              fix: "Send one of them.",
-            });
-          if (request.headers["content-range"] !== undefined)
-            throw new ConnectorError("INPUT_INVALID", "A write is of the whole artifact, not of a range.", {
-              fix: "Leave Content-Range out.",
-            });
-          const digest = reprDigest(header(request, "repr-digest"));
-          const length = request.headers["content-length"];
-          const mediaType = request.headers["content-type"]?.slice(0, 128);
-          const input = {
-            store: request.params.store,
-            path,
-            sizeBytes: length === undefined ? null : Number(length),
-            ...(ifMatch === undefined ? {} : { ifMatch }),
-            ...(ifNoneMatch === null ? {} : { ifNoneMatch: "*" as const }),
-            ...(digest === undefined ? {} : { digest }),
-            ...(mediaType === undefined ? {} : { mediaType }),
-          };
-          const result = await sendArtifact(dispatch, scope, pool, input, bytesOf(request), signal);
-          void reply.header("etag", etagOfVersion(result.version));
-          return await reply.code(ifNoneMatch === null ? 200 : 201).send(result);
-        } catch (error) {
-          drain(request);
-          throw error;
-        }
+        const { path } = request.query;
+        const pool = await poolOf(scope, request.params.pool);
+        const signal = clientGone(reply);
+        const ifMatch = await versionToReplace(scope, pool, request.params.store, path, request, signal);
+        const ifNoneMatch = parseTags(request.headers["if-none-match"]);
+        if (ifNoneMatch !== null && ifNoneMatch !== "*")
+          throw new ConnectorError("INPUT_INVALID", "A write takes If-None-Match: * or none.", {
+            fix: "Use If-Match to replace one version.",
+          });
+        if (ifNoneMatch !== null && ifMatch !== undefined)
+          throw new ConnectorError("INPUT_INVALID", "If-Match and If-None-Match exclude each other.", {
+            fix: "Send one of them.",
+          });
+        if (request.headers["content-range"] !== undefined)
+          throw new ConnectorError("INPUT_INVALID", "A write is of the whole artifact, not of a range.", {
+            fix: "Leave Content-Range out.",
+          });
+        const digest = reprDigest(header(request, "repr-digest"));
+        const length = request.headers["content-length"];
+        const mediaType = request.headers["content-type"]?.slice(0, 128);
+        const input = {
+          store: request.params.store,
+          path,
+          sizeBytes: length === undefined ? null : Number(length),
+          ...(ifMatch === undefined ? {} : { ifMatch }),
+          ...(ifNoneMatch === null ? {} : { ifNoneMatch: "*" as const }),
+          ...(digest === undefined ? {} : { digest }),
+          ...(mediaType === undefined ? {} : { mediaType }),
+        };
+        const bytes = bytesOf(request);
+        const result = await sendArtifact(dispatch, scope, pool, input, bytes, signal).finally(
+          // Waits for the next bytes, if a read is under way: what follows them is then dropped.
+          () => void bytes.return(undefined).catch(() => {}),
+        );
+        void reply.header("etag", etagOfVersion(result.version));
+        return await reply.code(ifNoneMatch === null ? 200 : 201).send(result);
       },
     );
 
@@ -381,15 +377,6 @@ async function* bytesOf(request: FastifyRequest): AsyncGenerator<Buffer> {
   } finally {
     request.raw.resume();
   }
-}
-
-/** The rest of a refused body is read and dropped, for a while, so that the client gets to read the refusal. */
-function drain(request: FastifyRequest): void {
-  if (request.raw.complete || request.raw.destroyed) return;
-  request.raw.resume();
-  const timer = setTimeout(() => request.raw.destroy(), DRAIN_MS);
-  timer.unref();
-  request.raw.once("close", () => clearTimeout(timer));
 }
 
 async function discard(download: Download): Promise<void> {
