@@ -23,7 +23,7 @@ export interface WorkFile {
   /** Wall clock, ms. */
   createdAt: number;
   executable: string;
-  /** Machine-wide count of kills for lack of memory when it was started; null = not counted here. */
+  /** Kills for lack of memory that this host's group had counted when it was started; null = not counted here. */
   outOfMemoryKills: number | null;
 }
 
