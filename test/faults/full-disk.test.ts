@@ -12,11 +12,10 @@ import { CEILINGS, connectAgent, TERMINAL, TestCloud, type TestAgent } from "../
 const MIB = 1024 * 1024;
 const STEP = `import { appendFileSync, existsSync, writeFileSync } from "node:fs";
 const [target, out, gate] = process.argv.slice(2);
-appendFileSync(target, "began\\n");
+writeFileSync(out, "done");
+appendFileSync(target, process.pid + "\\n");
 const timer = setInterval(() => {
-  if (!existsSync(gate)) return;
-  clearInterval(timer);
-  writeFileSync(out, "done");
+  if (existsSync(gate)) clearInterval(timer);
 }, 20);
 `;
 
@@ -105,6 +104,8 @@ policy:
       ...made,
       began: () => waitFor(`${name} to begin`, () => existsSync(target)),
       mayEnd: () => writeFileSync(`${target}.gate`, ""),
+      /** Its program is no more, whoever knows of it. */
+      over: () => waitFor(`${name} to be over`, () => !existsSync(`/proc/${readFileSync(target, "utf8").trim()}`)),
       ended: () =>
         waitFor(
           `${name} to end`,
@@ -145,6 +146,7 @@ t.test(
     t.match(reason.fix, /room|space|disk/, reason.fix);
     running.mayEnd();
     // The step is over, which nobody can write down yet.
+    await running.over();
     t.equal(agent.program.exit, undefined, "the agent lives");
 
     disk.free();

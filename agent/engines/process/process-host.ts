@@ -55,6 +55,8 @@ export class ProcessHost {
   readonly #bootId = bootId();
   /** All that has begun, or is beginning, and has not ended. */
   readonly #running = new Map<string, Work>();
+  /** Ends that a full disk did not take yet; written with the next look at them. */
+  readonly #unwritten = new Map<string, ExitedStatus>();
   readonly #onChange: () => void;
 
   /** `folder`: where the work folders are. `onChange`: the number of running pieces changed. */
@@ -128,6 +130,11 @@ export class ProcessHost {
   status(name: string): WorkStatus {
     const work = this.#running.get(name);
     if (work !== undefined) return { state: "running", startedAt: work.startedAt, pid: work.wrapper?.pid ?? null };
+    const unwritten = this.#unwritten.get(name);
+    if (unwritten !== undefined) {
+      this.#writeDone(join(this.#folder, name), name, unwritten);
+      return unwritten;
+    }
     return (isWorkName(name) ? readDone(join(this.#folder, name)) : null) ?? { state: "absent" };
   }
 
@@ -156,6 +163,7 @@ export class ProcessHost {
   forget(name: string): void {
     if (!isWorkName(name)) return;
     if (this.#running.has(name)) throw new Error(`${name} has not ended`);
+    this.#unwritten.delete(name);
     rmSync(join(this.#folder, name), { recursive: true, force: true });
   }
 
@@ -301,27 +309,35 @@ export class ProcessHost {
     const exit = readExit(work.folder);
     const stopped = stopAsked(work.folder);
     const spec = readSpec(work.folder);
-    const signal = exit === null ? (work.child?.signalCode ?? null) : signalOf(exit.status);
+    // A wrapper that cannot write, on a full disk, still ends with the program's status: its parent knows it.
+    const code = exit?.status ?? work.child?.exitCode ?? null;
+    const signal = code === null ? (work.child?.signalCode ?? null) : signalOf(code);
     const kills = outOfMemoryKills();
     const starved =
       signal === "SIGKILL" && kills !== null && spec?.outOfMemoryKills != null && kills > spec.outOfMemoryKills;
-    const known = exit !== null || signal !== null;
+    const known = code !== null || signal !== null;
     const status: ExitedStatus = {
       state: "exited",
       startedAt: work.startedAt,
       endedAt: Math.max(work.startedAt, exit?.at ?? this.#clock.now()),
-      code: exit === null || signal !== null ? null : exit.status,
+      code: signal !== null ? null : code,
       signal,
-      reason: stopped && exit?.status !== 0 ? "killed" : starved ? "out-of-memory" : !known ? "unknown" : "exit",
+      reason: stopped && code !== 0 ? "killed" : starved ? "out-of-memory" : !known ? "unknown" : "exit",
     };
-    try {
-      writeAtomic(work.folder, "done.json", JSON.stringify(status));
-    } catch {
-      // A full disk: what the wrapper wrote still stands, and a later host comes to the same word.
-    }
+    this.#writeDone(work.folder, work.name, status);
     this.#running.delete(work.name);
     work.end(status);
     this.#onChange();
+  }
+
+  #writeDone(folder: string, name: string, status: ExitedStatus): void {
+    try {
+      writeAtomic(folder, "done.json", JSON.stringify(status));
+      this.#unwritten.delete(name);
+    } catch {
+      // A full disk: until there is room it stands here. A later host makes its word from what the wrapper could write.
+      this.#unwritten.set(name, status);
+    }
   }
 
   async #stop(work: Work, graceMs: number): Promise<{ stopped: string[] }> {
