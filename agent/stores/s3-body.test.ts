@@ -62,6 +62,33 @@ t.test("one that is broken off ends early, also when it was destroyed by its rea
   t.ok((await reading).length <= 6 * MIB);
 });
 
+t.test("many that nobody reads hold little each, and come whole all the same", async (t) => {
+  const COUNT = 10;
+  const content = randomBytes(9 * MIB);
+  const answers = await Promise.all(
+    Array.from({ length: COUNT }, () =>
+      answerOf(t, (_request, response) => {
+        response.setHeader("content-length", content.length);
+        response.end(content);
+      }),
+    ),
+  );
+  const bodies = answers.map((answer) => ({
+    answer,
+    source: socketBody(answer, content.length)!,
+    head: [] as Buffer[],
+  }));
+  // Beyond what the first had taken while they were few.
+  for (const { source, head } of bodies)
+    while (Buffer.concat(head).length < MIB) head.push((await source.next()).value as Buffer);
+  const waiting = () =>
+    bodies.reduce((sum, { answer, head }) => sum + answer.socket.bytesRead - Buffer.concat(head).length, 0);
+  while (!bodies.every(({ answer }) => answer.socket.isPaused())) await new Promise((resolve) => setImmediate(resolve));
+  // Of each: what it may hold, the read that came to more, and one that the paused socket keeps; alone it may hold more.
+  t.ok(waiting() < COUNT * 4 * 64 * 1024, `${waiting()} bytes wait`);
+  for (const { source, head } of bodies) t.ok(Buffer.concat([...head, await read(source)]).equals(content));
+});
+
 t.test("small ones and chunked ones are left to the parser", async (t) => {
   const small = await answerOf(t, (_request, response) => response.end("small"));
   t.equal(socketBody(small, 5), null);

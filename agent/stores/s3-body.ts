@@ -5,10 +5,19 @@ import type { IncomingMessage } from "node:http";
 
 /** Below, a connection that can be used again is worth more. */
 const LARGE_BYTES = 8 * 1024 * 1024;
-/** What waits here before the socket is told to wait. */
+/**
+ * What waits here before the socket is told to wait: of one body, of all of this process, and of one among many. Buffers
+ * that wait long outlive the young collections; at some MiB of those V8 marks the whole heap, over and over again.
+ */
 const AHEAD_BYTES = 256 * 1024;
+const ALL_AHEAD_BYTES = 1024 * 1024;
+const LEAST_AHEAD_BYTES = 64 * 1024;
 /** Smaller pieces are joined with those that wait behind them, up to this. */
 const PIECE_BYTES = 64 * 1024;
+
+let openBodies = 0;
+const aheadBytes = (): number =>
+  Math.max(LEAST_AHEAD_BYTES, Math.min(AHEAD_BYTES, ALL_AHEAD_BYTES / Math.max(1, openBodies)));
 
 /** Null: its framing is the parser's business, or it is too small. */
 export function socketBody(message: unknown, lengthBytes: number): AsyncIterator<Buffer> | null {
@@ -37,6 +46,7 @@ class SocketBody implements AsyncIterator<Buffer> {
   constructor(message: IncomingMessage, lengthBytes: number) {
     this.#leftBytes = lengthBytes;
     const socket = (this.#socket = message.socket);
+    openBodies++;
     socket.removeAllListeners("data");
     // What the parser has handed over before.
     for (let piece: Buffer | null; (piece = message.read() as Buffer | null) !== null;) this.#take(piece);
@@ -58,7 +68,7 @@ class SocketBody implements AsyncIterator<Buffer> {
     this.#pieces.push(bytes);
     this.#waitingBytes += bytes.length;
     if (this.#leftBytes === 0) this.#end();
-    else if (this.#waitingBytes >= AHEAD_BYTES && !this.#paused) {
+    else if (this.#waitingBytes >= aheadBytes() && !this.#paused) {
       this.#paused = true;
       this.#socket.pause();
     }
@@ -68,6 +78,7 @@ class SocketBody implements AsyncIterator<Buffer> {
   #end(): void {
     if (this.#over) return;
     this.#over = true;
+    openBodies--;
     this.#socket.destroy();
     this.#wake?.();
   }
@@ -82,7 +93,7 @@ class SocketBody implements AsyncIterator<Buffer> {
       count++;
     }
     this.#waitingBytes -= joined;
-    if (this.#paused && this.#waitingBytes < AHEAD_BYTES / 2 && !this.#over) {
+    if (this.#paused && this.#waitingBytes < aheadBytes() / 2 && !this.#over) {
       this.#paused = false;
       this.#socket.resume();
     }

@@ -74,11 +74,16 @@ async function openLoop(way: Way, seconds: number): Promise<Times> {
   return times;
 }
 
-/** curls again and again until it is stopped. Resolves with MB/s over all. */
-function bulk(args: string[], count: number): { stop(): Promise<number> } {
+interface Bulk {
+  /** MB/s while `work` went on: without the start of the curls, and without what is done beside them later. */
+  during<T>(work: () => Promise<T>): Promise<{ result: T; MBps: number }>;
+  stop(): Promise<void>;
+}
+
+/** curls again and again until it is stopped. */
+function bulk(args: string[], count: number): Bulk {
   let over = false;
-  let bytes = 0;
-  const began = performance.now();
+  let throughBytes = 0;
   const children = new Set<ChildProcess>();
   const one = async () => {
     while (!over) {
@@ -90,26 +95,29 @@ function bulk(args: string[], count: number): { stop(): Promise<number> } {
       child.stdout.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
       await new Promise((resolve) => child.once("close", resolve));
       children.delete(child);
-      bytes += Number(text) || 0;
+      throughBytes += Number(text) || 0;
     }
   };
   const all = Array.from({ length: count }, one);
+  /** Of those that are not through: what they have written to nowhere. */
+  const writtenBytes = (child: ChildProcess): number => {
+    try {
+      return Number(/^wchar: (\d+)$/m.exec(readFileSync(`/proc/${child.pid}/io`, "utf8"))?.[1] ?? 0);
+    } catch {
+      return GIB; // through just now, and not heard of yet
+    }
+  };
+  const bytes = () => [...children].reduce((sum, child) => sum + writtenBytes(child), throughBytes);
   return {
+    async during(work) {
+      const [fromBytes, from] = [bytes(), performance.now()];
+      const result = await work();
+      return { result, MBps: (bytes() - fromBytes) / 1e3 / (performance.now() - from) };
+    },
     async stop() {
       over = true;
-      const seconds = (performance.now() - began) / 1000;
-      // Of those that are not through: what they have written to nowhere.
-      for (const child of children) {
-        try {
-          bytes += Number(/^wchar: (\d+)$/m.exec(readFileSync(`/proc/${child.pid}/io`, "utf8"))?.[1] ?? 0);
-        } catch {
-          // through just now: it says so itself
-        }
-        child.kill("SIGKILL");
-      }
-      const rate = bytes / 1e6 / seconds;
+      for (const child of children) child.kill("SIGKILL");
       await Promise.all(all);
-      return rate;
     },
   };
 }
@@ -215,20 +223,21 @@ export function benchFairness(): Promise<BenchResult> {
       for (const way of ways) {
         const read = reads.get(way.name)!;
         read.quiet.push(await openLoop(way, SECONDS / 2));
-        if (way.name === "ours") {
-          const { bytes, seconds } = await curl(way.curl);
-          aloneMBps.push(bytes / 1e6 / seconds);
-        }
         const single = bulk(way.curl, 1);
-        await sleep(300);
-        read.one.push(await openLoop(way, SECONDS));
-        read.oneMBps.push(await single.stop());
-        const ten = bulk(way.curl, 10);
+        await sleep(500);
+        if (way.name === "ours") aloneMBps.push((await single.during(() => sleep(SECONDS * 1000))).MBps);
+        const one = await single.during(() => openLoop(way, SECONDS));
+        read.one.push(one.result);
+        read.oneMBps.push(one.MBps);
+        await single.stop();
+        const many = bulk(way.curl, 10);
         const stalled = await stalledReader(way.curl);
         await sleep(500);
-        read.ten.push(await openLoop(way, SECONDS));
+        const ten = await many.during(() => openLoop(way, SECONDS));
+        read.ten.push(ten.result);
+        read.tenMBps.push(ten.MBps);
         if (way.name === "ours") for (let n = 0; n < CANCELS; n++) cancels.push(await cancelOnce(world, toStore!));
-        read.tenMBps.push(await ten.stop());
+        await many.stop();
         await stalled.stop();
       }
     }
