@@ -17,11 +17,20 @@ export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
   after(delayMs, fn, options) {
-    const timer = setTimeout(fn, delayMs);
-    if (options?.keepAlive !== true) timer.unref();
-    return { cancel: () => clearTimeout(timer) };
+    return new SystemTimer(fn, delayMs, options?.keepAlive === true);
   },
 };
+
+class SystemTimer implements Timer {
+  readonly #timeout: NodeJS.Timeout;
+  constructor(fn: () => void, delayMs: number, keepAlive: boolean) {
+    this.#timeout = setTimeout(fn, delayMs);
+    if (!keepAlive) this.#timeout.unref();
+  }
+  cancel(): void {
+    clearTimeout(this.#timeout);
+  }
+}
 
 /** Resolves after `delayMs` of `clock`; rejects with the signal's reason when it aborts first. */
 export function wait(clock: Clock, delayMs: number, signal?: AbortSignal): Promise<void> {

@@ -39,18 +39,20 @@ const TAG = Buffer.allocUnsafeSlow(DIGEST_BYTES);
 
 /** One direction's authentication: HMAC-SHA-256 over a counter and the frame, cut to 16 bytes. */
 export class FrameMac {
-  // HMAC(k, m) = H(k^opad | H(k^ipad | m)); here m = counter | frame. k^ipad, then k^opad.
-  readonly #pads = Buffer.allocUnsafeSlow(BLOCK_BYTES * 2);
+  // HMAC(k, m) = H(k^opad | H(k^ipad | m)); here m = counter | frame. k^ipad and k^opad, a character for each byte: a
+  // buffer of its own takes half a KiB, which an idle link has two of.
+  readonly #inner: string;
+  readonly #outer: string;
   /** For frames too large for the buffers; made with the first of them. */
   #key: KeyObject | null = null;
   #next = 0;
 
   /** `key`: 32 bytes. */
   constructor(key: Uint8Array) {
-    for (let at = 0; at < BLOCK_BYTES; at++) {
-      this.#pads[at] = (key[at] ?? 0) ^ 0x36;
-      this.#pads[BLOCK_BYTES + at] = (key[at] ?? 0) ^ 0x5c;
-    }
+    const padded = new Uint8Array(BLOCK_BYTES);
+    padded.set(key);
+    this.#inner = Buffer.from(padded.map((byte) => byte ^ 0x36)).toString("latin1");
+    this.#outer = Buffer.from(padded.map((byte) => byte ^ 0x5c)).toString("latin1");
   }
 
   /** Tag of the next frame, valid until the next call of any. `head` is everything before the MAC in the frame's first message. */
@@ -60,14 +62,14 @@ export class FrameMac {
     this.#next++;
     const start = BLOCK_BYTES + COUNTER_BYTES;
     if (detached === null && head.length <= SMALL_MAC_BYTES) {
-      this.#pads.copy(INNER, 0, 0, BLOCK_BYTES);
-      this.#pads.copy(OUTER, 0, BLOCK_BYTES);
+      INNER.write(this.#inner, 0, "latin1");
+      OUTER.write(this.#outer, 0, "latin1");
       INNER.set(head, start);
       OUTER.write(hash("sha256", INNER.subarray(0, start + head.length), "hex"), BLOCK_BYTES, "hex");
       TAG.write(hash("sha256", OUTER, "hex"), 0, "hex");
       return TAG;
     }
-    this.#key ??= createSecretKey(this.#pads.subarray(0, DIGEST_BYTES).map((byte) => byte ^ 0x36));
+    this.#key ??= createSecretKey(Buffer.from(this.#inner.slice(0, DIGEST_BYTES), "latin1").map((byte) => byte ^ 0x36));
     const hmac = createHmac("sha256", this.#key).update(INNER.subarray(BLOCK_BYTES, start)).update(head);
     if (detached !== null) hmac.update(detached);
     return hmac.digest();

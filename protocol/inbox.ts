@@ -1,5 +1,6 @@
 // The receiving side of one stream: bytes that came and were not yet read, and the credit that reading grants.
 import type { ConnectorError } from "./errors.ts";
+import type { BytesSink, LinkBytes } from "./stream.ts";
 
 /** Frames below this size are gathered into blocks, so that a peer's tiny frames cannot cost more memory than their bytes. */
 const SMALL_BYTES = 4 * 1024;
@@ -7,11 +8,20 @@ const BLOCK_BYTES = 16 * 1024;
 /** No stream's window grows beyond. */
 const MAX_WINDOW_BYTES = 8 * 1024 * 1024;
 
-export class Inbox implements AsyncIterable<Buffer> {
+/** Whose bytes they are. */
+export interface InboxOwner {
+  /** Enough was consumed to grant more. */
+  creditDue(): void;
+  /** The reader stopped before the end. */
+  left(): void;
+  /** Asks for more window. */
+  mayGrow(bytes: number): boolean;
+}
+
+export class Inbox implements LinkBytes {
   #windowBytes: number;
-  readonly #onCredit: () => void;
-  readonly #onLeave: () => void;
-  readonly #mayGrow: (bytes: number) => boolean;
+  readonly #owner: InboxOwner;
+  #sink: BytesSink | null = null;
   #chunks: Buffer[] = [];
   /** The last chunk is a block of ours with so many bytes used; 0 = it is not. */
   #block: Buffer | null = null;
@@ -26,13 +36,10 @@ export class Inbox implements AsyncIterable<Buffer> {
   #error: ConnectorError | null = null;
   #waiting: { resolve: (result: IteratorResult<Buffer>) => void; reject: (error: unknown) => void } | null = null;
 
-  /** `onCredit`: enough was consumed to grant more. `onLeave`: the reader stopped before the end. `mayGrow`: asks for more window. */
-  constructor(windowBytes: number, onCredit: () => void, onLeave: () => void, mayGrow: (bytes: number) => boolean) {
+  constructor(windowBytes: number, owner: InboxOwner) {
     this.#windowBytes = windowBytes;
     this.#granted = windowBytes;
-    this.#onCredit = onCredit;
-    this.#onLeave = onLeave;
-    this.#mayGrow = mayGrow;
+    this.#owner = owner;
   }
 
   get receivedBytes(): number {
@@ -53,7 +60,8 @@ export class Inbox implements AsyncIterable<Buffer> {
     this.#receivedBytes += bytes.length;
     if (this.#receivedBytes > this.#granted) return false;
     if (bytes.length === 0) return true;
-    if (this.#waiting !== null) {
+    if (this.#sink !== null) this.#giveTo(this.#sink, bytes);
+    else if (this.#waiting !== null) {
       const { resolve } = this.#waiting;
       this.#waiting = null;
       this.#lentBytes = bytes.length;
@@ -63,6 +71,22 @@ export class Inbox implements AsyncIterable<Buffer> {
       this.#block = null;
     } else this.#gather(bytes);
     return true;
+  }
+
+  pushTo(sink: BytesSink): void {
+    if (this.#waiting !== null || this.#sink !== null) throw new Error("A stream has one reader at a time.");
+    if (this.#error !== null) return sink.over(this.#error);
+    this.#settleLoan();
+    this.#sink = sink;
+    this.#block = null;
+    for (let chunk = this.#chunks.shift(); chunk !== undefined; chunk = this.#chunks.shift()) this.#giveTo(sink, chunk);
+    if (this.#ended) sink.over(null);
+  }
+
+  #giveTo(sink: BytesSink, bytes: Buffer): void {
+    sink.bytes(bytes);
+    this.#consumedBytes += bytes.length;
+    if (this.creditDue) this.#owner.creditDue();
   }
 
   #gather(bytes: Buffer): void {
@@ -83,6 +107,7 @@ export class Inbox implements AsyncIterable<Buffer> {
   /** The peer's END was verified: nothing more comes. */
   end(): void {
     this.#ended = true;
+    this.#sink?.over(null);
     if (this.#waiting !== null) {
       this.#waiting.resolve({ done: true, value: undefined });
       this.#waiting = null;
@@ -97,6 +122,7 @@ export class Inbox implements AsyncIterable<Buffer> {
     this.#block = null;
     this.#waiting?.reject(error);
     this.#waiting = null;
+    this.#sink?.over(error);
   }
 
   /** Is a grant due? A quarter of the window, so that the sender never waits for one while the reader keeps up. */
@@ -118,7 +144,7 @@ export class Inbox implements AsyncIterable<Buffer> {
       if (
         this.heldBytes - this.#lentBytes <= 0 &&
         this.#windowBytes < Math.min(2 * heldOnTheWay, MAX_WINDOW_BYTES) &&
-        this.#mayGrow(this.#windowBytes)
+        this.#owner.mayGrow(this.#windowBytes)
       )
         this.#windowBytes *= 2;
     }
@@ -135,7 +161,7 @@ export class Inbox implements AsyncIterable<Buffer> {
     if (this.#lentBytes === 0) return;
     this.#consumedBytes += this.#lentBytes;
     this.#lentBytes = 0;
-    if (this.creditDue) this.#onCredit();
+    if (this.creditDue) this.#owner.creditDue();
   }
 
   [Symbol.asyncIterator](): AsyncIterator<Buffer> {
@@ -157,7 +183,7 @@ export class Inbox implements AsyncIterable<Buffer> {
         });
       },
       return: () => {
-        if (!(this.#ended && this.#chunks.length === 0) && this.#error === null) this.#onLeave();
+        if (!(this.#ended && this.#chunks.length === 0) && this.#error === null) this.#owner.left();
         return Promise.resolve({ done: true, value: undefined });
       },
     };

@@ -1,7 +1,7 @@
 // One stream of the multiplexer, from one end. The multiplexer moves the frames; what belongs to the stream is here.
 import { checksum, type BulkKeys, type Checksum, type SumFields } from "./checksum.ts";
 import { ConnectorError } from "./errors.ts";
-import { Inbox } from "./inbox.ts";
+import { Inbox, type InboxOwner } from "./inbox.ts";
 import type { Lane, LinkStream } from "./stream.ts";
 
 /** What a stream asks of its multiplexer. */
@@ -30,7 +30,7 @@ interface PendingWrite {
 
 const PEER_LEFT = () => new ConnectorError("CANCELLED", "The reader stopped reading before the end.");
 
-export class MuxStream implements LinkStream {
+export class MuxStream implements LinkStream, InboxOwner {
   readonly id: number;
   readonly lane: Lane;
   readonly head: unknown;
@@ -55,6 +55,8 @@ export class MuxStream implements LinkStream {
   queued = false;
   /** Owned by the multiplexer: a CREDIT for this stream is due. */
   owesCredit = false;
+  /** Owned by the multiplexer: a drain waits for this stream. */
+  awaited = false;
   /** Taken from the link's spare window; given back when the stream is over. */
   grownBytes = 0;
   /** Owned by the multiplexer: takes the opener's signal off again. */
@@ -77,16 +79,7 @@ export class MuxStream implements LinkStream {
     this.head = head;
     this.#opened = side.opened;
     this.#sendLimit = side.sendLimit;
-    this.bytes = new Inbox(
-      side.windowBytes,
-      () => host.creditDue(this),
-      () => this.reset(PEER_LEFT()),
-      (bytes) => {
-        if (!host.mayGrow(bytes)) return false;
-        this.grownBytes += bytes;
-        return true;
-      },
-    );
+    this.bytes = new Inbox(side.windowBytes, this);
     if (side.opened) {
       this.answer = new Promise((resolve, reject) => {
         this.#settleAnswer = { resolve, reject };
@@ -148,6 +141,20 @@ export class MuxStream implements LinkStream {
     if (this.#error !== null || (this.#sendOver && this.#receiveOver)) return;
     this.#host.sendReset(this, error);
     this.broken(error);
+  }
+
+  // What follows is for the inbox.
+
+  creditDue(): void {
+    this.#host.creditDue(this);
+  }
+  left(): void {
+    this.reset(PEER_LEFT());
+  }
+  mayGrow(bytes: number): boolean {
+    if (!this.#host.mayGrow(bytes)) return false;
+    this.grownBytes += bytes;
+    return true;
   }
 
   // What follows is for the multiplexer.

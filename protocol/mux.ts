@@ -135,7 +135,7 @@ const linkLost = (reason: ConnectorError): ConnectorError =>
     cause: reason,
   });
 
-export class Mux implements LinkSession {
+export class Mux implements LinkSession, StreamHost {
   readonly id: string;
   readonly closed: Promise<ConnectorError>;
 
@@ -145,11 +145,10 @@ export class Mux implements LinkSession {
   readonly #writer: FrameWriter;
   readonly #reader: FrameReader;
   readonly #inFlight: InFlight;
-  readonly #host: StreamHost;
 
   readonly #streams = new Map<number, MuxStream>();
-  /** Those that a drain waits for. */
-  readonly #awaited = new Set<number>();
+  /** How many of them a drain waits for. */
+  #awaited = 0;
   #nextId: number;
   #highestPeerId = 0;
   #ownStreams = 0;
@@ -179,7 +178,7 @@ export class Mux implements LinkSession {
   #lastSeenMs: number;
   #beatTimer: Timer | null = null;
   #deadTimer: Timer | null = null;
-  #pings = new Map<number, { atMs: number; resolve: ((rttMs: number) => void) | null }>();
+  #pings: { n: number; atMs: number; resolve: ((rttMs: number) => void) | null }[] = [];
   #pingNumber = 0;
   #rttMs: number | null = null;
   /** The least of late, since a busy end answers later than the path takes. */
@@ -206,25 +205,6 @@ export class Mux implements LinkSession {
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
-    this.#host = {
-      checksums: options.checksums,
-      bulkKeys: options.bulkKeys ?? null,
-      sendable: (stream) => this.#enqueue(stream),
-      creditDue: (stream) => {
-        if (stream.owesCredit) return;
-        stream.owesCredit = true;
-        this.#creditDue.push(stream);
-        this.#schedule();
-      },
-      sendAnswer: (stream, head, end) => this.#sendHead(stream.id, end ? FLAG.fin : 0, head),
-      sendReset: (stream, error) => this.#sendFailure(FRAME.reset, stream.id, error.toBody()),
-      mayGrow: (bytes) => {
-        if (bytes > this.#spareWindowBytes) return false;
-        this.#spareWindowBytes -= bytes;
-        return true;
-      },
-      finished: (stream) => this.#forget(stream),
-    };
     this.#transport.onClose((cause) => this.#over(new ConnectorError("LINK_LOST", "The connection broke.", { cause })));
     this.#transport.onDrain(() => {
       this.#waitsForDrain = false;
@@ -284,7 +264,7 @@ export class Mux implements LinkSession {
     if (options.signal?.aborted === true) throw toConnectorError(options.signal.reason);
     const id = this.#nextId;
     const fin = options.end === true;
-    const stream = new MuxStream(this.#host, id, options.lane, head, {
+    const stream = new MuxStream(this, id, options.lane, head, {
       opened: true,
       fin,
       sendLimit: this.#options.peerWindows[options.lane],
@@ -294,7 +274,7 @@ export class Mux implements LinkSession {
     this.#nextId += 2;
     this.#ownStreams++;
     this.#streams.set(id, stream);
-    if (options.background !== true) this.#awaited.add(id);
+    if (options.background !== true) this.#await(stream);
     const { signal } = options;
     if (signal !== undefined) {
       const onAbort = () => stream.reset(toConnectorError(signal.reason));
@@ -323,7 +303,7 @@ export class Mux implements LinkSession {
         ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
       });
     }
-    if (this.#awaited.size === 0 || this.#closedBy !== null) return Promise.resolve();
+    if (this.#awaited === 0 || this.#closedBy !== null) return Promise.resolve();
     return new Promise((resolve) => this.#idleWaiters.push(resolve));
   }
 
@@ -335,6 +315,38 @@ export class Mux implements LinkSession {
     this.#over(reason);
     this.#transport.close();
     this.#clock.after(CLOSE_MS, () => this.#transport.destroy());
+  }
+
+  // What follows is for its streams; an object of closures for them would be half a KiB of an idle link.
+
+  get checksums(): boolean {
+    return this.#options.checksums;
+  }
+  get bulkKeys(): BulkKeys | null {
+    return this.#options.bulkKeys ?? null;
+  }
+  sendable(stream: MuxStream): void {
+    this.#enqueue(stream);
+  }
+  creditDue(stream: MuxStream): void {
+    if (stream.owesCredit) return;
+    stream.owesCredit = true;
+    this.#creditDue.push(stream);
+    this.#schedule();
+  }
+  sendAnswer(stream: MuxStream, head: unknown, end: boolean): void {
+    this.#sendHead(stream.id, end ? FLAG.fin : 0, head);
+  }
+  sendReset(stream: MuxStream, error: ConnectorError): void {
+    this.#sendFailure(FRAME.reset, stream.id, error.toBody());
+  }
+  mayGrow(bytes: number): boolean {
+    if (bytes > this.#spareWindowBytes) return false;
+    this.#spareWindowBytes -= bytes;
+    return true;
+  }
+  finished(stream: MuxStream): void {
+    this.#forget(stream);
   }
 
   // Sending
@@ -375,9 +387,9 @@ export class Mux implements LinkSession {
 
   #sendPing(resolve: ((rttMs: number) => void) | null): void {
     const n = ++this.#pingNumber;
-    this.#pings.set(n, { atMs: this.#clock.monotonic(), resolve });
-    // A peer that answers none is dead soon; until then the map stays small.
-    if (this.#pings.size > 64) this.#pings.delete(this.#pings.keys().next().value!);
+    this.#pings.push({ n, atMs: this.#clock.monotonic(), resolve });
+    // A peer that answers none is dead soon; until then they stay few.
+    if (this.#pings.length > 64) this.#pings.shift();
     this.#sendControl(FRAME.ping, 0, `{"n":${n}}`);
   }
 
@@ -546,9 +558,9 @@ export class Mux implements LinkSession {
         return;
       case FRAME.pong: {
         const { n } = parseControl(frame, pingSchema);
-        const ping = this.#pings.get(n);
+        const ping = this.#pings.find((one) => one.n === n);
         if (ping === undefined) return;
-        this.#pings.delete(n);
+        this.#pings = this.#pings.filter((one) => one !== ping);
         this.#rttMs = this.#clock.monotonic() - ping.atMs;
         this.#pathRttMs = Math.min(this.#rttMs, (this.#pathRttMs ?? Infinity) * RTT_FORGOTTEN);
         this.#options.onRoundTrip?.(this.#rttMs);
@@ -629,7 +641,7 @@ export class Mux implements LinkSession {
       return this.#sendFailure(FRAME.reset, id, error.toBody());
     }
     const lane: Lane = (frame.flags & FLAG.bulk) !== 0 ? "bulk" : "interactive";
-    const stream = new MuxStream(this.#host, id, lane, head, {
+    const stream = new MuxStream(this, id, lane, head, {
       opened: false,
       fin,
       sendLimit: this.#options.peerWindows[lane],
@@ -637,7 +649,7 @@ export class Mux implements LinkSession {
     });
     this.#streams.set(id, stream);
     this.#peerStreams++;
-    if (this.#options.peerBackground !== true) this.#awaited.add(id);
+    if (this.#options.peerBackground !== true) this.#await(stream);
     try {
       this.#options.onStream(stream);
     } catch (caught) {
@@ -666,7 +678,12 @@ export class Mux implements LinkSession {
     stream.grownBytes = 0;
     if (this.#isOwn(stream.id)) this.#ownStreams--;
     else this.#peerStreams--;
-    if (this.#awaited.delete(stream.id) && this.#awaited.size === 0) this.#idle();
+    if (stream.awaited && --this.#awaited === 0) this.#idle();
+  }
+
+  #await(stream: MuxStream): void {
+    stream.awaited = true;
+    this.#awaited++;
   }
 
   #idle(): void {

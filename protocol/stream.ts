@@ -5,6 +5,21 @@ import type { ConnectorError } from "./errors.ts";
 /** Strict order of sending: all control first, then interactive, then bulk. */
 export type Lane = "interactive" | "bulk";
 
+/** Is handed each chunk as it comes, and has consumed it when the call returns. Its calls throw nothing. */
+export interface BytesSink {
+  bytes(chunk: Buffer): void;
+  /** Null: the end, whole. */
+  over(error: ConnectorError | null): void;
+}
+
+export interface LinkBytes extends AsyncIterable<Buffer> {
+  /**
+   * Instead of reading, for bytes that come seldom and are done with at once: a reader that waits for its next chunk is
+   * 2 KiB of memory, a sink what it holds itself.
+   */
+  pushTo(sink: BytesSink): void;
+}
+
 /**
  * A bidirectional stream on a link. It dies with its link. Heads are plain JSON objects: the opener's travels in OPEN,
  * the acceptor's in its answer. Bytes flow both ways, each within the credit that the reader grants by consuming.
@@ -27,7 +42,7 @@ export interface LinkStream {
   /** Ends both directions now. Idempotent. */
   reset(error: ConnectorError): void;
   /** The peer's bytes. Ends at its END after length and checksum were verified; throws the RESET's error. */
-  readonly bytes: AsyncIterable<Buffer>;
+  readonly bytes: LinkBytes;
 }
 
 export interface OpenOptions {

@@ -28,7 +28,8 @@ export interface SocketLike {
   uncork(): void;
   write(bytes: Uint8Array, written?: () => void): boolean;
   end(): unknown;
-  removeAllListeners(event: "data"): unknown;
+  listeners(event: "data"): unknown[];
+  removeListener(event: "data", listener: (chunk: Buffer) => void): unknown;
   on(event: "drain", listener: () => void): unknown;
   on(event: "data", listener: (chunk: Buffer) => void): unknown;
 }
@@ -209,8 +210,9 @@ class WebSocketTransport implements Transport {
   // Receiving
 
   #takeOver(): void {
-    // The package's own reader goes; what it does when the socket ends stays.
-    this.#socket.removeAllListeners("data");
+    // The package's own reader goes; what it does when the socket ends stays. One by one: to remove them all at once
+    // makes a dictionary of the socket's listeners, which takes 0.7 KiB more.
+    for (const listener of this.#socket.listeners("data")) this.#socket.removeListener("data", listener as () => void);
     this.#socket.on("data", (chunk) => {
       if (this.#closed || this.#cause !== null || this.#saidGoodbye) return;
       try {

@@ -16,6 +16,10 @@ export interface WsEvents {
   control(opcode: number, payload: Buffer): void;
 }
 
+// Filled and read within one call, so all parsers share them.
+const HEADER = Buffer.alloc(MAX_HEADER_BYTES);
+const MASK = Buffer.alloc(4);
+
 export class WsViolation extends Error {
   override readonly name = "WsViolation";
 }
@@ -26,9 +30,9 @@ export class WsParser {
   readonly #unmask: (buffer: Buffer, mask: Buffer, turn: number) => void;
   readonly #events: WsEvents;
 
-  readonly #header = Buffer.alloc(MAX_HEADER_BYTES);
-  #headerBytes = 0;
-  #mask: Buffer;
+  /** What came of a header whose rest is in the next chunk. Null: none is cut. */
+  #cut: Buffer | null = null;
+  #mask = 0;
   #opcode = 0;
   #fin = true;
   #leftBytes = -1;
@@ -36,7 +40,8 @@ export class WsParser {
   /** Of the message under way; -1 = none is. */
   #messageBytes = -1;
   #fragments = 0;
-  #control: Buffer[] = [];
+  /** Of a control frame under way. */
+  #control: Buffer[] | null = null;
 
   /** `masked`: the peer is the client. */
   constructor(
@@ -49,7 +54,6 @@ export class WsParser {
     this.#maxMessageBytes = maxMessageBytes;
     this.#unmask = unmask;
     this.#events = events;
-    this.#mask = this.#header;
   }
 
   /** The next bytes of the socket, which are given away: they are unmasked where they lie. Throws WsViolation. */
@@ -62,17 +66,21 @@ export class WsParser {
       }
       const take = Math.min(this.#leftBytes, chunk.length - at);
       const bytes = take === chunk.length ? chunk : chunk.subarray(at, at + take);
-      if (this.#masked && take > 0) this.#unmask(bytes, this.#mask, (this.#frameBytes - this.#leftBytes) & 3);
+      if (this.#masked && take > 0) {
+        MASK.writeInt32BE(this.#mask, 0);
+        this.#unmask(bytes, MASK, (this.#frameBytes - this.#leftBytes) & 3);
+      }
       at += take;
       this.#leftBytes -= take;
       const over = this.#leftBytes === 0;
       if (over) this.#leftBytes = -1;
       if (this.#opcode >= OPCODE.close) {
         // Copied: a few bytes must not hold what the socket read.
+        this.#control ??= [];
         this.#control.push(Buffer.from(bytes));
         if (!over) continue;
         const payload = Buffer.concat(this.#control);
-        this.#control = [];
+        this.#control = null;
         this.#events.control(this.#opcode, payload);
       } else {
         const last = over && this.#fin;
@@ -84,19 +92,23 @@ export class WsParser {
 
   /** Takes what is there of the frame's header; where the header ended. */
   #readHeader(chunk: Buffer, from: number): number {
-    const header = this.#header;
-    let at = from;
-    let need = 2;
-    while (at < chunk.length) {
-      header[this.#headerBytes++] = chunk[at++]!;
-      if (this.#headerBytes < 2) continue;
-      if (this.#headerBytes === 2) this.#checkStart(header[0]!, header[1]!);
-      const short = header[1]! & 0x7f;
-      need = 2 + (short === 126 ? 2 : short === 127 ? 8 : 0) + (this.#masked ? 4 : 0);
-      if (this.#headerBytes < need) continue;
-      this.#begin(short, need);
-      break;
+    let have = 0;
+    if (this.#cut !== null) {
+      have = this.#cut.copy(HEADER);
+      this.#cut = null;
     }
+    let at = from;
+    while (at < chunk.length) {
+      HEADER[have++] = chunk[at++]!;
+      if (have < 2) continue;
+      if (have === 2) this.#checkStart(HEADER[0]!, HEADER[1]!);
+      const short = HEADER[1]! & 0x7f;
+      const need = 2 + (short === 126 ? 2 : short === 127 ? 8 : 0) + (this.#masked ? 4 : 0);
+      if (have < need) continue;
+      this.#begin(short, need);
+      return at;
+    }
+    this.#cut = Buffer.from(HEADER.subarray(0, have));
     return at;
   }
 
@@ -119,15 +131,14 @@ export class WsParser {
   }
 
   #begin(short: number, need: number): void {
-    const header = this.#header;
     const lengthBytes =
       short === 126
-        ? header.readUInt16BE(2)
+        ? HEADER.readUInt16BE(2)
         : short === 127
-          ? header.readUInt32BE(2) * 0x1_0000_0000 + header.readUInt32BE(6)
+          ? HEADER.readUInt32BE(2) * 0x1_0000_0000 + HEADER.readUInt32BE(6)
           : short;
-    this.#opcode = header[0]! & 0x0f;
-    this.#fin = (header[0]! & 0x80) !== 0;
+    this.#opcode = HEADER[0]! & 0x0f;
+    this.#fin = (HEADER[0]! & 0x80) !== 0;
     if (this.#opcode < OPCODE.close) {
       if (this.#opcode === OPCODE.binary) {
         this.#messageBytes = 0;
@@ -137,9 +148,8 @@ export class WsParser {
       if (this.#messageBytes > this.#maxMessageBytes)
         throw new WsViolation(`A message is longer than ${this.#maxMessageBytes} bytes.`);
     }
-    if (this.#masked) this.#mask = header.subarray(need - 4, need);
+    if (this.#masked) this.#mask = HEADER.readInt32BE(need - 4);
     this.#frameBytes = lengthBytes;
     this.#leftBytes = lengthBytes;
-    this.#headerBytes = 0;
   }
 }

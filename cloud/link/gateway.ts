@@ -117,7 +117,7 @@ export class LinkGateway {
   readonly #options: GatewayOptions;
   readonly #limits: GatewayLimits;
   readonly #registry: SessionRegistry;
-  readonly #muxes = new Map<CloudSession, Mux>();
+  readonly #muxes = new Map<HeldCloudSession, Mux>();
   readonly #greetings = new Set<Greeting>();
   readonly #door: Door;
   /** One admission at a time per replica: what each waits for. */
@@ -168,9 +168,13 @@ export class LinkGateway {
 
   /** One round trip to the agent of a session that is held here; rejects when the session ends first. */
   async ping(session: CloudSession): Promise<number> {
-    const mux = this.#muxes.get(session);
+    const mux = this.#muxOf(session);
     if (mux === undefined) throw new ConnectorError("LINK_LOST", "The session is over.");
     return await Promise.race([mux.ping(), mux.closed.then((reason) => Promise.reject(reason))]);
+  }
+
+  #muxOf(session: CloudSession): Mux | undefined {
+    return session instanceof HeldCloudSession ? this.#muxes.get(session) : undefined;
   }
 
   /** Ends the live session of a replica, and any greeting of it, with the reason its agent is told. */
@@ -220,7 +224,7 @@ export class LinkGateway {
   // Upgrade
 
   #upgrade(request: IncomingMessage, socket: Duplex & { remoteAddress?: string }, head: Buffer): void {
-    socket.on("error", () => socket.destroy());
+    socket.on("error", destroyed);
     const path = (request.url ?? "").split("?", 1)[0];
     if (path !== "/link") return answer(socket, 404, "Not Found");
     // Agents send no Origin; a browser does, and has no business here whatever page it shows.
@@ -257,6 +261,8 @@ export class LinkGateway {
     };
     this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
       const transport = webSocketTransport(webSocket, socket as unknown as SocketLike);
+      // The WebSocket has its own.
+      socket.removeListener("error", destroyed);
       socket.prependListener("data", meter);
       (socket as unknown as { setNoDelay?: (on: boolean) => void }).setNoDelay?.(true);
       this.accept(transport, remoteAddress, {
@@ -451,7 +457,7 @@ export class LinkGateway {
   async #makeRoom(replica: LinkReplica, claim: AgentClaim): Promise<void> {
     const superseded = new ConnectorError("SESSION_SUPERSEDED", "A newer session of this agent took over.");
     const old = this.#registry.held(replica.id);
-    const mux = old === null ? undefined : this.#muxes.get(old);
+    const mux = old === null ? undefined : this.#muxOf(old);
     if (old !== null && mux !== undefined) {
       if (old.instance !== claim.proof.instance && (await answers(this.#options.clock, mux.ping(), mux.closed)))
         await this.#cloned(replica, old.remoteAddress);
@@ -562,7 +568,7 @@ export class LinkGateway {
     this.#registry.add({
       session,
       setStatus: (next) => {
-        session.newest = next;
+        session.setStatus(next);
         this.#unsaved.set(session, next);
         this.#statusTimer ??= this.#options.clock.after(STATUS_MS, () => this.#saveSeen());
       },
@@ -587,6 +593,7 @@ export class LinkGateway {
       const now = this.#options.clock.monotonic();
       for (const session of this.#muxes.keys()) {
         if (now - session.lastSeenMs() < SEEN_MS * 2 && !this.#unsaved.has(session)) this.#unsaved.set(session, null);
+        session.rest();
       }
       this.#saveSeen();
       this.#armSeen();
@@ -609,7 +616,7 @@ export class LinkGateway {
       this.#failed(caught);
       // A status comes only when it changed: what could not be written is written with the next, unless a newer one came.
       for (const [session, status] of saving)
-        if (status !== null && this.#muxes.has(session) && (this.#unsaved.get(session) ?? null) === null)
+        if (status !== null && this.#muxOf(session) !== undefined && (this.#unsaved.get(session) ?? null) === null)
           this.#unsaved.set(session, status);
     });
   }
@@ -640,6 +647,11 @@ export const revoked = (): ConnectorError =>
   new ConnectorError("IDENTITY_REVOKED", "This agent was revoked at the control plane.", {
     fix: "If that was a mistake, empty the agent's state directory and enrol it with a new secret.",
   });
+
+/** Of all sockets: a closure for each would hold what its upgrade was asked with, 2 KiB, as long as the link lives. */
+function destroyed(this: Duplex): void {
+  this.destroy();
+}
 
 function answer(socket: Duplex, status: number, text: string, headers = ""): void {
   // Whoever does not close its own half may not keep ours.

@@ -2,9 +2,10 @@
 import {
   agentStatusSchema,
   ConnectorError,
-  readNdjson,
+  NdjsonReader,
   toConnectorError,
   type AgentStatus,
+  type BytesSink,
   type Clock,
   type LinkStream,
   type PoolId,
@@ -32,7 +33,10 @@ export class SessionRegistry implements Sessions {
 
   constructor(clock: Clock) {
     this.#clock = clock;
-    this.#streams.set("status", (stream, session) => void this.#readStatus(stream, session));
+    this.#streams.set("status", (stream, session) => {
+      stream.respond({}, { end: true });
+      stream.bytes.pushTo(new StatusReader(stream, (status) => this.#takeStatus(session, status)));
+    });
   }
 
   ofPool(workspace: WorkspaceId, pool: PoolId): CloudSession[] {
@@ -101,20 +105,47 @@ export class SessionRegistry implements Sessions {
     } else handler(stream, session);
   }
 
-  async #readStatus(stream: LinkStream, session: CloudSession): Promise<void> {
+  /** False: the session is over, or another one stands in its place. */
+  #takeStatus(session: CloudSession, status: AgentStatus): boolean {
+    const held = this.#byReplica.get(session.replica);
+    if (held?.session !== session) return false;
+    held.setStatus(status);
+    for (const listener of this.#status) listener(session, status);
+    return true;
+  }
+}
+
+/** Reads one agent's status as it comes. */
+class StatusReader implements BytesSink {
+  readonly #stream: LinkStream;
+  /** False: nobody wants more of it. */
+  readonly #take: (status: AgentStatus) => boolean;
+  readonly #lines = new NdjsonReader();
+
+  constructor(stream: LinkStream, take: (status: AgentStatus) => boolean) {
+    this.#stream = stream;
+    this.#take = take;
+  }
+
+  bytes(chunk: Buffer): void {
     try {
-      stream.respond({}, { end: true });
-      for await (const value of readNdjson(stream.bytes)) {
+      for (const value of this.#lines.read(chunk)) {
         const parsed = agentStatusSchema.safeParse(value);
         if (!parsed.success)
           throw new ConnectorError("PROTOCOL_ERROR", "The agent's status does not have the agreed shape.");
-        const held = this.#byReplica.get(session.replica);
-        if (held?.session !== session) return;
-        held.setStatus(parsed.data);
-        for (const listener of this.#status) listener(session, parsed.data);
+        if (!this.#take(parsed.data)) throw new ConnectorError("CANCELLED", "Another session took over.");
       }
     } catch (caught) {
-      stream.reset(toConnectorError(caught));
+      this.#stream.reset(toConnectorError(caught));
+    }
+  }
+
+  over(error: ConnectorError | null): void {
+    if (error !== null) return;
+    try {
+      this.#lines.end();
+    } catch (caught) {
+      this.#stream.reset(toConnectorError(caught));
     }
   }
 }

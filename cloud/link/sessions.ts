@@ -33,6 +33,8 @@ export interface CloudSession extends LinkSession {
   lastSeenMs(): number;
   /** Newest status; null until the first came. */
   status(): AgentStatus | null;
+  /** Of the newest status: its clock minus this one's. Null: not known. Absent as `figures`. */
+  clockSkewMs?(): number | null;
   /** What it has moved and what is on its way. Absent: another process holds the link. */
   figures?(): MuxFigures;
   /** Of its last beats; null before the first. Absent as `figures`. */

@@ -74,7 +74,7 @@ export function linkMetrics(registry: Registry): LinkMetrics {
     registers,
     collect() {
       let most = 0;
-      for (const session of sessions) most = Math.max(most, Math.abs(session.status()?.process?.clockSkewMs ?? 0));
+      for (const session of sessions) most = Math.max(most, Math.abs(session.clockSkewMs?.() ?? 0));
       this.set(most / 1000);
     },
   });
