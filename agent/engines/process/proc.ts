@@ -1,7 +1,6 @@
 // Processes as Linux shows them in /proc. A pid alone names nothing for long: a process is known by boot id, pid and
 // start time. Used by the process host only.
 import { readFileSync, readdirSync } from "node:fs";
-import { join } from "node:path";
 
 export interface ProcInfo {
   pid: number;
@@ -102,40 +101,4 @@ export function signalProc(p: ProcInfo, signal: NodeJS.Signals): void {
 /** Changes with each boot of the machine. */
 export function bootId(): string {
   return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-}
-
-/**
- * Kills for lack of memory in this process's own memory group, where what it starts is too: what the kernel kills in a
- * container beside it is none of its work's. Of the whole machine where that group does not count (the root has no
- * counter under version 2); null where nobody does.
- */
-export function outOfMemoryKills(): number | null {
-  for (const file of memoryCounters()) {
-    try {
-      const found = /^oom_kill (\d+)$/m.exec(readFileSync(file, "utf8"));
-      if (found !== null) return Number(found[1]);
-    } catch {
-      // not on this kernel, or not in this mount
-    }
-  }
-  return null;
-}
-
-/** The nearest first. Where a container sees the path of its host, its own group is the root of its mount. */
-function memoryCounters(): string[] {
-  let groups = "";
-  try {
-    groups = readFileSync("/proc/self/cgroup", "utf8");
-  } catch {
-    // a kernel without groups
-  }
-  const version1 = /^\d+:(?:[^:]*,)?memory(?:,[^:]*)?:(.*)$/m.exec(groups)?.[1];
-  const version2 = /^0::(.*)$/m.exec(groups)?.[1];
-  return [
-    ...(version1 === undefined
-      ? []
-      : [version1, "/"].map((path) => join("/sys/fs/cgroup/memory", path, "memory.oom_control"))),
-    ...(version2 === undefined ? [] : [join("/sys/fs/cgroup", version2, "memory.events.local")]),
-    "/proc/vmstat",
-  ];
 }

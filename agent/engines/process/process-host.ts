@@ -6,7 +6,8 @@ import { accessSync, closeSync, constants, existsSync, mkdirSync, openSync, read
 import { isAbsolute, join } from "node:path";
 import type { Clock } from "@sallyport/protocol";
 import type { WorkSpec, WorkStatus } from "../engine.ts";
-import { alive, bootId, outOfMemoryKills, readProc, signalProc, workTree, type ProcInfo } from "./proc.ts";
+import { countIn, memoryKills, type MemoryKills } from "./memory-kills.ts";
+import { alive, bootId, readProc, signalProc, workTree, type ProcInfo } from "./proc.ts";
 import {
   isWorkName,
   readBegan,
@@ -58,9 +59,13 @@ export class ProcessHost {
   /** Ends that a full disk did not take yet; written with the next look at them. */
   readonly #unwritten = new Map<string, ExitedStatus>();
   readonly #onChange: () => void;
+  readonly #memoryKills: () => MemoryKills | null;
+  /** Of each file that counts kills for lack of memory: up to which an end was put down to them. */
+  readonly #explained = new Map<string, number>();
 
   /** `folder`: where the work folders are. `onChange`: the number of running pieces changed. */
-  constructor(folder: string, clock: Clock, onChange: () => void = () => undefined) {
+  constructor(folder: string, clock: Clock, onChange: () => void = () => undefined, kills = memoryKills) {
+    this.#memoryKills = kills;
     this.#folder = folder;
     this.#clock = clock;
     this.#onChange = onChange;
@@ -102,7 +107,7 @@ export class ProcessHost {
         bootId: this.#bootId,
         createdAt,
         executable: spec.executable,
-        outOfMemoryKills: outOfMemoryKills(),
+        memoryKills: this.#memoryKills(),
       }),
     );
     const stdout = openSync(spec.stdout, "a", 0o600);
@@ -312,9 +317,7 @@ export class ProcessHost {
     // A wrapper that cannot write, on a full disk, still ends with the program's status: its parent knows it.
     const code = exit?.status ?? work.child?.exitCode ?? null;
     const signal = code === null ? (work.child?.signalCode ?? null) : signalOf(code);
-    const kills = outOfMemoryKills();
-    const starved =
-      signal === "SIGKILL" && kills !== null && spec?.outOfMemoryKills != null && kills > spec.outOfMemoryKills;
+    const starved = signal === "SIGKILL" && this.#starved(spec?.memoryKills ?? null);
     const known = code !== null || signal !== null;
     const status: ExitedStatus = {
       state: "exited",
@@ -338,6 +341,14 @@ export class ProcessHost {
       // A full disk: until there is room it stands here. A later host makes its word from what the wrapper could write.
       this.#unwritten.set(name, status);
     }
+  }
+
+  /** Whether the kernel has killed since `before` for lack of memory, and no other work's end was put down to that. */
+  #starved(before: MemoryKills | null): boolean {
+    const now = before === null ? null : countIn(before.file);
+    if (now === null || now.count <= Math.max(before!.count, this.#explained.get(now.file) ?? 0)) return false;
+    this.#explained.set(now.file, now.count);
+    return true;
   }
 
   async #stop(work: Work, graceMs: number): Promise<{ stopped: string[] }> {

@@ -13,6 +13,7 @@ import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, s
 import { constants } from "node:os";
 import { join } from "node:path";
 import type { WorkStatus } from "../engine.ts";
+import type { MemoryKills } from "./memory-kills.ts";
 
 export type ExitedStatus = Extract<WorkStatus, { state: "exited" }>;
 
@@ -23,8 +24,8 @@ export interface WorkFile {
   /** Wall clock, ms. */
   createdAt: number;
   executable: string;
-  /** Kills for lack of memory that this host's group had counted when it was started; null = not counted here. */
-  outOfMemoryKills: number | null;
+  /** Kills for lack of memory when it was started; null = not counted here. */
+  memoryKills: MemoryKills | null;
 }
 
 /**

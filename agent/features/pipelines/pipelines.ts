@@ -197,7 +197,8 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       context.policy.require({ kind: "release", what: "logs" });
       const live = active.get(input.run);
       const head = (await deps.journal.get(RUNS, runKey(input.run))) as RunRecord | null | undefined;
-      if (head == null)
+      // One that has just begun is known before it is written down.
+      if (head == null && live === undefined)
         throw new ConnectorError("RUN_UNKNOWN", `This agent knows no run ${input.run}.`, {
           fix: "It may be another replica's, or collected long ago.",
         });
@@ -211,7 +212,7 @@ export function createPipelines(deps: PipelinesDeps): Pipelines {
       /** Nothing more will be written. */
       const over = (): boolean => {
         const now = active.get(input.run)?.step(input.step);
-        if (now === undefined) return head.state !== "running" || seen;
+        if (now === undefined) return head?.state !== "running" || seen;
         seen = true;
         return now.attempt > attempt || (isOver(now.state) && (now.attempt === attempt || now.retryAt === null));
       };
