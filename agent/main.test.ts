@@ -267,6 +267,7 @@ t.test("the program's life: enrols, serves, pauses, is stopped and started, is k
   await waitFor("the pause in the status", () => cloud.status?.paused?.reason === "moving house");
   const exit = await agent.stop();
   t.equal(exit.code, 0);
+  await waitFor("its goodbye to be read", () => cloud.ends.length > 0);
   t.same(cloud.ends, ["goodbye GOING_AWAY"]);
   t.notMatch(agent.output.toString(), SECRET);
   t.notMatch(agent.output.toString(), cloud.secret.split(".")[1]!);

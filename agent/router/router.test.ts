@@ -552,7 +552,7 @@ t.test("no client library is loaded for replicas, whether there is one or none",
 });
 
 t.test("bytes that are no clean request reach no replica", async (t) => {
-  const world = new World(t, { maxBodyBytes: 1000, headersTimeoutMs: 400, bodyTimeoutMs: 400 });
+  const world = new World(t, { maxBodyBytes: 1000, headersTimeoutMs: 1500, bodyTimeoutMs: 1500 });
   await world.router.start();
   let reached = 0;
   world.route([

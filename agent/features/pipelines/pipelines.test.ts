@@ -129,11 +129,13 @@ await t.test("a run that begins while old ones are collected keeps its folder", 
 await t.test("order, and how many at a time", async (t) => {
   const { agent: start, effects, lines } = scene(t);
   const agent = await start({ concurrentSteps: 2 });
+  // Of those that may run beside one another the first one waits for a second, however late that is begun.
+  const beside = `while [ $(grep -c '^+[bcd]' ${effects}) = 1 ]; do sleep 0.02; done;`;
   const note = (name: string, needs: string[]) => ({
     name,
     program: "sh",
     needs,
-    args: [`echo +${name} >> ${effects}; sleep 0.1; echo -${name} >> ${effects}`],
+    args: [`echo +${name} >> ${effects}; ${beside} sleep 0.1; echo -${name} >> ${effects}`],
   });
   const { command, run } = ids();
   await agent.run(
@@ -392,7 +394,7 @@ await t.test(
       name,
       program: "sh",
       args: [
-        `echo ${name} >> ${effects}; i=0; while [ $i -lt 150 ]; do echo "${name} $i"; echo "err $i" >&2; i=$((i+1)); sleep 0.03; done`,
+        `echo ${name} >> ${effects}; i=0; while [ $i -lt 150 ]; do echo "${name} $i"; echo "err $i" >&2; i=$((i+1)); sleep 0.03; done; while [ ! -e ${effects}.go ]; do sleep 0.05; done`,
       ],
     });
     const result = join(options.stateDir, "result");
@@ -420,6 +422,8 @@ await t.test(
         if (kills % 2 === 1) for (const pid of hostsOf(options.stateDir)) process.kill(pid, "SIGKILL");
         child.kill("SIGKILL");
         kills++;
+        // None of them ends before the last kill.
+        if (kills === 4) writeFileSync(`${effects}.go`, "");
       }
       await ended;
     }
