@@ -1,5 +1,6 @@
 // A whole system for a test: control plane and agents as programs, each with a folder of its own, wired by nothing but
 // the link. Folders are kept until the test ends, so that it can look at what was left on disk.
+import { randomInt } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -8,13 +9,20 @@ import { TestApi } from "./api.ts";
 import { binFile, runProgram, startProgram, tempDir, waitFor, type Program, type Teardown } from "./launcher.ts";
 import { onPostgres, postgres } from "./postgres.ts";
 
+/** Where the kernel gives none by itself: a program that ends and starts again finds its port as it left it. */
+const [LEAST_PORT, MOST_PORT] = [12_000, 32_000];
+
 export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === "string") throw new Error("no free port");
-  return address.port;
+  for (;;) {
+    const port = randomInt(LEAST_PORT, MOST_PORT);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false)).listen(port, "127.0.0.1", () => resolve(true));
+    });
+    if (!free) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
 }
 
 /** A control plane as its API shows it, wherever it runs. */
