@@ -15,7 +15,7 @@ const MIB = 2 ** 20;
 
 export interface LinkRunOptions {
   readonly seed: number;
-  /** How long faults are made for; the last one begun is ended. */
+  /** How long faults are made for, at least: until each was made once, and the last one begun is ended. */
   readonly forMs: number;
   /** Flapping: the link is down, and then up, for so long each time. */
   readonly flapMs: readonly [number, number];
@@ -179,7 +179,7 @@ policy:
   const between = ([least, most]: readonly [number, number]): number => least + chance.next() * (most - least);
   // Each once first, in an order of chance, then as it comes.
   let next: Fault[] = [];
-  while (performance.now() < until) {
+  while (performance.now() < until || FAULTS.some((fault) => result.faults[fault] === 0)) {
     if (next.length === 0) next = FAULTS.toSorted(() => chance.next() - 0.5);
     const fault = next.pop()!;
     result.faults[fault]++;
