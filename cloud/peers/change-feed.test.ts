@@ -49,7 +49,7 @@ t.test("numbers that were committed elsewhere are read before what was committed
   // No note and no commit of one's own: the sweep.
   deaf = true;
   await store.ensurePool(scope, "swept", 1);
-  await waitFor("the sweep", () => heard.length === all.length + 1, { timeoutMs: 10_000 });
+  await waitFor("the sweep", () => heard.length === all.length + 1);
 
   await store.ensurePool(scope, "asked for", 1);
   await feed.catchUp();

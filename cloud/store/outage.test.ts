@@ -86,7 +86,7 @@ t.test("an outage is said at once and ends by itself", { skip, timeout: 120_000 
   t.match(error, { status: 503, retry: "later", message: /127\.0\.0\.1:\d+\/test_/ });
   t.notMatch(error.message + error.fix, "app-secret");
   await server.resume();
-  const made = await waitFor("the store to go on", create, { timeoutMs: 30_000 });
+  const made = await waitFor("the store to go on", create);
   t.ok(await store.command(scope, made));
   t.ok(await store.command(scope, known));
   t.same(told, ["DATABASE_UNAVAILABLE", null], "told once each way");

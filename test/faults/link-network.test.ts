@@ -81,7 +81,7 @@ function load({ cloud }: Ends): { stop(): void } {
 /** Ms from now until a command is answered. */
 async function usable(ends: Ends): Promise<number> {
   const began = performance.now();
-  await waitFor("the link to be usable", async () => (await ask(ends)) !== null, { timeoutMs: 20_000, everyMs: 5 });
+  await waitFor("the link to be usable", async () => (await ask(ends)) !== null, { everyMs: 5 });
   return performance.now() - began;
 }
 

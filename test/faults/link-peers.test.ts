@@ -234,7 +234,7 @@ t.test("a control plane that misbehaves", async (t) => {
     // The one that is there is left for one that attacks.
     for (const socket of webSockets.clients) socket.terminate();
     await failed;
-    await waitFor(`the end of: ${name}`, () => greeted > dialled + 1, { timeoutMs: 10_000 });
+    await waitFor(`the end of: ${name}`, () => greeted > dialled + 1);
     const said = agent.events.flatMap((event) => (event.type === "state" && event.error !== null ? [event.error] : []));
     t.match(said.at(-1)!.code, CODES, `${name}: ${said.at(-1)!.message}`);
     attack = null;

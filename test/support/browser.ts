@@ -62,6 +62,7 @@ export async function startBrowser(): Promise<BrowserDriver> {
         acceptDownloads: true,
       });
       const page = await context.newPage();
+      page.setDefaultTimeout(90_000); // a busy machine is slow, and not wrong
       const faults: string[] = [];
       // Other tests make network interfaces on this machine while this one runs; the page asks again by itself.
       const allowed: RegExp[] = [/net::ERR_NETWORK_CHANGED/];
@@ -119,7 +120,7 @@ export async function startBrowser(): Promise<BrowserDriver> {
             );
             // the page lays itself out anew some frames after its window changed: judged when it has
             const fits = async () => !(await page.evaluate(WIDER));
-            await waitFor("the page to fit", fits, { timeoutMs: 3_000 }).catch(() =>
+            await waitFor("the page to fit", fits, { timeoutMs: 15_000 }).catch(() =>
               fault(`${name}, ${suffix}: wider than the window`),
             );
             if (pictures !== undefined) await screenshot(join(pictures, `${name}-${suffix}.png`));

@@ -189,7 +189,7 @@ export class Program {
   }
 
   /** SIGTERM, and SIGKILL when it has not ended after `graceMs`. */
-  async stop({ graceMs = 15_000 }: { graceMs?: number } = {}): Promise<Exit> {
+  async stop({ graceMs = 45_000 }: { graceMs?: number } = {}): Promise<Exit> {
     this.kill("SIGTERM");
     const timer = setTimeout(() => this.kill("SIGKILL"), graceMs);
     try {

@@ -25,7 +25,7 @@ const timer = setInterval(() => {
 `;
 
 for (const victim of ["agent", "cloud", "both"] as const) {
-  t.test(`kill -9 of ${victim} during a run`, { timeout: 90_000 }, async (t) => {
+  t.test(`kill -9 of ${victim} during a run`, { timeout: 180_000 }, async (t) => {
     const cloud = await TestCloud.start(t);
     const store = tempDir(t, "store");
     const effects = join(tempDir(t, "effects"), "effects.txt");

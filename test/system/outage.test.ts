@@ -82,7 +82,7 @@ policy:
 
   // From now on the silence is the agent's.
   await time.run(10);
-  await waitFor("it to be lost", async () => (await cloud.agent()).state === "lost", { timeoutMs: 40_000 });
+  await waitFor("it to be lost", async () => (await cloud.agent()).state === "lost", { timeoutMs: 90_000 });
   t.equal((await run()).state, "unknown", "lost is the agent, not its work");
   proxy.refuse(false);
   await waitFor("the agent to be back", async () => (await cloud.agent()).state === "connected", { timeoutMs: 60_000 });

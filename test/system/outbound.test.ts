@@ -6,7 +6,7 @@ import { connectAgent, TestCloud } from "../support/stack.ts";
 
 t.test(
   "one outbound connection, nothing that listens",
-  { skip: process.platform === "linux" ? false : "reads /proc, which only Linux has", timeout: 60_000 },
+  { skip: process.platform === "linux" ? false : "reads /proc, which only Linux has", timeout: 180_000 },
   async (t) => {
     const cloud = await TestCloud.start(t);
     const agent = await connectAgent(t, cloud, "lab", {

@@ -45,7 +45,7 @@ const stored = async (cloud: TestCloud): Promise<string> =>
     .update((await cloud.api.call(file)).body)
     .digest("hex")}`;
 
-t.test("key change and uploads", { skip: needs("postgres"), timeout: 200_000 }, async (t) => {
+t.test("key change and uploads", { skip: needs("postgres"), timeout: 350_000 }, async (t) => {
   const { a, b, agent, config, balancer, id } = await makeScene(t);
   t.same([await heldBy(a), await heldBy(b)], [1, 0], "the agent is at the first");
   const key = () => readFileSync(join(agent.state, "identity.key"), "utf8");
@@ -82,7 +82,7 @@ t.test("key change and uploads", { skip: needs("postgres"), timeout: 200_000 }, 
     );
     await waitFor("it to know the agent", async () => (await a.agent()).state === "connected");
     balancer.prefer(a.port);
-    const put = await upload(a, () => b.program.stop({ graceMs: 30_000 }));
+    const put = await upload(a, () => b.program.stop({ graceMs: 60_000 }));
     t.equal(put.status, 200, put.body.toString());
     t.match(put.json(), { digest: DIGEST });
     t.equal(await heldBy(a), 1, "the agent has moved");
@@ -109,7 +109,7 @@ t.test("key change and uploads", { skip: needs("postgres"), timeout: 200_000 }, 
 
 t.test(
   "two of one identity come to two processes at once",
-  { skip: needs("postgres"), timeout: 200_000 },
+  { skip: needs("postgres"), timeout: 350_000 },
   async (t) => {
     const { a, b, agent, config, id } = await makeScene(t);
     await agent.program.killHard();

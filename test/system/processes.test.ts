@@ -82,7 +82,7 @@ const countOf = (scene: Scene, name: string): number =>
     .filter((line) => line === name).length;
 
 /** Connected, as each of these processes says. */
-const seenBy = (clouds: readonly TestCloud[], count: number, timeoutMs = 30_000): Promise<boolean> =>
+const seenBy = (clouds: readonly TestCloud[], count: number, timeoutMs = 60_000): Promise<boolean> =>
   waitFor(
     `${count} agents at ${clouds.length} processes`,
     async () =>
@@ -178,9 +178,10 @@ t.test("any process serves any request", { skip: needs("postgres", "nats"), time
     t.match((await b.api.call("/metrics")).body.toString(), /sallyport_cloud_backplane_connected 0/);
     const began = performance.now();
     const run = await start(b, step(scene.effects, "swept"));
-    t.match(await ended(b, run.id, 20_000), { state: "succeeded" });
+    t.match(await ended(b, run.id), { state: "succeeded" });
     t.comment(`a run at the other process without NATS: ${Math.round(performance.now() - began)} ms`);
-    t.ok(performance.now() - began < 9_000, "by the sweep");
+    // Five seconds at most, and what the run itself takes on a busy machine.
+    t.ok(performance.now() - began < 15_000, "by the sweep");
     t.equal(countOf(scene, "swept"), 1);
     t.equal((await download(b)).digest, sha256(scene.content), "streams need no NATS");
     await scene.nats.resume();
@@ -292,16 +293,14 @@ t.test("one is killed under load", { skip: needs("postgres", "nats"), timeout: 3
   await waitFor("the load", () => load.runs.length >= 5);
   const killed = performance.now();
   await a.program.killHard();
-  await waitFor("the agents to be at the other", async () => (await heldBy(b)) === 2, { timeoutMs: 30_000 });
+  await waitFor("the agents to be at the other", async () => (await heldBy(b)) === 2);
   t.comment(`both agents at the other process ${Math.round(performance.now() - killed)} ms after the kill`);
   const before = load.runs.length;
   await waitFor("more runs", () => load.runs.length >= before + 5);
   await load.stop();
   for (const one of await Promise.all(downloads)) t.equal(one.digest, sha256(scene.content), "a download went on");
   await onceEach(t, scene, b, load.runs);
-  await waitFor("the dead one to be taken off the list", async () => (await processesOf(b)).items.length === 1, {
-    timeoutMs: 30_000,
-  });
+  await waitFor("the dead one to be taken off the list", async () => (await processesOf(b)).items.length === 1);
 });
 
 t.test("one is stopped under load", { skip: needs("postgres", "nats"), timeout: 300_000 }, async (t) => {
@@ -317,7 +316,7 @@ t.test("one is stopped under load", { skip: needs("postgres", "nats"), timeout: 
   await waitFor("the load", () => load.runs.length >= 3 && looks.looks >= 10);
   scene.balancer.prefer(b.port);
   const stopping = performance.now();
-  const exit = await a.program.stop({ graceMs: 30_000 });
+  const exit = await a.program.stop({ graceMs: 60_000 });
   t.equal(exit.code, 0);
   t.comment(`stopped in ${Math.round(performance.now() - stopping)} ms`);
   await waitFor("the agent to be at the other", async () => (await heldBy(b)) === 1);

@@ -94,7 +94,7 @@ await (await import("node:fs/promises")).writeFile(out, name);
 
 t.setTimeout(700_000);
 
-t.test("the engine process", { timeout: 200_000 }, async (t) => {
+t.test("the engine process", { timeout: 300_000 }, async (t) => {
   const cloud = await TestCloud.start(t);
   const store = tempDir(t, "store");
   const effects = join(tempDir(t, "effects"), "effects");
@@ -124,7 +124,7 @@ ${policy("process")}`;
       .split("\n")
       .filter((line) => line === name).length;
 
-  await t.test("killed before it took anything: the other takes it", { timeout: 60_000 }, async (t) => {
+  await t.test("killed before it took anything: the other takes it", { timeout: 180_000 }, async (t) => {
     await a.program.killHard();
     const gate = join(dirname(effects), "open");
     writeFileSync(gate, "");
@@ -137,7 +137,7 @@ ${policy("process")}`;
 
   await t.test(
     "accepted: unknown, never failed and nobody else's; when it is back it finishes",
-    { timeout: 90_000 },
+    { timeout: 180_000 },
     async (t) => {
       await b.program.killHard();
       a.start();
@@ -202,7 +202,7 @@ ${policy("docker")}`;
   const a = await connectAgent(t, cloud, "lab", { config, url: `http://127.0.0.1:${proxy.port}` });
   const idOfA = (await cloud.agent()).id;
   let b: TestAgent | null = null;
-  const both = (timeoutMs = 20_000) =>
+  const both = (timeoutMs = 90_000) =>
     waitFor(
       "both to be connected",
       async () => {
@@ -224,7 +224,7 @@ ${policy("docker")}`;
         if (now.state === "failed") throw new Error(JSON.stringify(now.error));
         return counter.count(`${name}.began`) === 1;
       },
-      { timeoutMs: 30_000 },
+      { timeoutMs: 90_000 },
     );
 
   async function judge(t: Test, run: { id: string; command: string }, one: string, two: string): Promise<void> {
@@ -310,9 +310,10 @@ ${policy("docker")}`;
     counter.open("five");
     // By then agents wait up to half a minute before they dial again, each its own time.
     await new Promise((resolve) => setTimeout(resolve, 25_000));
+    await waitFor("the next step to begin", () => counter.count("six.began") > 0);
     t.equal(counter.count("six.began"), 1, "work goes on");
     await cloud.start();
-    await both(90_000);
+    await both();
     await new Promise((resolve) => setTimeout(resolve, 5000));
     const now = await runOf(cloud, run.id);
     t.match(now, { state: "running", agent: { id: holder } });
@@ -356,6 +357,6 @@ async function containersGone(server: DockerServer, command: string): Promise<vo
   await waitFor(
     "its containers to be removed",
     async () => (await server.docker.listContainers({ all: true, filters: { name: [command] } })).length === 0,
-    { timeoutMs: 30_000 },
+    { timeoutMs: 90_000 },
   );
 }

@@ -98,7 +98,7 @@ policy:
     await page.click('.tl-row:has-text("train")');
     await page.waitForSelector("text=/epoch +\\d+\\/60/");
     await shot("run-live-light");
-    await page.waitForSelector(".head .pill:has-text('Succeeded')", { timeout: 60_000 });
+    await page.waitForSelector(".head .pill:has-text('Succeeded')", { timeout: 120_000 });
     await page.waitForSelector("text=/wrote a model/");
     await shot("run-light");
     await page.click('.tl-row:has-text("evaluate")');
@@ -135,7 +135,7 @@ policy:
           other.page.waitForFunction(
             "document.documentElement.scrollWidth <= document.documentElement.clientWidth + 1",
             undefined,
-            { timeout: 3_000 },
+            { timeout: 15_000 },
           ),
           `${name}, ${suffix}: nothing sticks out`,
         );

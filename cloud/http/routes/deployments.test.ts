@@ -468,7 +468,7 @@ t.test("a client that is gone before its deployment was looked up leaves no foll
   });
   await stays;
   second.abort();
-  await waitFor("nobody follows", () => open.size === 0, { timeoutMs: 5000 });
+  await waitFor("nobody follows", () => open.size === 0);
   t.equal(asked, 1, "nothing was asked for the one that had gone");
 });
 
