@@ -5,6 +5,8 @@ import type { BytesSink, LinkBytes } from "./stream.ts";
 /** Frames below this size are gathered into blocks, so that a peer's tiny frames cannot cost more memory than their bytes. */
 const SMALL_BYTES = 4 * 1024;
 const BLOCK_BYTES = 16 * 1024;
+/** A frame is a view of what the socket read: one that is less than this part of it is copied, or it would hold all of it. */
+const LEAST_PART = 1 / 8;
 /** No stream's window grows beyond. */
 const MAX_WINDOW_BYTES = 8 * 1024 * 1024;
 
@@ -67,7 +69,7 @@ export class Inbox implements LinkBytes {
       this.#lentBytes = bytes.length;
       resolve({ done: false, value: bytes });
     } else if (bytes.length >= SMALL_BYTES) {
-      this.#chunks.push(bytes);
+      this.#chunks.push(bytes.length < bytes.buffer.byteLength * LEAST_PART ? Buffer.from(bytes) : bytes);
       this.#block = null;
     } else this.#gather(bytes);
     return true;

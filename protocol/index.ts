@@ -17,6 +17,7 @@ export * from "./codec.ts";
 export * from "./random.ts";
 export * from "./trace.ts";
 export * from "./spans.ts";
+export * from "./large-reads.ts";
 export * from "./transport.ts";
 export * from "./transport-ws.ts";
 export * from "./transport-nats.ts";

@@ -7,6 +7,7 @@ import {
   FLAG,
   FRAME,
   FRAME_NAMES,
+  MAX_DATA_BYTES,
   MAX_HEAD_BYTES,
   ackSchema,
   creditSchema,
@@ -92,9 +93,9 @@ export interface MuxOptions {
   readonly onGoAway?: (reason: ConnectorError, retryAfterMs: number | null) => void;
 }
 
-/** DATA payloads are cut to between these, an eighth of the in-flight window. */
+/** DATA payloads are cut to an eighth of the in-flight window, within these. */
 const FRAME_MIN_BYTES = 16 * 1024;
-const FRAME_MAX_BYTES = 64 * 1024;
+const FRAME_MAX_BYTES: Readonly<Record<Lane, number>> = { interactive: 64 * 1024, bulk: MAX_DATA_BYTES };
 
 /** One lane in one direction since the session began. OPEN counts as interactive, all else but DATA as control; bytes are payloads. */
 export interface LaneCount {
@@ -475,7 +476,7 @@ export class Mux implements LinkSession, StreamHost {
     const stream = ring.shift()!;
     stream.queued = false;
     if (stream.readyBytes > 0) {
-      const bytes = stream.take(this.#frameBytes());
+      const bytes = stream.take(this.#frameBytes(stream.lane));
       const timestampUs = this.#inFlight.timestampUs();
       this.#inFlight.sent(bytes.length);
       this.#count(this.#sent[stream.lane], bytes.length);
@@ -499,8 +500,8 @@ export class Mux implements LinkSession, StreamHost {
   }
 
   /** On a slow path frames are small, so that an interactive one never waits for long behind one of bulk. */
-  #frameBytes(): number {
-    return Math.min(FRAME_MAX_BYTES, Math.max(FRAME_MIN_BYTES, this.#inFlight.windowBytes >>> 3));
+  #frameBytes(lane: Lane): number {
+    return Math.min(FRAME_MAX_BYTES[lane], Math.max(FRAME_MIN_BYTES, this.#inFlight.windowBytes >>> 3));
   }
 
   // Receiving

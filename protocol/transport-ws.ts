@@ -3,6 +3,7 @@
 // goes: no buffer is allocated or gathered per message, small messages of one turn leave as one write. Both ends use
 // it; neither package nor socket is imported here, only the shape of what they give.
 import { MAX_MESSAGE_BYTES } from "./frames.ts";
+import { readInto, type ReadTarget } from "./large-reads.ts";
 import { freshMask, maskInto, unmask } from "./masks.ts";
 import type { MessageReceiver, Transport } from "./transport.ts";
 import { OPCODE, WsParser } from "./ws-parser.ts";
@@ -42,12 +43,27 @@ const MAX_UNREAD_BYTES = 16 * 1024 * 1024;
 /** Messages up to this size are copied, and share one write with their neighbours. */
 const COPY_BYTES = 4 * 1024;
 const BLOCK_BYTES = 72 * 1024;
+/** For the largest frames of bulk, which a client must copy to mask them. */
+const LARGE_BLOCK_BYTES = 264 * 1024;
 const MAX_HEADER_BYTES = 14;
-/** Blocks kept to be used again. */
+/** Blocks of either size kept to be used again. */
 const MAX_FREE_BLOCKS = 8;
+const MAX_FREE_LARGE_BLOCKS = 3;
 
 /** Shared by all transports of this thread: idle links hold none. */
 const freeBlocks: Buffer[] = [];
+const freeLargeBlocks: Buffer[] = [];
+
+/** As much as Node reads at a time by itself. Who fills it has more to say. */
+const NODE_READ_BYTES = 64 * 1024;
+/** What is read at a time while bulk passes. */
+const READ_BYTES = 256 * 1024;
+/** With less room than this a new block is begun. */
+const LEAST_READ_BYTES = 64 * 1024;
+/** A read of less than this: no bulk passes any more. */
+const QUIET_BYTES = 4 * 1024;
+/** Where links are read into that had bulk and have none now; copied from at once, so that all share it. */
+let quietBlock: Buffer | null = null;
 
 export const webSocketTransport = (webSocket: WebSocketLike, socket: SocketLike): Transport =>
   new WebSocketTransport(webSocket, socket);
@@ -78,6 +94,7 @@ class WebSocketTransport implements Transport {
   #early: Buffer[] | null = null;
   /** Of a message that nobody takes in parts. Null: none is under way. */
   #parts: Buffer[] | null = null;
+  #readsLarge = false;
 
   constructor(webSocket: WebSocketLike, socket: SocketLike) {
     this.#webSocket = webSocket;
@@ -148,7 +165,10 @@ class WebSocketTransport implements Transport {
     this.#block = null;
     if (this.#closed || this.#socket.destroyed) return;
     this.#socket.write(bytes, () => {
-      if (freeBlocks.length < MAX_FREE_BLOCKS && full.length === BLOCK_BYTES) freeBlocks.push(full);
+      if (full.length === BLOCK_BYTES) {
+        if (freeBlocks.length < MAX_FREE_BLOCKS) freeBlocks.push(full);
+      } else if (full.length === LARGE_BLOCK_BYTES && freeLargeBlocks.length < MAX_FREE_LARGE_BLOCKS)
+        freeLargeBlocks.push(full);
     });
   }
 
@@ -157,7 +177,11 @@ class WebSocketTransport implements Transport {
     if (this.#block !== null && this.#blockAt + bytes > this.#block.length) this.#flush();
     if (this.#block === null) {
       this.#block =
-        bytes > BLOCK_BYTES ? Buffer.allocUnsafeSlow(bytes) : (freeBlocks.pop() ?? Buffer.allocUnsafeSlow(BLOCK_BYTES));
+        bytes <= BLOCK_BYTES
+          ? (freeBlocks.pop() ?? Buffer.allocUnsafeSlow(BLOCK_BYTES))
+          : bytes <= LARGE_BLOCK_BYTES
+            ? (freeLargeBlocks.pop() ?? Buffer.allocUnsafeSlow(LARGE_BLOCK_BYTES))
+            : Buffer.allocUnsafeSlow(bytes);
       this.#blockAt = 0;
     }
     return this.#block;
@@ -214,13 +238,22 @@ class WebSocketTransport implements Transport {
     // makes a dictionary of the socket's listeners, which takes 0.7 KiB more.
     for (const listener of this.#socket.listeners("data")) this.#socket.removeListener("data", listener as () => void);
     this.#socket.on("data", (chunk) => {
-      if (this.#closed || this.#cause !== null || this.#saidGoodbye) return;
-      try {
-        this.#parser.push(chunk);
-      } catch (caught) {
-        this.#fail(caught as Error);
+      // Only a session takes parts: whoever sends so much has proved who they are, and nobody counts their bytes any more.
+      if (chunk.length >= NODE_READ_BYTES && this.#inParts && !this.#readsLarge) {
+        this.#readsLarge = true;
+        readInto(this.#socket, new BulkReads((bytes) => this.#take(bytes)));
       }
+      this.#take(chunk);
     });
+  }
+
+  #take(chunk: Buffer): void {
+    if (this.#closed || this.#cause !== null || this.#saidGoodbye) return;
+    try {
+      this.#parser.push(chunk);
+    } catch (caught) {
+      this.#fail(caught as Error);
+    }
   }
 
   #part(bytes: Buffer, more: boolean): void {
@@ -272,5 +305,40 @@ class WebSocketTransport implements Transport {
   #fail(error: Error): void {
     this.#cause ??= error;
     this.#webSocket.terminate();
+  }
+}
+
+/** Large blocks while bulk passes, filled one after another; they are their readers' then. Else the one that all share. */
+class BulkReads implements ReadTarget {
+  readonly #take: (bytes: Buffer) => void;
+  /** Null: the shared one. */
+  #block: Buffer | null = Buffer.allocUnsafeSlow(READ_BYTES);
+  #usedBytes = 0;
+
+  constructor(take: (bytes: Buffer) => void) {
+    this.#take = take;
+  }
+
+  room(): Uint8Array {
+    if (this.#block === null) return (quietBlock ??= Buffer.allocUnsafeSlow(NODE_READ_BYTES));
+    return this.#usedBytes === 0 ? this.#block : this.#block.subarray(this.#usedBytes);
+  }
+
+  filled(bytes: number): boolean {
+    const block = this.#block;
+    const from = this.#usedBytes;
+    if (block === null) {
+      if (bytes === NODE_READ_BYTES) this.#block = Buffer.allocUnsafeSlow(READ_BYTES);
+      this.#take(Buffer.from(quietBlock!.subarray(0, bytes)));
+      return true;
+    }
+    this.#usedBytes += bytes;
+    const quiet = bytes < QUIET_BYTES;
+    if (quiet || block.length - this.#usedBytes < LEAST_READ_BYTES) {
+      this.#block = quiet ? null : Buffer.allocUnsafeSlow(READ_BYTES);
+      this.#usedBytes = 0;
+    }
+    this.#take(block.subarray(from, from + bytes));
+    return true;
   }
 }

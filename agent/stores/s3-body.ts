@@ -1,7 +1,9 @@
 // The body of a large answer, read from the socket below it. Node's HTTP parser copies each piece of a body into a buffer
 // of its own, which for a gigabyte costs as much as reading it does; what it would do here is to count bytes. So once the
-// head of the answer is there, this counts them. The connection is not used again.
+// head of the answer is there, this counts them, and reads a plain connection in larger pieces than Node does. The
+// connection is not used again.
 import type { IncomingMessage } from "node:http";
+import { readInto, type ReadTarget } from "@sallyport/protocol";
 
 /** Below, a connection that can be used again is worth more. */
 const LARGE_BYTES = 8 * 1024 * 1024;
@@ -9,11 +11,16 @@ const LARGE_BYTES = 8 * 1024 * 1024;
  * What waits here before the socket is told to wait: of one body, of all of this process, and of one among many. Buffers
  * that wait long outlive the young collections; at some MiB of those V8 marks the whole heap, over and over again.
  */
-const AHEAD_BYTES = 256 * 1024;
+const AHEAD_BYTES = 512 * 1024;
 const ALL_AHEAD_BYTES = 1024 * 1024;
 const LEAST_AHEAD_BYTES = 64 * 1024;
 /** Smaller pieces are joined with those that wait behind them, up to this. */
-const PIECE_BYTES = 64 * 1024;
+const JOINED_BYTES = 64 * 1024;
+/** What a plain connection is read into and handed on at most: of one body, and of one among many. */
+const BLOCK_BYTES = 256 * 1024;
+const SMALL_BLOCK_BYTES = 64 * 1024;
+/** With less room than this a new block is begun. */
+const LEAST_READ_BYTES = 64 * 1024;
 
 let openBodies = 0;
 const aheadBytes = (): number =>
@@ -32,8 +39,10 @@ export function socketBody(message: unknown, lengthBytes: number): AsyncIterator
   return plain ? new SocketBody(message as IncomingMessage, lengthBytes) : null;
 }
 
-class SocketBody implements AsyncIterator<Buffer> {
+class SocketBody implements AsyncIterator<Buffer>, ReadTarget {
   readonly #socket: IncomingMessage["socket"];
+  #block: Buffer | null = null;
+  #usedBytes = 0;
   #pieces: Buffer[] = [];
   #waitingBytes = 0;
   /** Not come yet. */
@@ -57,7 +66,23 @@ class SocketBody implements AsyncIterator<Buffer> {
     });
     socket.once("end", () => this.#end());
     socket.once("close", () => this.#end());
+    readInto(socket, this);
     if (!this.#paused) socket.resume();
+  }
+
+  room(): Uint8Array {
+    if (this.#block === null || this.#block.length - this.#usedBytes < LEAST_READ_BYTES) {
+      this.#block = Buffer.allocUnsafeSlow(aheadBytes() >= BLOCK_BYTES ? BLOCK_BYTES : SMALL_BLOCK_BYTES);
+      this.#usedBytes = 0;
+    }
+    return this.#usedBytes === 0 ? this.#block : this.#block.subarray(this.#usedBytes);
+  }
+
+  filled(bytes: number): boolean {
+    const from = this.#usedBytes;
+    this.#usedBytes += bytes;
+    this.#take(this.#block!.subarray(from, this.#usedBytes));
+    return !this.#paused;
   }
 
   #take(piece: Buffer): void {
@@ -65,7 +90,11 @@ class SocketBody implements AsyncIterator<Buffer> {
     // More than was announced: the answer has its length all the same.
     const bytes = piece.length > this.#leftBytes ? piece.subarray(0, this.#leftBytes) : piece;
     this.#leftBytes -= bytes.length;
-    this.#pieces.push(bytes);
+    const last = this.#pieces.at(-1);
+    // Right behind what waits already: one piece with it.
+    if (last?.buffer === bytes.buffer && last.byteOffset + last.length === bytes.byteOffset)
+      this.#pieces.splice(-1, 1, Buffer.from(last.buffer, last.byteOffset, last.length + bytes.length));
+    else this.#pieces.push(bytes);
     this.#waitingBytes += bytes.length;
     if (this.#leftBytes === 0) this.#end();
     else if (this.#waitingBytes >= aheadBytes() && !this.#paused) {
@@ -88,7 +117,7 @@ class SocketBody implements AsyncIterator<Buffer> {
     let joined = first.length;
     let count = 0;
     for (const piece of this.#pieces) {
-      if (joined + piece.length > PIECE_BYTES) break;
+      if (joined + piece.length > JOINED_BYTES) break;
       joined += piece.length;
       count++;
     }
