@@ -15,14 +15,21 @@ export interface ReadTarget {
 /** As `net.Socket` names them: where it reads to, who gives the next, who is told. All null without the option. */
 const FIELDS = ["kBuffer", "kBufferGen", "kBufferCb"];
 
+interface Socket {
+  readonly readableLength: number;
+}
 interface Handle {
   readonly constructor: { readonly name: string };
   readonly useUserBuffer?: (buffer: Uint8Array) => void;
 }
 
-/** False: the socket cannot, and goes on to emit "data"; true: what it reads from now on is no longer emitted. */
+/**
+ * False: the socket cannot, or holds something still, which must come first, and goes on to emit "data". True: what it
+ * reads from now on is no longer emitted; its pause, end and errors are as ever.
+ */
 export function readInto(socket: object, target: ReadTarget): boolean {
-  const fields = socket as { _handle?: Handle | null } & Record<symbol, unknown>;
+  const fields = socket as Socket & { _handle?: Handle | null } & Record<symbol, unknown>;
+  if (fields.readableLength !== 0) return false;
   const handle = fields._handle;
   if (handle?.constructor.name !== "TCP" || typeof handle.useUserBuffer !== "function") return false;
   const symbols = Object.getOwnPropertySymbols(socket);

@@ -239,10 +239,8 @@ class WebSocketTransport implements Transport {
     for (const listener of this.#socket.listeners("data")) this.#socket.removeListener("data", listener as () => void);
     this.#socket.on("data", (chunk) => {
       // Only a session takes parts: whoever sends so much has proved who they are, and nobody counts their bytes any more.
-      if (chunk.length >= NODE_READ_BYTES && this.#inParts && !this.#readsLarge) {
-        this.#readsLarge = true;
-        readInto(this.#socket, new BulkReads((bytes) => this.#take(bytes)));
-      }
+      if (chunk.length >= NODE_READ_BYTES && this.#inParts && !this.#readsLarge)
+        this.#readsLarge = readInto(this.#socket, new BulkReads((bytes) => this.#take(bytes)));
       this.#take(chunk);
     });
   }
@@ -311,8 +309,8 @@ class WebSocketTransport implements Transport {
 /** Large blocks while bulk passes, filled one after another; they are their readers' then. Else the one that all share. */
 class BulkReads implements ReadTarget {
   readonly #take: (bytes: Buffer) => void;
-  /** Null: the shared one. */
-  #block: Buffer | null = Buffer.allocUnsafeSlow(READ_BYTES);
+  /** Null: the shared one, at first too. */
+  #block: Buffer | null = null;
   #usedBytes = 0;
 
   constructor(take: (bytes: Buffer) => void) {

@@ -66,6 +66,8 @@ class SocketBody implements AsyncIterator<Buffer>, ReadTarget {
     });
     socket.once("end", () => this.#end());
     socket.once("close", () => this.#end());
+    // What the socket holds comes first.
+    while (socket.read() !== null);
     readInto(socket, this);
     if (!this.#paused) socket.resume();
   }
