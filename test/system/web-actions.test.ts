@@ -53,7 +53,6 @@ policy:
   t.teardown(() => browser.close());
   const watched = await browser.open(cloud.url);
   const { page } = watched;
-  page.setDefaultTimeout(20_000);
   // a refusal is an answer here, and the browser's console logs its status
   watched.allow(/status of (?:4\d\d|503)/);
   const inspect = (name: string) => watched.inspect(name, pictures);

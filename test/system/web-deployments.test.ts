@@ -296,7 +296,6 @@ t.test("deployments in the page", { skip: needs("chromium"), timeout: 420_000 },
   t.teardown(() => browser.close());
   const watched = await browser.open(world.url);
   const { page } = watched;
-  page.setDefaultTimeout(30_000);
   // a refusal is an answer here, and the browser's console logs its status
   watched.allow(/status of (?:4\d\d|503)/);
   const inspect = (name: string) => watched.inspect(name, pictures);

@@ -32,7 +32,6 @@ policy:
   t.teardown(() => browser.close());
   const watched = await browser.open(cloud.url);
   const { page } = watched;
-  page.setDefaultTimeout(20_000);
   const shot = (name: string, of: WatchedPage = watched) =>
     pictures === undefined ? Promise.resolve() : of.screenshot(join(pictures, `${name}.png`));
 

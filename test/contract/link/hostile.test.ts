@@ -2,8 +2,9 @@
 import { generateKeyPairSync } from "node:crypto";
 import { once } from "node:events";
 import { connect } from "node:net";
-import { AgentHandshake, ConnectorError, HandshakeRefused, newId, systemClock, wait } from "@sallyport/protocol";
+import { AgentHandshake, ConnectorError, HandshakeRefused, newId } from "@sallyport/protocol";
 import t from "tap";
+import { waitFor } from "../../support/launcher.ts";
 import { byWebSocketOnly } from "./by-web-socket.ts";
 import { startAgentEnd } from "./agent-end.ts";
 import { startCloudEnd } from "./cloud-end.ts";
@@ -96,8 +97,7 @@ byWebSocketOnly("a refused upgrade whose sender never closes does not keep the s
   );
   const open = (): Promise<number> =>
     new Promise((resolve) => cloud.server.getConnections((_error, count) => resolve(count)));
-  for (let tries = 0; tries < 100 && (await open()) > 0; tries++) await wait(systemClock, 20);
-  t.equal(await open(), 0);
+  await waitFor("all of them to be given up", async () => (await open()) === 0);
   t.ok(
     sockets.every((socket) => !socket.destroyed),
     "though this end is still there",
