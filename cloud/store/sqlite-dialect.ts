@@ -16,11 +16,14 @@ import type { Tables } from "./tables.ts";
 
 /** More texts than the queries below ever make; beyond it the oldest are prepared anew. */
 const MAX_STATEMENTS = 500;
+/** Of their texts together: prepared, one with thousands of parameters takes ten times its text. */
+const MAX_TEXT = 1024 ** 2;
 
 class Connection implements DatabaseConnection {
   readonly #database: DatabaseSync;
   /** `rows`: whether it answers with rows; asking SQLite each time costs as much as a small query. */
   readonly #statements = new Map<string, { statement: StatementSync; rows: boolean }>();
+  #text = 0;
 
   constructor(database: DatabaseSync) {
     this.#database = database;
@@ -33,8 +36,13 @@ class Connection implements DatabaseConnection {
       if (known === undefined) {
         const prepared = this.#database.prepare(query.sql);
         known = { statement: prepared, rows: prepared.columns().length > 0 };
-        if (this.#statements.size >= MAX_STATEMENTS) this.#statements.delete(this.#statements.keys().next().value!);
         this.#statements.set(query.sql, known);
+        this.#text += query.sql.length;
+        for (const oldest of this.#statements.keys()) {
+          if (this.#statements.size <= MAX_STATEMENTS && this.#text <= MAX_TEXT) break;
+          this.#statements.delete(oldest);
+          this.#text -= oldest.length;
+        }
       }
       const { statement, rows } = known;
       const parameters = query.parameters as SQLInputValue[];
