@@ -20,6 +20,7 @@ export * from "./spans.ts";
 export * from "./large-reads.ts";
 export * from "./transport.ts";
 export * from "./transport-ws.ts";
+export { ReadTurns } from "./read-turns.ts";
 export * from "./transport-nats.ts";
 export * from "./mux.ts";
 export * from "./enrolment.ts";

@@ -5,6 +5,7 @@
 import { MAX_MESSAGE_BYTES } from "./frames.ts";
 import { readInto, type ReadTarget } from "./large-reads.ts";
 import { freshMask, maskInto, unmask } from "./masks.ts";
+import { ReadTurns } from "./read-turns.ts";
 import type { MessageReceiver, Transport } from "./transport.ts";
 import { OPCODE, WsParser } from "./ws-parser.ts";
 
@@ -29,6 +30,8 @@ export interface SocketLike {
   uncork(): void;
   write(bytes: Uint8Array, written?: () => void): boolean;
   end(): unknown;
+  pause(): unknown;
+  resume(): unknown;
   listeners(event: "data"): unknown[];
   removeListener(event: "data", listener: (chunk: Buffer) => void): unknown;
   on(event: "drain", listener: () => void): unknown;
@@ -46,6 +49,8 @@ const BLOCK_BYTES = 72 * 1024;
 /** For the largest frames of bulk, which a client must copy to mask them. */
 const LARGE_BLOCK_BYTES = 264 * 1024;
 const MAX_HEADER_BYTES = 14;
+/** A read of less has emptied the socket (TLS hands over so much at a time). */
+const BULK_BYTES = 16 * 1024;
 /** Blocks of either size kept to be used again. */
 const MAX_FREE_BLOCKS = 8;
 const MAX_FREE_LARGE_BLOCKS = 3;
@@ -88,6 +93,8 @@ class WebSocketTransport implements Transport {
 
   // receiving
   readonly #parser: WsParser;
+  /** Null: it had no bulk yet. */
+  #turns: ReadTurns | null = null;
   #receiver: MessageReceiver | null = null;
   #inParts = false;
   /** Null: none came before it was asked for. */
@@ -247,6 +254,7 @@ class WebSocketTransport implements Transport {
 
   #take(chunk: Buffer): void {
     if (this.#closed || this.#cause !== null || this.#saidGoodbye) return;
+    if (chunk.length >= BULK_BYTES) (this.#turns ??= new ReadTurns(this.#socket)).took(chunk.length);
     try {
       this.#parser.push(chunk);
     } catch (caught) {

@@ -3,7 +3,7 @@
 // head of the answer is there, this counts them, and reads a plain connection in larger pieces than Node does. The
 // connection is not used again.
 import type { IncomingMessage } from "node:http";
-import { readInto, type ReadTarget } from "@sallyport/protocol";
+import { readInto, ReadTurns, type ReadTarget } from "@sallyport/protocol";
 
 /** Below, a connection that can be used again is worth more. */
 const LARGE_BYTES = 8 * 1024 * 1024;
@@ -41,6 +41,7 @@ export function socketBody(message: unknown, lengthBytes: number): AsyncIterator
 
 class SocketBody implements AsyncIterator<Buffer>, ReadTarget {
   readonly #socket: IncomingMessage["socket"];
+  readonly #turns: ReadTurns;
   #block: Buffer | null = null;
   #usedBytes = 0;
   #pieces: Buffer[] = [];
@@ -55,6 +56,7 @@ class SocketBody implements AsyncIterator<Buffer>, ReadTarget {
   constructor(message: IncomingMessage, lengthBytes: number) {
     this.#leftBytes = lengthBytes;
     const socket = (this.#socket = message.socket);
+    this.#turns = new ReadTurns(socket, () => !this.#paused);
     openBodies++;
     socket.removeAllListeners("data");
     // What the parser has handed over before.
@@ -69,7 +71,7 @@ class SocketBody implements AsyncIterator<Buffer>, ReadTarget {
     // What the socket holds comes first.
     while (socket.read() !== null);
     readInto(socket, this);
-    if (!this.#paused) socket.resume();
+    if (!this.#paused && !this.#turns.resting) socket.resume();
   }
 
   room(): Uint8Array {
@@ -98,6 +100,7 @@ class SocketBody implements AsyncIterator<Buffer>, ReadTarget {
       this.#pieces.splice(-1, 1, Buffer.from(last.buffer, last.byteOffset, last.length + bytes.length));
     else this.#pieces.push(bytes);
     this.#waitingBytes += bytes.length;
+    this.#turns.took(piece.length);
     if (this.#leftBytes === 0) this.#end();
     else if (this.#waitingBytes >= aheadBytes() && !this.#paused) {
       this.#paused = true;
@@ -126,7 +129,7 @@ class SocketBody implements AsyncIterator<Buffer>, ReadTarget {
     this.#waitingBytes -= joined;
     if (this.#paused && this.#waitingBytes < aheadBytes() / 2 && !this.#over) {
       this.#paused = false;
-      this.#socket.resume();
+      if (!this.#turns.resting) this.#socket.resume();
     }
     return count === 0 ? first : Buffer.concat([first, ...this.#pieces.splice(0, count)], joined);
   }
