@@ -308,7 +308,7 @@ policy:
   });
 
   await t.test("a run waits, and says why, while its agent is away; and one that was cut off is unknown", async (t) => {
-    await start(pipeline("survivor", { wait: "setTimeout(() => console.log('I went on'), 8000)" }));
+    await start(pipeline("survivor", { wait: "setTimeout(() => console.log('I went on'), 20_000)" }));
     await state("Running");
     const cutOff = page.url();
     await agent.program.killHard();
