@@ -89,6 +89,8 @@ class WebSocketTransport implements Transport {
   // sending
   #block: Buffer | null = null;
   #blockAt = 0;
+  /** The last block was of bulk: the next message may be the header of more, which is to lie with its payload. */
+  #largeBlock = false;
   #corked = false;
 
   // receiving
@@ -170,6 +172,7 @@ class WebSocketTransport implements Transport {
     const full = this.#block;
     const bytes = full.subarray(0, this.#blockAt);
     this.#block = null;
+    this.#largeBlock = this.#blockAt > BLOCK_BYTES;
     if (this.#closed || this.#socket.destroyed) return;
     this.#socket.write(bytes, () => {
       if (full.length === BLOCK_BYTES) {
@@ -184,7 +187,7 @@ class WebSocketTransport implements Transport {
     if (this.#block !== null && this.#blockAt + bytes > this.#block.length) this.#flush();
     if (this.#block === null) {
       this.#block =
-        bytes <= BLOCK_BYTES
+        bytes <= BLOCK_BYTES && !this.#largeBlock
           ? (freeBlocks.pop() ?? Buffer.allocUnsafeSlow(BLOCK_BYTES))
           : bytes <= LARGE_BLOCK_BYTES
             ? (freeLargeBlocks.pop() ?? Buffer.allocUnsafeSlow(LARGE_BLOCK_BYTES))
