@@ -282,7 +282,8 @@ ${policy("docker")}`;
         { timeoutMs: 40_000, everyMs: 50 },
       );
       const tookMs = performance.now() - cutAt;
-      t.ok(tookMs < 17_000, `taken over ${Math.round(tookMs)} ms after the cut`);
+      // 15 s, and what the next sweep, this look and a busy machine add.
+      t.ok(tookMs < 20_000, `taken over ${Math.round(tookMs)} ms after the cut`);
       t.match(taken, { state: "running" });
       await new Promise((resolve) => setTimeout(resolve, 3000));
       counter.open("two");
