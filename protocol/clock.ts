@@ -21,6 +21,7 @@ export const systemClock: Clock = {
   },
 };
 
+/** A class for its memory: each idle link holds some. */
 class SystemTimer implements Timer {
   readonly #timeout: NodeJS.Timeout;
   constructor(fn: () => void, delayMs: number, keepAlive: boolean) {

@@ -28,7 +28,7 @@ export class ReadTurns {
     return this.#resting;
   }
 
-  /** So many bytes came in one read. Not told of small ones: they have emptied the socket. */
+  /** So many bytes came in one read. Small ones, which have emptied the socket, need not be told. */
   took(bytes: number): void {
     if (this.#bytes === 0) setImmediate(() => this.#next());
     this.#bytes += bytes;

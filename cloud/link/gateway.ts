@@ -122,7 +122,7 @@ export class LinkGateway {
   readonly #door: Door;
   /** One admission at a time per replica: what each waits for. */
   readonly #admissions = new Map<ReplicaId, Promise<unknown>>();
-  readonly #unsaved = new Map<CloudSession, AgentStatus | null>();
+  readonly #unsaved = new Map<HeldCloudSession, AgentStatus | null>();
   readonly #closing = new Set<Promise<void>>();
   readonly #webSockets: WebSocketServer;
   #seenTimer: Timer | null = null;
@@ -616,7 +616,7 @@ export class LinkGateway {
       this.#failed(caught);
       // A status comes only when it changed: what could not be written is written with the next, unless a newer one came.
       for (const [session, status] of saving)
-        if (status !== null && this.#muxOf(session) !== undefined && (this.#unsaved.get(session) ?? null) === null)
+        if (status !== null && this.#muxes.has(session) && (this.#unsaved.get(session) ?? null) === null)
           this.#unsaved.set(session, status);
     });
   }

@@ -63,7 +63,7 @@ export class ProcessHost {
   /** Of each file that counts kills for lack of memory: up to which an end was put down to them. */
   readonly #explained = new Map<string, number>();
 
-  /** `folder`: where the work folders are. `onChange`: the number of running pieces changed. */
+  /** `folder`: where the work folders are. `onChange`: the number of running pieces changed. `kills`: for lack of memory, where work begins. */
   constructor(folder: string, clock: Clock, onChange: () => void = () => undefined, kills = memoryKills) {
     this.#memoryKills = kills;
     this.#folder = folder;

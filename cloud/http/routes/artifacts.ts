@@ -36,7 +36,7 @@ const params = z.object({ pool: nameSchema, store: nameSchema });
 const pathQuery = z.object({ path: artifactPathSchema.min(1) });
 const flag = z.enum(["true", "false"]).transform((text) => text === "true");
 
-/** Of a download, taken from the link before the client's socket asks: chunks that came together leave in one write. */
+/** Of a download, taken from the link before the client's socket asks, up to 256 KiB each: those that came together leave in one write. */
 const CHUNKS_AHEAD = 8;
 
 export const artifactRoutes =

@@ -30,6 +30,12 @@ const newestOf = prepared((db, later: { workspace: string; command: string }) =>
     .orderBy("takeover_no", "desc")
     .limit(1),
 );
+/** The newest; null when it was never taken over. */
+const newest = async (tx: Tx, workspace: string, command: string): Promise<Tables["takeovers"] | null> =>
+  (await newestOf.first(tx, { workspace, command })) ?? null;
+
+/** SQLite takes 32,766; a statement has others. */
+const MOST_PARAMETERS = 32_000;
 /**
  * The same set, its last repeated up to a power of two: a list of each length would be a text of its own, and prepared
  * statements are kept. For 10,000 replicas one takes a megabyte.
@@ -38,12 +44,6 @@ function evenly<T>(list: readonly T[]): T[] {
   const size = Math.min(MOST_PARAMETERS, 2 ** Math.ceil(Math.log2(list.length)));
   return Array.from({ length: Math.max(list.length, size) }, (_, at) => list[Math.min(at, list.length - 1)]!);
 }
-/** SQLite takes 32,766; a statement has others. */
-const MOST_PARAMETERS = 32_000;
-
-/** The newest; null when it was never taken over. */
-const newest = async (tx: Tx, workspace: string, command: string): Promise<Tables["takeovers"] | null> =>
-  (await newestOf.first(tx, { workspace, command })) ?? null;
 
 /** Runs of a pool that others than these replicas hold, or may hold because an offer was never answered; oldest first. */
 export async function heldWork(
